@@ -1,0 +1,153 @@
+"""What the model is made of, as frozen dataclasses. Every default is the number of docs/model.md."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """Waveform to latent frames: strided convolutions, as in wav2vec 2.0 (Baevski et al. 2020, section 2)."""
+
+    width: int = 256
+    """Channels of every convolution, and of the features that are quantised."""
+    num_layers: int = 2
+    """Convolutions; each halves the rate, so 2 turn 100 Hz samples into 25 frames a second."""
+    kernel: int = 3
+    stride: int = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """The bidirectional mLSTM U-Net (Beck et al. 2024, xLSTM, for the mLSTM)."""
+
+    width: int = 128
+    """Channels of the finest level; each coarser level has `expand` times as many."""
+    num_layers: int = 3
+    """Layers in each stage. Stages: one per level going down, and one per finer level going up again."""
+    pool: tuple[int, ...] = (4, 4)
+    """Frames folded into one between a level and the next coarser one."""
+    expand: int = 2
+    num_heads: int = 4
+    up_factor: float = 2.0
+    """Width of the mLSTM's inner space over the width of its level."""
+    conv_kernel: int = 4
+    qkv_block: int = 4
+    """Size of the blocks of the block-diagonal query, key and value projections."""
+    gate_cap: float | None = 15.0
+    """Gate pre-activations x become cap * tanh(x / cap); None leaves them as they are (as xlstm does)."""
+    ffn_factor: float = 1.6
+    dropout: float = 0.1
+    direction_weights: Literal["shared", "separate"] = "shared"
+    """One set of mLSTM weights for both time directions, or one for each."""
+    kernel: Literal["auto", "reference", "torch", "triton", "xlstm"] = "auto"
+    """Backend of the mLSTM cell; "auto" is triton on a GPU and torch elsewhere."""
+
+    def __post_init__(self):
+        inner = self.width * self.up_factor
+        if inner % (self.num_heads * self.qkv_block):
+            raise ValueError(
+                f"backbone.width={self.width} times up_factor={self.up_factor} is {inner:g}, which num_heads="
+                f"{self.num_heads} x qkv_block={self.qkv_block} does not divide: take a width that is a multiple of "
+                f"{self.num_heads * self.qkv_block}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"backbone.dropout={self.dropout} must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizerConfig:
+    """Discrete targets. "gumbel" is the product quantizer of wav2vec 2.0; the others are alternatives behind the same face."""
+
+    kind: Literal["gumbel", "ema", "residual", "fsq", "hierarchical", "none"] = "gumbel"
+    num_groups: int = 2
+    num_codes: int = 320
+    """Codes in each group."""
+    code_dim: int = 128
+    logits: Literal["linear", "distance"] = "linear"
+    scale_logits: bool = False
+    """Divide the logits by sqrt(width). Off: it makes nearly all targets noise at the start of training."""
+    gumbel_start: float = 2.0
+    gumbel_end: float = 0.5
+    """The Gumbel temperature falls from start to end along a cosine over the full budget."""
+    ema_decay: float = 0.8
+    commitment: float = 0.25
+
+    def __post_init__(self):
+        if self.num_codes < 2 or self.num_groups < 1:
+            raise ValueError(f"quantizer.num_codes={self.num_codes} must be >= 2 and num_groups={self.num_groups} >= 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Everything that fixes the shapes of the weights."""
+
+    window_samples: int = 4096
+    """Samples of one window at 100 Hz."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    target_dim: int = 256
+    """Width of the space in which contexts and targets are compared."""
+
+    def __post_init__(self):
+        fold = self.samples_per_frame
+        for factor in self.backbone.pool:
+            fold *= factor
+        if self.window_samples % fold:
+            raise ValueError(
+                f"model.window_samples={self.window_samples} is not a multiple of {fold} (encoder stride x pooling): "
+                f"take {max(1, round(self.window_samples / fold)) * fold}"
+            )
+
+    @property
+    def samples_per_frame(self) -> int:
+        return self.encoder.stride**self.encoder.num_layers
+
+    @property
+    def num_frames(self) -> int:
+        return self.window_samples // self.samples_per_frame
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskConfig:
+    """Spans of frames hidden from the backbone."""
+
+    ratio: float = 0.65
+    """Fraction of the frames that are really masked ("exact"), or the start probability x span ("wav2vec2")."""
+    span_frames: int = 10
+    mode: Literal["exact", "wav2vec2"] = "exact"
+
+    def __post_init__(self):
+        if not 0 < self.ratio < 1:
+            raise ValueError(f"mask.ratio={self.ratio} must lie in (0, 1): the search space is 0.35 to 0.8")
+        if self.span_frames < 1:
+            raise ValueError(f"mask.span_frames={self.span_frames} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """InfoNCE and the diversity of the codebook."""
+
+    temperature: float = 0.1
+    temperature_mode: Literal["fixed", "annealed", "learned"] = "fixed"
+    temperature_end: float = 0.1
+    """Last value of an annealed temperature (cosine over the full budget)."""
+    similarity: Literal["cosine", "dot", "l2"] = "cosine"
+    num_negatives: int = 100
+    negatives: Literal["row", "expected", "pool", "mixed", "hard", "queue"] = "row"
+    """Where negatives come from: drawn from the masked frames of the same window (row), the same with every frame
+    weighted by its expected count (expected), the whole batch (pool), half and half (mixed), the most similar of the
+    row (hard), a memory bank (queue)."""
+    queue_frames: int = 16384
+    diversity_lambda: float = 0.1
+    diversity: Literal["linear", "entropy"] = "linear"
+    frames: Literal["masked", "all"] = "masked"
+    """Frames that count for the diversity."""
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise ValueError(f"loss.temperature={self.temperature} must be positive: the usual value is 0.1")
+        if self.num_negatives < 1:
+            raise ValueError(f"loss.num_negatives={self.num_negatives} must be at least 1: the usual value is 100")
+        if self.diversity_lambda < 0:
+            raise ValueError(f"loss.diversity_lambda={self.diversity_lambda} must not be negative: the usual value is 0.1")
