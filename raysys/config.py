@@ -1,0 +1,261 @@
+"""The configuration of a run: one tree of frozen dataclasses, one dotted key for every value.
+
+The same key (`optim.lr`) names a value on the command line, in a search space, in TensorBoard, in a report and in
+`config.json`. Paths may be any fsspec URL unless a docstring says otherwise.
+"""
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from model.config import LossConfig, MaskConfig, ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which seismograms, in which order."""
+
+    root: str = "data"
+    """Folder that holds the data sets, each a SeisBench folder or the shards that `jobs.prepare` wrote."""
+    datasets: tuple[str, ...] = ("all8",)
+    """Names (ETHZ, STEAD, ...), "all8" for the eight, "all" for every data set below `root`, or paths."""
+    cache: str = "~/.cache/raysys"
+    """Local folder for the indices of SeisBench folders."""
+    reader: Literal["ray", "process"] = "ray"
+    """"ray": Ray Data tasks anywhere in the cluster read the windows. "process": threads of the training process."""
+    alpha: float = 1.0
+    """Data set d gets a share of an epoch proportional to its size ** alpha (1: as it is, 0: equal shares)."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Shares by hand, by data set name; they replace `alpha`."""
+    crops_per_visit: int = 1
+    """Windows cut from a trace each time an epoch visits it."""
+    run_rows: int = 16
+    """Neighbouring traces of a file that are visited together, so that reads stay sequential."""
+    shuffle_rows: int = 8192
+    """Traces that are shuffled among each other, a multiple of `run_rows`."""
+    block_rows: int = 512
+    """Windows in a Ray Data block; the nearest multiple of the batch size is used."""
+    blocks_per_task: int = 8
+    segment_rows: int = 1 << 20
+    """Windows per worker in one execution of the Ray Data plan."""
+    prefetch_batches: int = 4
+    split_seed: int = 0
+    """Decides the split of data sets that come without one (by event, station or time)."""
+
+    def __post_init__(self):
+        if self.alpha < 0:
+            raise ValueError(f"data.alpha={self.alpha} must not be negative: 1 is proportional, 0 is uniform")
+        if not self.datasets:
+            raise ValueError("data.datasets is empty: name at least one data set, or all8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW with a cosine schedule over the full budget."""
+
+    lr: float = 1e-3
+    """Peak learning rate at the reference global batch (`reference_batch`)."""
+    quantizer_lr: float | None = None
+    """Peak learning rate of the quantizer; None takes `lr`."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1
+    """Not applied to norms, biases, gates and the codebook."""
+    warmup: float = 0.2
+    """Fraction of the budget over which the learning rate rises linearly."""
+    clip: float = 1.0
+    accumulate: int = 1
+    """Micro-batches per optimiser step."""
+
+    def __post_init__(self):
+        if self.lr <= 0:
+            raise ValueError(f"optim.lr={self.lr} must be positive: the usual value is 1e-3")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"optim.warmup={self.warmup} must lie in [0, 1): it is a fraction of the budget")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """The training run itself."""
+
+    seed: int = 0
+    batch_size: int = 64
+    """Windows per worker and micro-batch."""
+    epochs: float = 50.0
+    """Budget in passes over the training split."""
+    max_steps: int | None = None
+    """Budget in optimiser steps; replaces `epochs`."""
+    num_workers: int = 1
+    """Ray Train workers, one GPU each where there are GPUs; 0 trains inside the calling process."""
+    min_workers: int | None = None
+    """Makes the run elastic between `min_workers` and `num_workers`."""
+    cpus_per_worker: float = 1.0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """"auto" is bf16 autocast on a GPU and fp32 elsewhere."""
+    compile: bool = False
+    """torch.compile the model (GPU)."""
+    validations_per_epoch: float = 4.0
+    validate_every: int | None = None
+    """Steps between validations; replaces `validations_per_epoch`."""
+    val_windows: int = 2048
+    """Fixed validation windows, the same for every seed, world size and resume."""
+    keep_checkpoints: int = 2
+    max_failures: int = 3
+    """Worker failures after which the run gives up."""
+    log_every: int = 20
+    """Steps between two lines in the console and in TensorBoard."""
+    max_bad_steps: int = 20
+    """Skipped steps (NaN or spike) in a row after which the run stops."""
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"train.batch_size={self.batch_size} must be at least 1")
+        if self.max_steps is None and self.epochs <= 0:
+            raise ValueError(f"train.epochs={self.epochs} must be positive, or set train.max_steps")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(
+                f"train.min_workers={self.min_workers} must lie between 1 and train.num_workers={self.num_workers}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeConfig:
+    """The comparable score: a closed-form linear probe for P, S and noise on frozen features."""
+
+    fit_windows: int = 1024
+    """Labelled windows of the training split that fit the probe."""
+    score_windows: int = 1024
+    """Labelled windows of the dev split that score it."""
+    ridge: float = 1e-3
+    """Relative to the mean variance of a feature."""
+    tolerance_s: float = 0.1
+    """A frame counts as P or S within this time of the pick."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """A sweep: what varies, how trials are ranked and stopped."""
+
+    space: dict[str, str] = field(
+        default_factory=lambda: {
+            "loss.diversity_lambda": "loguniform(0.01, 1)",
+            "loss.temperature": "loguniform(0.05, 0.5)",
+            "loss.num_negatives": "choice(25, 50, 100, 200)",
+            "mask.ratio": "uniform(0.35, 0.8)",
+        }
+    )
+    """Dotted key to uniform(a, b), loguniform(a, b), quniform(a, b, q), randint(a, b), choice(...) or grid(...)."""
+    objective: Literal["probe/macro_ap", "val/top1_tie"] = "probe/macro_ap"
+    """What trials are ranked by; both follow a protocol that no tuned value changes."""
+    num_trials: int = 24
+    searcher: Literal["random", "tpe"] = "random"
+    scheduler: Literal["asha", "none"] = "asha"
+    reduction_factor: int = 3
+    grace: float = 0.25
+    """Fraction of the budget before which ASHA stops nothing; keep it past the learning-rate warm-up."""
+    rungs_per_budget: int = 8
+    """Reports a trial makes over its budget."""
+    workers_per_trial: int = 1
+    """1: a plain Tune function. More: a nested Ray Train run."""
+    gpus_per_trial: float = 1.0
+    """Of a GPU machine; fractions pack several trials on one GPU."""
+    cpus_per_trial: float = 1.0
+    max_concurrent: int | None = None
+    max_failures: int = 1
+    min_used_fraction: float = 0.2
+    """Health gate: hard perplexity over the validation set as a fraction of all codes."""
+
+    def __post_init__(self):
+        if self.reduction_factor < 2:
+            raise ValueError(f"search.reduction_factor={self.reduction_factor} must be at least 2")
+        if not 0 < self.grace <= 1:
+            raise ValueError(f"search.grace={self.grace} must lie in (0, 1]: it is a fraction of the budget")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """Everything that decides a run."""
+
+    name: str = "base"
+    """Name of the run; the same name and storage continue an interrupted run."""
+    storage: str = "results"
+    """Folder or URL under which runs are written."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the tree as nested plain dictionaries."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Returns the configuration of a nested dictionary.
+
+        Raises:
+            ValueError: an unknown key (with the nearest known one), or a value of the wrong type.
+        """
+        known = keys(cls())
+        for key in _leaf_keys(values):
+            if not any(key == k or key.startswith(k + ".") for k in known):
+                raise ValueError(unknown_key(key, known))
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if "error" in first.get("ctx", {}):  # raised by a check of ours, which names key and fix itself
+                raise first["ctx"]["error"] from error
+            key = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"{key}={first['input']!r}: {first['msg']}") from error
+
+    def override(self, values: dict[str, Any]) -> Self:
+        """Returns a copy with dotted keys replaced, e.g. `{"optim.lr": 3e-4}`; every check runs again."""
+        tree = self.to_dict()
+        known = keys(self)
+        for key, value in values.items():
+            if key not in known:
+                raise ValueError(unknown_key(key, known))
+            *path, leaf = key.split(".")
+            node = tree
+            for part in path:
+                node = node[part]
+            node[leaf] = value
+        return type(self).from_dict(tree)
+
+
+def keys(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns every dotted key of a configuration with its value."""
+    out = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        out |= keys(value, f"{prefix}{f.name}.") if dataclasses.is_dataclass(value) else {prefix + f.name: value}
+    return out
+
+
+def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """Returns the dotted keys whose values differ, each with the old and the new value."""
+    before, after = keys(old), keys(new)
+    return {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+
+
+def unknown_key(key: str, known) -> str:
+    """Returns the message for a key that does not exist, with the nearest ones that do."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = near or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
+    return f"unknown configuration key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+
+
+def _leaf_keys(tree: dict, prefix: str = "") -> list[str]:
+    out = []
+    for key, value in tree.items():
+        out += _leaf_keys(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [prefix + key]
+    return out

@@ -1,0 +1,78 @@
+"""All data sets of a run as one table, and its splits."""
+
+import hashlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysys.config import DataConfig
+from raysys.data.catalog import resolve
+from raysys.data.index import load_index
+from raysys.data.plan import Plan, mixture
+from raysys.data.windows import Traces
+
+log = logging.getLogger(__name__)
+
+
+def load_corpus(config: DataConfig) -> pa.Table:
+    """Returns the index of every data set of the run, one after the other, each in file order.
+
+    Raises:
+        ValueError, FileNotFoundError: what `resolve` and `load_index` say of a bad name, folder or file.
+    """
+    sources = resolve(config.datasets, config.root)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        tables = list(pool.map(lambda item: load_index(item[1], item[0], config.cache, config.split_seed), sources.items()))
+    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables]).combine_chunks()
+
+
+def select(corpus: pa.Table, split: str) -> pa.Table:
+    """Returns the rows of one split, "train", "dev" or "test", in the same order."""
+    return corpus.filter(pc.equal(corpus["split"], split))
+
+
+def train_plan(config: DataConfig, traces: Traces, seed: int) -> Plan:
+    """Returns the order in which the training split is delivered.
+
+    Raises:
+        ValueError: the split is empty.
+    """
+    if not len(traces):
+        raise ValueError(f"data.datasets={config.datasets}: no trace in the training split")
+    sizes = {name: int((traces.dataset == code).sum()) for code, name in enumerate(traces.datasets)}
+    quotas = mixture(sizes, config.alpha, config.weights)
+    for name, size in sizes.items():
+        log.info("%s: %d training traces, %d visits an epoch", name, size, quotas[name])
+    return Plan(
+        sizes=tuple(sizes.values()),
+        quotas=tuple(quotas[name] for name in sizes),
+        seed=seed,
+        crops=config.crops_per_visit,
+        run_rows=config.run_rows,
+        shuffle_rows=config.shuffle_rows,
+    )
+
+
+def fingerprint(corpus: pa.Table) -> str:
+    """Returns a digest of what the corpus holds: identities, splits, picks, rates and lengths of its traces."""
+    digest = hashlib.sha256()
+    for name in ("dataset", "chunk", "trace_name", "split", "rate_hz", "num_samples", "p_s", "s_s"):
+        column = corpus[name].combine_chunks()
+        for buffer in column.buffers():
+            if buffer is not None:
+                digest.update(buffer)
+    return digest.hexdigest()[:16]
+
+
+def summary(corpus: pa.Table) -> list[dict]:
+    """Returns one row a data set: traces by split, labels and sampling rates."""
+    rows = []
+    for name in pc.unique(corpus["dataset"]).to_pylist():
+        part = corpus.filter(pc.equal(corpus["dataset"], name))
+        splits = {s: pc.sum(pc.equal(part["split"], s)).as_py() or 0 for s in ("train", "dev", "test")}
+        labels = {f"{w}_labels": pc.sum(pc.invert(pc.is_nan(part[f"{w}_s"]))).as_py() for w in "ps"}
+        rates = sorted(pc.unique(part["rate_hz"]).to_pylist())
+        rows.append({"dataset": name, "traces": len(part), **splits, **labels, "rates_hz": rates})
+    return rows

@@ -1,0 +1,157 @@
+"""Batches for one training worker, the same ones whether Ray Data or threads of the process read them."""
+
+import collections
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import ray
+import ray.data
+import torch
+from ray.data import ExecutionOptions, ExecutionResources
+
+from raysys.config import DataConfig
+from raysys.data.plan import Plan
+from raysys.data.source import WindowDatasource, cut
+from raysys.data.windows import Traces
+
+log = logging.getLogger(__name__)
+_STORE_SHARE = 0.4
+"""Fraction of the cluster's object store that the streams of all workers may fill together."""
+
+
+class Batch(NamedTuple):
+    """Windows on the training device; B windows of T samples."""
+
+    waveform: torch.Tensor
+    """(B, 3, T) float32, components in the order Z, N, E, as stored: not normalised."""
+    num_valid: torch.Tensor
+    """(B,) int32, samples that are data; zeros follow them."""
+    trace: torch.Tensor
+    """(B,) int64, number of the trace in the training split."""
+    dataset: torch.Tensor
+    """(B,) int32, number of its data set."""
+    epoch: torch.Tensor
+    """(B,) int32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Which part of every global batch this process takes."""
+
+    rank: int
+    world: int
+    batch: int
+    """Windows per worker and micro-batch."""
+
+    @property
+    def global_batch(self) -> int:
+        return self.world * self.batch
+
+
+class WaitClock:
+    """How long the consumer of a stream has waited for data."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, batches: Iterator) -> Iterator:
+        while True:
+            start = time.perf_counter()
+            item = next(batches, None)
+            self.seconds += time.perf_counter() - start
+            if item is None:
+                return
+            yield item
+
+
+def ray_batches(
+    traces_ref, plan: Plan, config: DataConfig, window: int, worker: Worker, position: int, steps: int, *, pin: bool = False
+) -> Iterator[Batch]:
+    """Yields `steps` batches from `position` on, read by Ray Data tasks anywhere in the cluster.
+
+    Every worker executes a data set of its own, whose rows are a pure function of the position, so that the batches
+    of a worker are known exactly at every step and no barrier ties the workers together.
+
+    Args:
+        traces_ref: object reference to the `Traces` of the training split.
+        plan: order of the epochs.
+        config: block sizes and prefetch.
+        window: samples of a window.
+        worker: rank, world size and batch size.
+        position: windows that all workers together have consumed before.
+        steps: micro-batches to yield.
+        pin: put batches into pinned memory, for asynchronous copies to a GPU.
+    """
+    block_rows = max(1, round(config.block_rows / worker.batch)) * worker.batch
+    segment = max(1, config.segment_rows // worker.batch)
+    for first in range(0, steps, segment):
+        epochs, visits = plan.rank_visits(
+            position, first, min(segment, steps - first), rank=worker.rank, world=worker.world, batch=worker.batch
+        )
+        source = WindowDatasource(
+            traces_ref, plan, epochs, visits, window=window, block_rows=block_rows, blocks_per_task=config.blocks_per_task
+        )
+        dataset = ray.data.read_datasource(source, override_num_blocks=source.num_tasks)
+        dataset.set_name(f"windows-rank{worker.rank}")
+        dataset.context.enable_progress_bars = False
+        dataset.context.execution_options = _execution_options(worker.world)
+        batches = dataset.iterator().iter_torch_batches(
+            batch_size=worker.batch, prefetch_batches=config.prefetch_batches, device="cpu", drop_last=True, pin_memory=pin
+        )
+        for columns in batches:
+            yield Batch(*(columns[name] for name in Batch._fields))
+
+
+def _execution_options(world: int) -> ExecutionOptions:
+    store = ray.cluster_resources().get("object_store_memory", 0.0) * _STORE_SHARE / world
+    return ExecutionOptions(
+        preserve_order=True, resource_limits=ExecutionResources.for_limits(object_store_memory=store or None)
+    )
+
+
+def process_batches(
+    traces: Traces, plan: Plan, config: DataConfig, window: int, worker: Worker, position: int, steps: int, *, pin: bool = False
+) -> Iterator[Batch]:
+    """Yields the batches of `ray_batches`, read ahead by one thread of this process."""
+
+    def read(step: int) -> Batch:
+        where = {"rank": worker.rank, "world": worker.world, "batch": worker.batch}
+        columns = cut(traces, plan, *plan.rank_visits(position, step, 1, **where), window)
+        tensors = (torch.from_numpy(columns[name]) for name in Batch._fields)
+        return Batch(*(tensor.pin_memory() if pin else tensor for tensor in tensors))
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="windows") as pool:
+        ahead = collections.deque(pool.submit(read, step) for step in range(min(steps, config.prefetch_batches)))
+        for step in range(steps):
+            batch = ahead.popleft().result()
+            if step + config.prefetch_batches < steps:
+                ahead.append(pool.submit(read, step + config.prefetch_batches))
+            yield batch
+
+
+def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yields batches on the device; on a GPU the next one is copied while the current one is in use."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    side = torch.cuda.Stream(device)
+
+    def copy() -> Batch | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(side):
+            return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+
+    ahead = copy()
+    while ahead is not None:
+        torch.cuda.current_stream(device).wait_stream(side)
+        current = ahead
+        for tensor in current:
+            tensor.record_stream(torch.cuda.current_stream(device))
+        ahead = copy()
+        yield current
