@@ -1,6 +1,7 @@
 """What the model is made of, as frozen dataclasses. Every default is the number of docs/model.md."""
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Literal
 
 
@@ -70,11 +71,29 @@ class QuantizerConfig:
     gumbel_end: float = 0.5
     """The Gumbel temperature falls from start to end along a cosine over the full budget."""
     ema_decay: float = 0.8
+    """Of the codebooks of "ema" and "residual", per step."""
     commitment: float = 0.25
+    """Weight of the commitment loss of "ema" and "residual" (van den Oord et al. 2017, equation 3)."""
+    revive_below: float = 0.1
+    """Codes of "ema" and "residual" used less often than this times 1 / num_codes are set to a random frame."""
+    rotation_trick: bool = False
+    """Gradient of "ema" and "residual" by rotation (Fifty et al. 2024) instead of straight-through."""
+    fsq_levels: tuple[int, ...] = (8, 8, 5)
+    """Levels of each dimension of "fsq"; their product is num_codes."""
 
     def __post_init__(self):
         if self.num_codes < 2 or self.num_groups < 1:
             raise ValueError(f"quantizer.num_codes={self.num_codes} must be >= 2 and num_groups={self.num_groups} >= 1")
+        if self.kind == "fsq" and prod(self.fsq_levels) != self.num_codes:
+            raise ValueError(
+                f"quantizer.fsq_levels={self.fsq_levels} make {prod(self.fsq_levels)} codes, not num_codes="
+                f"{self.num_codes}: (8, 8, 5) makes 320"
+            )
+        if self.kind == "hierarchical" and (self.num_groups != 2 or self.logits != "linear"):
+            raise ValueError(
+                f"quantizer.kind='hierarchical' has a coarse and a fine group with linear logits: set num_groups=2 (now "
+                f"{self.num_groups}) and logits='linear' (now {self.logits!r})"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,18 +109,29 @@ class ModelConfig:
     """Width of the space in which contexts and targets are compared."""
 
     def __post_init__(self):
-        fold = self.samples_per_frame
-        for factor in self.backbone.pool:
-            fold *= factor
+        fold = self.samples_per_coarse_frame
         if self.window_samples % fold:
             raise ValueError(
                 f"model.window_samples={self.window_samples} is not a multiple of {fold} (encoder stride x pooling): "
                 f"take {max(1, round(self.window_samples / fold)) * fold}"
             )
+        quantizer = self.quantizer
+        if quantizer.kind == "gumbel" and quantizer.logits == "distance":
+            split = quantizer.num_groups * quantizer.code_dim
+            if split != self.encoder.width:
+                raise ValueError(
+                    f"quantizer.logits='distance' compares the features' groups with the codes: quantizer.num_groups x "
+                    f"code_dim = {split} must equal encoder.width={self.encoder.width}"
+                )
 
     @property
     def samples_per_frame(self) -> int:
         return self.encoder.stride**self.encoder.num_layers
+
+    @property
+    def samples_per_coarse_frame(self) -> int:
+        """Samples that one frame of the coarsest level spans: every window is a multiple of it."""
+        return self.samples_per_frame * prod(self.backbone.pool)
 
     @property
     def num_frames(self) -> int:
@@ -138,7 +168,10 @@ class LossConfig:
     """Where negatives come from: drawn from the masked frames of the same window (row), the same with every frame
     weighted by its expected count (expected), the whole batch (pool), half and half (mixed), the most similar of the
     row (hard), a memory bank (queue)."""
+    pool_frames: int = 2048
+    """Candidates drawn anew in every step for the negatives of pool, mixed and queue; each counts K / pool_frames times."""
     queue_frames: int = 16384
+    """Frames that the memory bank remembers."""
     diversity_lambda: float = 0.1
     diversity: Literal["linear", "entropy"] = "linear"
     frames: Literal["masked", "all"] = "masked"
@@ -150,4 +183,6 @@ class LossConfig:
         if self.num_negatives < 1:
             raise ValueError(f"loss.num_negatives={self.num_negatives} must be at least 1: the usual value is 100")
         if self.diversity_lambda < 0:
-            raise ValueError(f"loss.diversity_lambda={self.diversity_lambda} must not be negative: the usual value is 0.1")
+            raise ValueError(
+                f"loss.diversity_lambda={self.diversity_lambda} must not be negative: the usual value is 0.1"
+            )

@@ -1,5 +1,7 @@
 """Waveform to frames. Shapes: B batch, C component, T samples, S frames, D channels."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ class WaveformEncoder(nn.Module):
         super().__init__()
         widths = [num_components] + [config.width] * config.num_layers
         self.convs = nn.ModuleList(
-            nn.Conv1d(i, o, config.kernel, config.stride) for i, o in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv1d(i, o, config.kernel, config.stride) for i, o in pairwise(widths)
         )
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in self.convs)
         self.final_norm = nn.LayerNorm(config.width)

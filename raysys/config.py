@@ -140,15 +140,13 @@ class ProbeConfig:
 class SearchConfig:
     """A sweep: what varies, how trials are ranked and stopped."""
 
-    space: dict[str, str] = field(
-        default_factory=lambda: {
-            "loss.diversity_lambda": "loguniform(0.01, 1)",
-            "loss.temperature": "loguniform(0.05, 0.5)",
-            "loss.num_negatives": "choice(25, 50, 100, 200)",
-            "mask.ratio": "uniform(0.35, 0.8)",
-        }
+    space: tuple[str, ...] = (
+        "loss.diversity_lambda=loguniform(0.01, 1)",
+        "loss.temperature=loguniform(0.05, 0.5)",
+        "loss.num_negatives=choice(25, 50, 100, 200)",
+        "mask.ratio=uniform(0.35, 0.8)",
     )
-    """Dotted key to uniform(a, b), loguniform(a, b), quniform(a, b, q), randint(a, b), choice(...) or grid(...)."""
+    """Dotted key = uniform(a, b), loguniform(a, b), randint(a, b), choice(...) or grid(...)."""
     objective: Literal["probe/macro_ap", "val/top1_tie"] = "probe/macro_ap"
     """What trials are ranked by; both follow a protocol that no tuned value changes."""
     num_trials: int = 24

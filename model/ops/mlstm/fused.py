@@ -35,12 +35,10 @@ def tiling(length, dim):
     return Tiling(chunk=chunk, channels=min(64, max(16, triton.next_power_of_2(dim))))
 
 
-def _common(q, cut, eps):
-    """Keyword arguments that all kernels share."""
-    acc, precision = (tl.float64, "ieee") if q.dtype == torch.float64 else (tl.float32, "tf32")
-    if q.dtype == torch.float32:
-        precision = "ieee"
-    return {"E": q.shape[-1], "L": cut.chunk, "BE": cut.channels, "ACC": acc, "PRECISION": precision, "scale": 1 / math.sqrt(q.shape[-1]), "eps": eps}
+def _common(q, cut):
+    """Keyword arguments that the kernels share; 32-bit products stay 32-bit (no tf32)."""
+    acc = tl.float64 if q.dtype == torch.float64 else tl.float32
+    return {"E": q.shape[-1], "L": cut.chunk, "BE": cut.channels, "ACC": acc, "PRECISION": "ieee"}
 
 
 def _launch(setting):
@@ -69,7 +67,7 @@ def mlstm_forward(
     num_chunks = triton.cdiv(length, cut.chunk)
     memory, norm, start = _state_like(q, num_chunks)
     h, overlap = torch.empty_like(q), torch.empty(q.shape[:-1], dtype=norm.dtype, device=q.device)
-    common = _common(q, cut, eps)
+    common, exact = _common(q, cut), {"scale": 1 / math.sqrt(dim), "eps": eps}
     if num_chunks > 1:
         grid = (triton.cdiv(dim, cut.channels) ** 2, heads, directions * batch)
         states_kernel[grid](
@@ -78,7 +76,7 @@ def mlstm_forward(
         )  # fmt: skip
     hidden_kernel[(num_chunks, heads, directions * batch)](
         q, k, v, igate, fgate, memory, norm, start, h, overlap, batch, length, heads, num_chunks, len(v),
-        **common, **_launch(cut.hidden),
+        ONE_CHUNK=num_chunks == 1, **exact, **common, **_launch(cut.hidden),
     )  # fmt: skip
     return h, overlap, memory, norm, start
 
@@ -102,16 +100,17 @@ def mlstm_backward(
     doverlap = torch.empty_like(overlap)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(q), torch.empty_like(q)
     di, df = torch.empty_like(igate), torch.empty_like(fgate)
-    common = _common(q, cut, eps)
+    common, exact = _common(q, cut), {"scale": 1 / math.sqrt(dim), "eps": eps}
     if num_chunks > 1:
         grid = (triton.cdiv(dim, cut.channels) ** 2, heads, directions * batch)
         states_grad_kernel[grid](
             q, igate, fgate, start, h, overlap, dh, dmemory, dnorm, doverlap, batch, length, heads, num_chunks,
-            **common, **_launch(cut.states_grad),
+            **exact, **common, **_launch(cut.states_grad),
         )  # fmt: skip
     grad_kernel[(num_chunks, heads, directions * batch)](
         q, k, v, igate, fgate, memory, norm, start, overlap, dh, dmemory, dnorm, doverlap, dq, dk, dv, di, df,
-        batch, length, heads, num_chunks, len(v), ONE_CHUNK=num_chunks == 1, **common, **_launch(cut.grad),
+        batch, length, heads, num_chunks, len(v), ONE_CHUNK=num_chunks == 1,
+        **exact, **common, **_launch(cut.grad),
     )  # fmt: skip
     return dq, dk, dv, di, df
 

@@ -6,6 +6,7 @@ written in logical time. Tensors are contiguous; equations and names are those o
 Shape letters: R directions, B batch, S frames, H heads, E channels of a head, N chunks, L frames of a chunk.
 Program axes: 0 chunk (or tile of the state), 1 head, 2 direction and batch row.
 """
+# ruff: noqa: SIM102 (a condition on a constant must stand alone, else the compiler keeps the branch)
 
 import triton
 import triton.language as tl
@@ -22,7 +23,9 @@ def _larger(a, b):
 def _log_sigmoid(x):
     small = tl.exp(-tl.abs(x))
     one_more = 1.0 + small
-    log1p = tl.where(one_more == 1.0, small, tl.log(one_more) * (small / tl.where(one_more == 1.0, 1.0, one_more - 1.0)))
+    log1p = tl.where(
+        one_more == 1.0, small, tl.log(one_more) * (small / tl.where(one_more == 1.0, 1.0, one_more - 1.0))
+    )
     return tl.minimum(x, 0.0) - log1p
 
 
@@ -82,7 +85,8 @@ def _head(r_b, h, B, S, H, E: tl.constexpr):
 
 @triton.jit
 def states_kernel(
-    k_ptr, v_ptr, i_ptr, f_ptr, memory_ptr, norm_ptr, start_ptr, B, S, H, N, v_directions,
+    k_ptr, v_ptr, i_ptr, f_ptr, memory_ptr, norm_ptr, start_ptr, B, S, H, N,
+    v_directions: tl.constexpr,
     E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Memory (E, E), normaliser (E,) and log scale that chunks 1 to N - 1 start from."""
@@ -92,7 +96,7 @@ def states_kernel(
     h, r_b = tl.program_id(1), tl.program_id(2)
     r = r_b // B
     base, gate_base, head = _head(r_b, h, B, S, H, E)
-    v_base, _, _ = _head(tl.where(v_directions == 1, r_b % B, r_b), h, B, S, H, E)
+    v_base = base if v_directions == 2 else (r_b % B).to(tl.int64) * S * H * E + h * E
     e = e0 + tl.arange(0, BE)
     f = f0 + tl.arange(0, BE)
 
@@ -103,7 +107,7 @@ def states_kernel(
         rows, ok = _rows(n, r, S, L)
         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
         v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
-        fade, write, _ = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
+        fade, write, _logit = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
         last = tl.min(fade, 0)
         top = tl.maximum(start, tl.max(write, 0))
         written = k.to(ACC) * tl.exp(write - top)[:, None]
@@ -122,18 +126,21 @@ def states_kernel(
 
 @triton.jit
 def hidden_kernel(
-    q_ptr, k_ptr, v_ptr, i_ptr, f_ptr, memory_ptr, norm_ptr, start_ptr, h_ptr, overlap_ptr, B, S, H, N, v_directions,
-    scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, i_ptr, f_ptr, memory_ptr, norm_ptr, start_ptr, h_ptr, overlap_ptr, B, S, H, N,
+    v_directions: tl.constexpr,
+    scale: tl.constexpr, eps: tl.constexpr,
+    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    ONE_CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Hidden states of one chunk, and the signed overlap n.q that their denominator came from."""
     n, h, r_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     r = r_b // B
     base, gate_base, head = _head(r_b, h, B, S, H, E)
-    v_base, _, _ = _head(tl.where(v_directions == 1, r_b % B, r_b), h, B, S, H, E)
+    v_base = base if v_directions == 2 else (r_b % B).to(tl.int64) * S * H * E + h * E
     slot = head * (N - 1) + n - 1
     rows, ok = _rows(n, r, S, L)
 
-    fade, write, _ = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
+    fade, write, _logit = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
     start = tl.load(start_ptr + slot, mask=n > 0, other=NEVER)
     top = tl.maximum(start, tl.associative_scan(write, 0, _larger))
     carried = tl.exp(start - top) * scale
@@ -144,8 +151,9 @@ def hidden_kernel(
         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
         weight = _dot(q, tl.trans(k), weight, PRECISION)
-        if n > 0:
-            overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, E, BE, ACC)[None, :], 1)
+        if not ONE_CHUNK:
+            if n > 0:
+                overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, E, BE, ACC)[None, :], 1)
     t = tl.arange(0, L)
     causal = t[:, None] >= t[None, :]
     weight = weight * tl.exp(tl.where(causal, write[None, :] - top[:, None], NEVER)) * scale
@@ -156,12 +164,13 @@ def hidden_kernel(
     for f0 in tl.static_range(0, E, BE):
         v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
         out = tl.zeros((L, BE), ACC)
-        if n > 0:
-            for e0 in tl.static_range(0, E, BE):
-                q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
-                memory = _load_state(memory_ptr + slot * E * E, e0, f0, E, BE)
-                out = _dot(q, memory, out, PRECISION)
-            out = out * carried[:, None]
+        if not ONE_CHUNK:
+            if n > 0:
+                for e0 in tl.static_range(0, E, BE):
+                    q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
+                    memory = _load_state(memory_ptr + slot * E * E, e0, f0, E, BE)
+                    out = _dot(q, memory, out, PRECISION)
+                out = out * carried[:, None]
         out = _dot(weight.to(v.dtype), v, out, PRECISION) / denominator[:, None]
         _store(h_ptr + base, out, rows, ok, H * E, f0, E, BE)
 
@@ -175,7 +184,8 @@ def _overlap_grad(rho, overlap, denominator, floor):
 @triton.jit
 def states_grad_kernel(
     q_ptr, i_ptr, f_ptr, start_ptr, h_ptr, overlap_ptr, dh_ptr, dmemory_ptr, dnorm_ptr, doverlap_ptr, B, S, H, N,
-    scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    scale: tl.constexpr, eps: tl.constexpr,
+    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients with respect to the states that chunks 1 to N - 1 start from, and to every overlap."""
     tiles = tl.cdiv(E, BE)
@@ -195,7 +205,7 @@ def states_grad_kernel(
         rows, ok = _rows(n, r, S, L)
         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
         dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
-        fade, write, _ = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
+        fade, write, _logit = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
         start = tl.load(start_ptr + slot, mask=n > 0, other=NEVER)
         top = tl.maximum(start, tl.associative_scan(write, 0, _larger))
         overlap = tl.load(overlap_ptr + gate_base + rows * H, mask=ok, other=0.0)
@@ -225,7 +235,8 @@ def states_grad_kernel(
 @triton.jit
 def grad_kernel(
     q_ptr, k_ptr, v_ptr, i_ptr, f_ptr, memory_ptr, norm_ptr, start_ptr, overlap_ptr, dh_ptr, dmemory_ptr, dnorm_ptr,
-    doverlap_ptr, dq_ptr, dk_ptr, dv_ptr, di_ptr, df_ptr, B, S, H, N, v_directions,
+    doverlap_ptr, dq_ptr, dk_ptr, dv_ptr, di_ptr, df_ptr, B, S, H, N,
+    v_directions: tl.constexpr,
     scale: tl.constexpr, eps: tl.constexpr,
     E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
     ONE_CHUNK: tl.constexpr,
@@ -234,7 +245,7 @@ def grad_kernel(
     n, h, r_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     r = r_b // B
     base, gate_base, head = _head(r_b, h, B, S, H, E)
-    v_base, _, _ = _head(tl.where(v_directions == 1, r_b % B, r_b), h, B, S, H, E)
+    v_base = base if v_directions == 2 else (r_b % B).to(tl.int64) * S * H * E + h * E
     before = head * (N - 1) + n - 1
     after = before + 1
     rows, ok = _rows(n, r, S, L)
@@ -275,12 +286,13 @@ def grad_kernel(
 
     for f0 in tl.static_range(0, E, BE):
         dv = tl.zeros((L, BE), ACC)
-        if n < N - 1:
-            for e0 in tl.static_range(0, E, BE):
-                k = _load(k_ptr, rows, ok, H * E, e0, E, BE)
-                dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
-                dv = _dot(k, dmemory, dv, PRECISION)
-            dv = dv * written[:, None]
+        if not ONE_CHUNK:
+            if n < N - 1:
+                for e0 in tl.static_range(0, E, BE):
+                    k = _load(k_ptr, rows, ok, H * E, e0, E, BE)
+                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
+                    dv = _dot(k, dmemory, dv, PRECISION)
+                dv = dv * written[:, None]
         dh = _load(dh_ptr, rows, ok, H * E, f0, E, BE)
         dv = _dot(tl.trans(weight), dh, dv, PRECISION)
         _store(dv_ptr + base, dv, rows, ok, H * E, f0, E, BE)
@@ -292,30 +304,32 @@ def grad_kernel(
         q = _load(q_ptr, rows, ok, H * E, e0, E, BE)
         k = _load(k_ptr, rows, ok, H * E, e0, E, BE)
         dq = tl.zeros((L, BE), ACC)
-        if n > 0:
-            for f0 in tl.static_range(0, E, BE):
-                dh = _load(dh_ptr, rows, ok, H * E, f0, E, BE)
-                memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
-                dq = _dot(dh, tl.trans(memory), dq, PRECISION)
-            norm = _load_norm(norm_ptr + before * E, e0, E, BE, ACC)
-            dq = (dq / denominator[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
-            from_past += tl.sum(q.to(ACC) * dq, 1)
+        if not ONE_CHUNK:
+            if n > 0:
+                for f0 in tl.static_range(0, E, BE):
+                    dh = _load(dh_ptr, rows, ok, H * E, f0, E, BE)
+                    memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
+                    dq = _dot(dh, tl.trans(memory), dq, PRECISION)
+                norm = _load_norm(norm_ptr + before * E, e0, E, BE, ACC)
+                dq = (dq / denominator[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
+                from_past += tl.sum(q.to(ACC) * dq, 1)
         dq = _dot(dscore, k, dq, PRECISION)
         _store(dq_ptr + base, dq, rows, ok, H * E, e0, E, BE)
         dk = tl.zeros((L, BE), ACC)
-        if n < N - 1:
-            for f0 in tl.static_range(0, E, BE):
-                v = _load(v_ptr, rows, ok, H * E, f0, E, BE)
-                dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
-                dk = _dot(v, tl.trans(dmemory), dk, PRECISION)
+        if not ONE_CHUNK:
+            if n < N - 1:
+                for f0 in tl.static_range(0, E, BE):
+                    v = _load(v_ptr, rows, ok, H * E, f0, E, BE)
+                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
+                    dk = _dot(v, tl.trans(dmemory), dk, PRECISION)
+                    if n > 0:
+                        memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
+                        across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
+                dnorm = _load_norm(dnorm_ptr + after * E, e0, E, BE, ACC)
+                dk = (dk + dnorm[None, :]) * written[:, None]
+                to_future += tl.sum(k.to(ACC) * dk, 1)
                 if n > 0:
-                    memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
-                    across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
-            dnorm = _load_norm(dnorm_ptr + after * E, e0, E, BE, ACC)
-            dk = (dk + dnorm[None, :]) * written[:, None]
-            to_future += tl.sum(k.to(ACC) * dk, 1)
-            if n > 0:
-                across += _load_norm(norm_ptr + before * E, e0, E, BE, ACC) * dnorm
+                    across += _load_norm(norm_ptr + before * E, e0, E, BE, ACC) * dnorm
         dk = _dot(tl.trans(dscore), q, dk, PRECISION)
         _store(dk_ptr + base, dk, rows, ok, H * E, e0, E, BE)
 

@@ -1,8 +1,15 @@
 """One door to every backend of the mLSTM cell."""
 
+import importlib.util
+
 from model.ops.mlstm.chunkwise import mlstm_chunkwise
 from model.ops.mlstm.nxai import mlstm_nxai
 from model.ops.mlstm.reference import mlstm_reference
+
+if importlib.util.find_spec("triton"):
+    from model.ops.mlstm.fused import mlstm_triton
+else:
+    mlstm_triton = None
 
 BACKENDS = ("auto", "reference", "torch", "triton", "xlstm")
 
@@ -28,9 +35,13 @@ def mlstm(q, k, v, igate, fgate, *, backend="auto", eps=1e-6):
     """
     _check(q, k, v, igate, fgate)
     if backend == "auto":
-        backend = "torch"
+        backend = "triton" if q.is_cuda else "torch"
     if backend == "torch":
         return mlstm_chunkwise(q, k, v, igate, fgate, eps)
+    if backend == "triton":
+        if mlstm_triton is None:
+            raise ValueError("backend='triton' needs the package triton, which is Linux only: use 'torch'")
+        return mlstm_triton(q, k, v, igate, fgate, eps)
     if backend == "reference":
         return mlstm_reference(q, k, v, igate, fgate, eps)
     if backend == "xlstm":

@@ -13,6 +13,9 @@ from raysys.data.miniature import physics
 EARTH_RADIUS_KM = 6371.0
 TRACES_PER_EVENT = 6
 
+SLOW_LAYER = 0.45
+"""P speed of the soft uppermost layer over that of the rock below: it bends rays upright, so that P moves mostly Z."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
@@ -61,7 +64,7 @@ def stations(region: Region, network: str, rng: np.random.Generator) -> pd.DataF
             "resonance_hz": rng.uniform(1.5, 8.0, num),
             "amplification": rng.uniform(1.0, 4.0, num),
             "noise_slope": rng.uniform(0.5, 2.0, num),
-            "microseism": np.exp(rng.uniform(np.log(0.3), np.log(6.0), num)),
+            "microseism": np.exp(rng.uniform(np.log(0.2), np.log(4.0), num)),
             "noise_ms": 10 ** rng.normal(-7.0, 0.5, num),
             "gain_factor": 10 ** rng.normal(0.0, 0.3, num),
         }
@@ -94,28 +97,24 @@ def events(
     return table
 
 
-def records(region: Region, quakes: pd.DataFrame, sites: pd.DataFrame, num: int, rng: np.random.Generator) -> pd.DataFrame:
+def records(
+    region: Region, quakes: pd.DataFrame, sites: pd.DataFrame, num: int, rng: np.random.Generator
+) -> pd.DataFrame:
     """Returns `num` rows, one a trace: an event joined to one of the nearer stations, with distance and azimuth.
 
     Azimuths are in rad: `azimuth` leaves the source, `arrival_azimuth` is the direction of travel at the station.
     """
-    pairs = []
-    for event in range(len(quakes)):
-        at = quakes.iloc[event]
-        distance, *_ = _great_circle(
-            at.source_latitude_deg, at.source_longitude_deg, *sites[["station_latitude_deg", "station_longitude_deg"]].values.T
-        )
-        weight = np.where((distance >= region.reach_km[0]) & (distance <= region.reach_km[1]), 1 / (distance + 1), 0)
-        weight = weight if weight.any() else 1 / (distance + 1)
-        count = min(int(rng.integers(4, 2 * TRACES_PER_EVENT - 3)), np.count_nonzero(weight))
-        pairs += [(event, site) for site in sorted(rng.choice(len(sites), count, replace=False, p=weight / weight.sum()))]
-    if len(pairs) < num:
-        pairs += [pairs[i] for i in rng.integers(len(pairs), size=num - len(pairs))]
-    event, site = np.array(sorted(pairs[i] for i in rng.permutation(len(pairs))[:num])).T
+    ends = [f"{end}_{axis}_deg" for end in ("source", "station") for axis in ("latitude", "longitude")]
+    grid = np.broadcast_arrays(*quakes[ends[:2]].values.T[..., None], *sites[ends[2:]].values.T[:, None])
+    distance, *_ = _great_circle(*grid)
+    reached = (distance >= region.reach_km[0]) & (distance <= region.reach_km[1])
+    # Stations sorted by log weight plus Gumbel noise are drawn without replacement with probability ~ weight.
+    order = np.argsort(-(np.where(reached, -np.log(distance + 1), -50) + rng.gumbel(size=distance.shape)), axis=1)
+    turn = np.argsort(order, axis=1) / rng.uniform(0.5, 2.0, (len(quakes), 1))
+    event, site = np.divmod(np.sort(np.argsort(turn, axis=None)[:num]), len(sites))
     table = pd.concat(
         [frame.iloc[rows].reset_index(drop=True) for frame, rows in ((quakes, event), (sites, site))], axis=1
     ).assign(event=event, station=site)
-    ends = [f"{end}_{axis}_deg" for end in ("source", "station") for axis in ("latitude", "longitude")]
     table["distance_km"], table["azimuth"], table["arrival_azimuth"] = _great_circle(*table[ends].values.T)
     return table
 
@@ -124,6 +123,7 @@ def travel(region: Region, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]
     """Returns travel times (B, A) in s, NaN where a phase does not exist, and motions (B, A, C) in m s."""
     distance, depth = table.distance_km.values, table.source_depth_km.values
     direct, sine, takeoff = physics.direct_ray(distance, depth, region.v0, region.gradient)
+    sine = SLOW_LAYER * sine
     angles = table[["strike", "dip", "rake", "azimuth"]].values.T
     radiation = _fill_nodes(physics.double_couple(*angles, takeoff))
     speed = region.v0 + region.gradient * depth
@@ -140,7 +140,7 @@ def travel(region: Region, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]
     else:
         refracted, shallow = physics.head_wave(distance, depth, v_crust=region.v0 + 10 * region.gradient)
         refracted = np.where(refracted < direct, refracted, np.nan)
-        p_refracted = 0.4 * physics.to_zne(p_level * radiation[:, 0], none, none, shallow, azimuth)
+        p_refracted = 0.4 * physics.to_zne(p_level * radiation[:, 0], none, none, SLOW_LAYER * shallow, azimuth)
         times = [refracted, direct, refracted * physics.VP_VS, direct * physics.VP_VS]
         motions = [p_refracted, p_motion, 0.3 * s_motion, s_motion]
     return np.stack(times, axis=1), np.stack(motions, axis=1)
@@ -169,4 +169,6 @@ def _great_circle(lat1, lon1, lat2, lon2) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _bearing(lat1, lat2, dlon) -> np.ndarray:
-    return np.arctan2(np.sin(dlon) * np.cos(lat2), np.cos(lat1) * np.sin(lat2) - np.sin(lat1) * np.cos(lat2) * np.cos(dlon))
+    return np.arctan2(
+        np.sin(dlon) * np.cos(lat2), np.cos(lat1) * np.sin(lat2) - np.sin(lat1) * np.cos(lat2) * np.cos(dlon)
+    )

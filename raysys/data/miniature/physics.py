@@ -78,7 +78,9 @@ def direct_ray(distance_km: np.ndarray, depth_km: np.ndarray, v0: float, gradien
     return time, sine, np.where(center < distance, down, np.pi - down)
 
 
-def head_wave(distance_km: np.ndarray, depth_km: np.ndarray, *, v_crust: float, v_mantle: float = 8.0, moho_km: float = 32.0):
+def head_wave(
+    distance_km: np.ndarray, depth_km: np.ndarray, *, v_crust: float, v_mantle: float = 8.0, moho_km: float = 32.0
+):
     """Travel time (s; NaN inside the critical distance) and sine of the incidence angle of the wave along the Moho.
 
     Flat uniform crust over a uniform mantle (Shearer 2009, eq. 4.27 with a buried source).
@@ -162,7 +164,9 @@ def site(freq: np.ndarray, stations: Stations) -> np.ndarray:
     return np.stack([np.ones_like(horizontal), horizontal, horizontal], axis=1)
 
 
-def pulse(freq: np.ndarray, corner_hz: np.ndarray, t_star_s: np.ndarray, sensor_hz: np.ndarray, rate_hz: float) -> np.ndarray:
+def pulse(
+    freq: np.ndarray, corner_hz: np.ndarray, t_star_s: np.ndarray, sensor_hz: np.ndarray, rate_hz: float
+) -> np.ndarray:
     """Spectrum (B, F) of a velocity pulse of plateau 1 m s whose onset is at time 0.
 
     Brune (1970) in its causal form; attenuation exp(-pi f t*) with the dispersion that keeps it causal (Aki & Richards
@@ -177,7 +181,9 @@ def pulse(freq: np.ndarray, corner_hz: np.ndarray, t_star_s: np.ndarray, sensor_
     return spectrum * np.exp(2j * np.pi * freq * (first / rate_hz)[:, None])
 
 
-def coda(onset_s: np.ndarray, decay_s: np.ndarray, num_samples: int, rate_hz: float, rng: np.random.Generator) -> np.ndarray:
+def coda(
+    onset_s: np.ndarray, decay_s: np.ndarray, num_samples: int, rate_hz: float, rng: np.random.Generator
+) -> np.ndarray:
     """Noise (B, C, T) of unit energy a component under exp(-(t - onset) / decay), nothing before the onset (NaN: never)."""
     since = np.arange(num_samples) / rate_hz - np.nan_to_num(onset_s, nan=np.inf)[:, None]
     envelope = np.where(since > 0, np.exp(-np.maximum(since, 0) / decay_s[:, None]), 0)
@@ -197,12 +203,15 @@ def seismograms(
     for shear in (False, True):
         phases = np.flatnonzero(arrivals.is_s == shear)
         onset, motion = arrivals.onset_s[:, phases], np.nan_to_num(arrivals.motion[:, phases])
+        onset = np.where(onset < num_samples / rate_hz, onset, np.nan)  # the transform would wrap later ones around
         shift = np.nan_to_num(np.exp(-2j * np.pi * freq * onset[..., None])).astype(np.complex64)
         train = np.einsum("baf,bac->bcf", shift, motion.astype(np.float32))
         first = np.min(np.where(np.isnan(onset), np.inf, onset), axis=1)
-        scattered = coda(np.where(np.isinf(first), np.nan, first), arrivals.coda_s[:, int(shear)], length, rate_hz, rng)
+        scattered = coda(
+            np.where(np.isinf(first), np.nan, first), arrivals.coda_s[:, int(shear)], num_samples, rate_hz, rng
+        )
         strength = np.sqrt(np.sum(motion**2, axis=(1, 2)) / 3) * (1.2 if shear else 0.8)
-        train += fft.rfft(scattered, axis=-1) * strength[:, None, None].astype(np.float32)
+        train += fft.rfft(scattered, length, axis=-1) * strength[:, None, None].astype(np.float32)
         corner = arrivals.corner_hz / (VP_VS if shear else 1.0)
         train *= pulse(freq, corner, arrivals.t_star_s[:, int(shear)], stations.sensor_hz, rate_hz)[:, None]
         total += train
@@ -211,7 +220,7 @@ def seismograms(
 
 
 def background(stations: Stations, *, rate_hz: float, num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Ground noise (B, C, T), float32, whose part above 1 Hz has rms 1: coloured background plus microseism.
+    """Ground noise (B, C, T), float32, each component of rms 1: coloured background plus microseism.
 
     The microseism is a bell around 0.2 Hz on a logarithmic frequency axis (Peterson 1993 shows both).
     """
@@ -223,7 +232,7 @@ def background(stations: Stations, *, rate_hz: float, num_samples: int, rng: np.
     color = color + stations.microseism[:, None] * np.exp(-0.5 * (np.log(safe / 0.2) / 0.35) ** 2)
     color = color[:, None] * np.abs(site(freq, stations) * instrument(freq, stations.sensor_hz)[:, None])
     color[..., 0] = 0
-    audible = np.sqrt(2 * np.sum(np.where(freq > 1, color, 0) ** 2, axis=-1, keepdims=True)) / length
+    rms = np.sqrt(2 * np.sum(color**2, axis=-1, keepdims=True)) / length
     white = fft.rfft(rng.standard_normal((len(color), 3, length), dtype=np.float32), axis=-1)
-    scale = (color / (audible * np.sqrt(length))).astype(np.float32)
+    scale = (color / (rms * np.sqrt(length))).astype(np.float32)
     return fft.irfft(white * scale, length, axis=-1)[..., :num_samples].astype(np.float32)

@@ -1,178 +1,203 @@
-"""The eight twins: what sets each data set of the pretraining corpus apart, in numbers and in metadata columns."""
+"""The eight twins, one for each data set of the pretraining corpus.
+
+Rates, lengths, labels, order of components, splits and identifiers are those of the real sets as far as they are documented.
+Positions, magnitudes, noise and the share of defects are plausible, not measured. Traces of ETHZ and GEOFON are shorter
+than the real ones, to keep a miniature small.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
-import pandas as pd
 
+from raysys.data.miniature import quirks
 from raysys.data.miniature.network import Region
+from raysys.data.miniature.quirks import Twin
 
-EVENT_SPLITS = ("train", "test", "train", "dev", "train", "test", "train", "train", "test", "train")
-"""Split of event i is entry i modulo 10: 60 / 10 / 30 %, each split present from four events on."""
+ETHZ = Twin(
+    name="ETHZ",
+    network="CH",
+    region=Region(center=(46.8, 8.2), radius_km=120, reach_km=(3, 230), depth_km=(2, 18), magnitude=(1.0, 4.5)),
+    spans=(("2013-01-01", "2019-01-07"),) * 3 + (("2019-01-09", "2019-09-03"), ("2019-09-05", "2020-12-31")),
+    rates_hz={100.0: 0.4, 120.0: 0.15, 200.0: 0.25, 250.0: 0.15, 500.0: 0.05},
+    length_s=(60, 90),
+    lead_s=(10, 25),
+    dtype=np.float64,
+    gain=6e8,
+    unit="counts",
+    demean=True,
+    snr_db=(12, 60),
+    s_share=0.6,
+    defects={"gap": 0.03, "spike": 0.03, "missing": 0.03, "second event": 0.02},
+    label=quirks.crustal_onsets,
+    publish=quirks.split_by_date("2019-01-08", "2019-09-04", polarity=True),
+)
 
+GEOFON = Twin(
+    name="GEOFON",
+    network="GE",
+    region=Region(
+        center=(10.0, 60.0),
+        radius_km=8000,
+        reach_km=(600, 9000),
+        depth_km=(8, 300),
+        magnitude=(4.8, 7.2),
+        num_stations=20,
+        v0=8.0,
+        gradient=0.004,
+        quality=900,
+        distant=True,
+    ),
+    spans=(("2009-01-01", "2012-10-31"),) * 3 + (("2012-11-02", "2013-03-14"), ("2013-03-16", "2013-12-31")),
+    rates_hz={20.0: 0.45, 40.0: 0.2, 50.0: 0.1, 80.0: 0.05, 100.0: 0.15, 200.0: 0.05},
+    length_s=(90, 180),
+    lead_s=(30, 60),
+    dtype=np.float64,
+    gain=6e8,
+    unit="counts",
+    demean=True,
+    snr_db=(10, 45),
+    s_share=0.15,
+    defects={"gap": 0.04, "spike": 0.03, "missing": 0.05},
+    label=quirks.distant_onsets,
+    publish=quirks.split_by_date("2012-11-01", "2013-03-15"),
+)
 
-@dataclass(frozen=True, kw_only=True)
-class Twin:
-    """How the miniature of one data set is made; every field is a property of the real one unless it says otherwise."""
+STEAD = Twin(
+    name="STEAD",
+    network="NC",
+    region=Region(center=(38.8, -122.8), radius_km=70, reach_km=(2, 120), depth_km=(2, 20), magnitude=(0.5, 4.0)),
+    spans=(("2000-01-01", "2018-08-01"),),
+    rates_hz={100.0: 1.0},
+    length_s=(60, 60),
+    num_samples=6000,
+    lead_s=(4, 9),
+    gain=4e8,
+    unit="counts",
+    snr_db=(14, 60),
+    noise_share=0.19,
+    defects={"dead": 0.02, "spike": 0.02, "second event": 0.02},
+    label=quirks.first_onsets("p", "s"),
+    publish=quirks.publish_stead,
+)
 
-    name: str
-    network: str
-    """Network code of the stations."""
-    region: Region
-    spans: tuple[tuple[str, str], ...]
-    """Periods of the events (start, end), taken in turn: event i lies in period i modulo their number."""
-    rates_hz: dict[float, float]
-    """Sampling rate -> share of the stations."""
-    length_s: tuple[float, float]
-    """Shortest and longest trace. A fixed-length set has num_samples instead."""
-    num_samples: int | None = None
-    lead_s: tuple[float, float]
-    """Time from the start of the trace to the first onset."""
-    dtype: type = np.float32
-    component_order: str = "ZNE"
-    gain: float
-    """Stored units per m/s."""
-    unit: str
-    offset: float = 0.0
-    """Scatter of the constant offset of a component, in stored units."""
-    integer: bool = False
-    """Raw counts: stored as whole numbers."""
-    demean: bool = False
-    """Gaps are filled with zeros and the mean is removed afterwards, so that gaps are constant but not zero."""
-    snr_db: tuple[float, float]
-    """Range of 20 log10(peak of the signal / rms of the noise above 1 Hz)."""
-    noise_share: float = 0.0
-    """Fraction of traces without an earthquake."""
-    s_share: float = 1.0
-    """Fraction of S onsets that carry a label."""
-    fractional: bool = False
-    """Onsets are stored between samples."""
-    defects: dict[str, float]
-    """Kind of defect -> fraction of the traces; at least one trace has each."""
-    label: Callable[[Twin, pd.DataFrame, np.ndarray, np.random.Generator], dict[str, np.ndarray]]
-    """(twin, table, onsets (B, A) in samples, rng) -> column prefix such as trace_Pg -> samples (B,), NaN where none."""
-    publish: Callable[[pd.DataFrame, np.random.Generator], pd.DataFrame]
-    """Gives the columns and the order of the rows their final form."""
+INSTANCE = Twin(
+    name="InstanceCounts",
+    network="IV",
+    region=Region(
+        center=(42.8, 13.1), radius_km=100, reach_km=(3, 200), depth_km=(3, 20), magnitude=(1.0, 5.0), num_stations=24
+    ),
+    spans=(("2005-01-01", "2020-01-31"),),
+    rates_hz={100.0: 1.0},
+    length_s=(120, 120),
+    num_samples=12000,
+    lead_s=(15, 25),
+    component_order="ENZ",
+    gain=1e9,
+    unit="counts",
+    offset=3000,
+    integer=True,
+    snr_db=(12, 60),
+    s_share=0.7,
+    defects={"clip": 0.03, "spike": 0.02, "gap": 0.02, "second event": 0.05},
+    label=quirks.first_onsets("P", "S"),
+    publish=quirks.publish_instance,
+)
 
+MLAAPDE = Twin(
+    name="MLAAPDE",
+    network="US",
+    region=Region(
+        center=(36.0, -97.0), radius_km=200, reach_km=(10, 400), depth_km=(3, 25), magnitude=(2.5, 5.0), quality=500
+    ),
+    spans=tuple((f"{month}-01", f"{month}-28") for month in ("2013-07", "2013-08", "2018-03", "2022-04")),
+    rates_hz={40.0: 1.0},
+    length_s=(120, 120),
+    num_samples=4800,
+    lead_s=(40, 70),
+    gain=6e8,
+    unit="counts",
+    offset=500,
+    snr_db=(10, 45),
+    s_share=0.5,
+    fractional=True,
+    defects={"gap": 0.02, "spike": 0.02},
+    label=quirks.crustal_onsets,
+    publish=quirks.publish_mlaapde,
+)
 
-def first_onsets(p_name: str, s_name: str) -> Callable:
-    """A labeller that knows the first P and the first S only."""
+IQUIQUE = Twin(
+    name="Iquique",
+    network="CX",
+    region=Region(
+        center=(-20.2, -70.2),
+        radius_km=110,
+        reach_km=(5, 220),
+        depth_km=(15, 31),
+        magnitude=(1.8, 5.0),
+        num_stations=14,
+    ),
+    spans=(("2014-04-01", "2014-05-31"),),
+    rates_hz={100.0: 1.0},
+    length_s=(120, 120),
+    num_samples=12000,
+    lead_s=(20, 40),
+    gain=1.0,
+    unit="m/s",
+    snr_db=(12, 55),
+    s_share=0.9,
+    fractional=True,
+    defects={"gap": 0.02, "second event": 0.04},
+    label=quirks.first_onsets("P", "S"),
+    publish=quirks.publish_iquique,
+)
 
-    def label(twin: Twin, table: pd.DataFrame, onset: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        is_s = np.array([name.startswith("S") for name in twin.region.phases])
-        picks = {}
-        for name, chosen, share in ((p_name, ~is_s, 1.0), (s_name, is_s, twin.s_share)):
-            first = np.nanmin(np.where(np.isnan(onset), np.inf, onset)[:, chosen], axis=1)
-            picks[f"trace_{name}"] = np.where(np.isinf(first) | (rng.random(len(first)) >= share), np.nan, first)
-        return picks
+PNW = Twin(
+    name="PNW",
+    network="UW",
+    region=Region(
+        center=(47.0, -122.0), radius_km=110, reach_km=(3, 200), depth_km=(3, 28), magnitude=(0.8, 4.0), num_stations=24
+    ),
+    spans=(("2002-01-01", "2022-12-31"),),
+    rates_hz={100.0: 1.0},
+    length_s=(150, 150),
+    num_samples=15001,
+    lead_s=(50, 60),
+    gain=1e9,
+    unit="counts",
+    offset=2000,
+    integer=True,
+    snr_db=(10, 50),
+    defects={"nonfinite": 0.03, "missing": 0.1, "dead": 0.02, "clip": 0.02},
+    label=quirks.first_onsets("P", "S"),
+    publish=quirks.publish_pnw,
+)
 
-    return label
+OBST2024 = Twin(
+    name="OBST2024",
+    network="7D",
+    region=Region(
+        center=(44.5, -125.5),
+        radius_km=90,
+        reach_km=(5, 150),
+        depth_km=(5, 25),
+        magnitude=(1.5, 4.5),
+        num_stations=12,
+        quality=200,
+    ),
+    spans=(("2011-10-01", "2019-08-31"),),
+    rates_hz={100.0: 1.0},
+    length_s=(60, 60),
+    num_samples=6000,
+    lead_s=(5, 25),
+    gain=1e6,
+    unit="um/s",
+    snr_db=(8, 40),
+    noise_share=0.41,
+    s_share=0.9,
+    fractional=True,
+    defects={"dead": 0.03, "spike": 0.05},
+    label=quirks.first_onsets("p", "s"),
+    publish=quirks.publish_obst,
+)
 
-
-def crustal_onsets(twin: Twin, table: pd.DataFrame, onset: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Pn, Pg, Sn, Sg by their names; one in six of the first onsets is called just P or S; second onsets seldom."""
-    out = {}
-    for refracted, direct, plain, share in ((0, 1, "P", 1.0), (2, 3, "S", twin.s_share)):
-        labelled = rng.random(len(onset)) < share
-        generic = rng.random(len(onset)) < 1 / 6
-        second = rng.random(len(onset)) < 0.3
-        has_refracted = ~np.isnan(onset[:, refracted])
-        first = np.where(has_refracted, onset[:, refracted], onset[:, direct])
-        out[f"trace_{plain}"] = np.where(labelled & generic, first, np.nan)
-        named = labelled & ~generic
-        out[f"trace_{plain}n"] = np.where(named & has_refracted, onset[:, refracted], np.nan)
-        out[f"trace_{plain}g"] = np.where(named & (~has_refracted | second), onset[:, direct], np.nan)
-    return out
-
-
-def distant_onsets(twin: Twin, table: pd.DataFrame, onset: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """P nearly always (Pn below 1,500 km), pP and S seldom."""
-    near = table.distance_km.values < 1500
-    shares = {"P": ~near, "Pn": near, "pP": rng.random(len(onset)) < 0.2, "S": rng.random(len(onset)) < twin.s_share}
-    column = {"P": 0, "Pn": 0, "pP": 1, "S": 2}
-    return {f"trace_{name}": np.where(keep, onset[:, column[name]], np.nan) for name, keep in shares.items()}
-
-
-def split_by_date(first_dev: str, first_test: str) -> Callable:
-    """Splits by origin time: train before `first_dev`, dev before `first_test`; adds completeness and spike columns."""
-
-    def publish(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-        time = table.source_origin_time
-        split = np.where(time < first_dev, "train", np.where(time < first_test, "dev", "test"))
-        return table.assign(
-            split=split,
-            trace_completeness=np.where(table.trace_defect == "gap", 0.9, np.where(table.trace_defect == "missing", 1 / 3, 1)),
-            trace_has_spikes=table.trace_defect == "spike",
-            path_back_azimuth_deg=np.degrees(table.arrival_azimuth - np.pi) % 360,
-        )
-
-    return publish
-
-
-def publish_stead(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Noise traces have no source; signal-to-noise in brackets; a random test set and every 18th of the rest as dev."""
-    split = np.full(len(table), "train", object)
-    test = rng.random(len(table)) < 0.1
-    split[test] = "test"
-    split[np.flatnonzero(~test)[::18]] = "dev"
-    noise = table.is_noise.values
-    table = blank_sources(table, noise).assign(
-        split=split,
-        trace_category=np.where(noise, "noise", "earthquake_local"),
-        trace_snr_db=[None if quiet else f"[{' '.join(map(str, db))}]" for quiet, db in zip(noise, _snr(table), strict=True)],
-        path_ep_distance_km=np.where(noise, np.nan, table.distance_km),
-        source_distance_deg=np.where(noise, np.nan, table.distance_km / 111.2),
-    )
-    return table.iloc[rng.permutation(len(table))]
-
-
-def publish_instance(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Split by event; signal-to-noise one column a component."""
-    snr = np.array(_snr(table))
-    columns = {f"trace_{component}_snr_db": snr[:, i] for i, component in enumerate("ZNE")}
-    return table.assign(split=[EVENT_SPLITS[event % 10] for event in table.event], **columns)
-
-
-def publish_mlaapde(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """One chunk a month, in order of time; no split."""
-    month = table.source_origin_time.str.slice(0, 7).str.replace("-", "")
-    return table.assign(chunk="_" + month).sort_values("chunk", kind="stable")
-
-
-def publish_iquique(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """A random split by trace, 60 / 10 / 30 %."""
-    order = rng.permutation(len(table)) / len(table)
-    return table.assign(split=np.where(order < 0.6, "train", np.where(order < 0.7, "dev", "test")))
-
-
-def publish_pnw(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Event id under another name, signal-to-noise as a|b|c with nan for a dead component, no split."""
-    names = {
-        "source_id": "event_id",
-        "source_magnitude": "preferred_source_magnitude",
-        "trace_channel": "station_channel_code",
-    }
-    missing = table.trace_defect.map({"dead": 1, "missing": 2}).fillna(0).astype(int)
-    return table.rename(columns=names).assign(
-        source_type="earthquake",
-        trace_snr_db=["|".join("nan" if np.isnan(x) else f"{x:.3f}" for x in db) for db in _snr(table)],
-        trace_missing_channel=missing,
-    )
-
-
-def publish_obst(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """All earthquakes first, then all noise; every source column empty; no split."""
-    return blank_sources(table, np.ones(len(table), bool)).sort_values("is_noise", kind="stable")
-
-
-def blank_sources(table: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
-    """Returns the table with NaN in the source columns of `rows`."""
-    columns = [name for name in table.columns if name.startswith("source_")]
-    return table.assign(**{name: table[name].astype(object).where(~rows, np.nan) for name in columns})
-
-
-def _snr(table: pd.DataFrame) -> list[list[float]]:
-    return np.round(table[["snr_Z", "snr_N", "snr_E"]].values.astype(float), 3).tolist()
+TWINS = {twin.name: twin for twin in (ETHZ, GEOFON, STEAD, INSTANCE, MLAAPDE, IQUIQUE, PNW, OBST2024)}

@@ -1,0 +1,141 @@
+"""The mLSTM operator against NX-AI's kernels on one GPU, both directions, forward and backward.
+
+Command: python -m benchmarks.kernels. Checks results against fp64 first; the last line is one JSON object.
+"""
+
+import json
+
+import torch
+
+from model.ops.mlstm import mlstm
+
+SHAPES = ((64, 4, 1024, 64), (64, 4, 256, 128), (64, 4, 64, 256))
+"""Batch, heads, frames and head channels of the backbone's three levels."""
+
+
+def inputs(batch, heads, length, dim, dtype=torch.bfloat16, device="cuda", seed=0):
+    """q, k (2, B, S, H, E), v (1, B, S, H, E), gates (2, B, S, H) like those of a layer at the start of training."""
+    gen = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=gen, device=device)
+
+    q, k = (normal(2, batch, length, heads, dim).to(dtype) for _ in range(2))
+    v = normal(1, batch, length, heads, dim).to(dtype)
+    igate = normal(2, batch, length, heads)
+    fgate = normal(2, batch, length, heads) + torch.linspace(3, 6, heads, device=device)
+    return [x.requires_grad_() for x in (q, k, v, igate, fgate)]
+
+
+def value_and_gradients(backend, tensors, dh):
+    """Hidden states and the gradients of all inputs."""
+    h = mlstm(*tensors, backend=backend)
+    return h, *torch.autograd.grad(h, tensors, dh.to(h.dtype))
+
+
+def errors(backend, tensors, dh, exact):
+    """Relative errors of h and the five gradients against fp64."""
+    ours = value_and_gradients(backend, tensors, dh)
+    return [((a.double() - b).norm() / b.norm()).item() for a, b in zip(ours, exact, strict=True)]
+
+
+def check(heads, length, dim, batch=4):
+    """Errors of triton and torch in bfloat16; raises if ours is more than twice torch's."""
+    tensors = inputs(batch, heads, length, dim)
+    dh = torch.randn_like(tensors[0])
+    exact = value_and_gradients("torch", [x.detach().double().requires_grad_() for x in tensors], dh)
+    found = {backend: errors(backend, tensors, dh, exact) for backend in ("triton", "torch", "xlstm")}
+    for name, ours, native in zip("h q k v i f".split(), found["triton"], found["torch"], strict=True):
+        if not ours <= 2 * native:
+            raise AssertionError(f"S={length} E={dim}: error of {name} is {ours:.2e}, torch has {native:.2e}")
+    return found
+
+
+def milliseconds(function, repeats=50):
+    """The 20th, 50th and 80th percentile of the time on the device of one call."""
+    for _ in range(5):
+        function()
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    for begin, end in events:
+        begin.record()
+        function()
+        end.record()
+    torch.cuda.synchronize()
+    times = torch.tensor([begin.elapsed_time(end) for begin, end in events])
+    return [round(x, 4) for x in times.quantile(torch.tensor([0.2, 0.5, 0.8])).tolist()]
+
+
+def step(backend, tensors, dh):
+    """A function that runs forward and backward once, as a CUDA graph, so that no launch gap is timed."""
+
+    def run():
+        torch.autograd.grad(mlstm(*tensors, backend=backend), tensors, dh)
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        run()
+    return graph.replay
+
+
+def floor_ms(tensors, bytes_per_s):
+    """Time to read every input and gradient once, and to write every output once, forward plus backward."""
+    size = [x.numel() * x.element_size() for x in tensors]
+    hidden = size[0]
+    return 1e3 * (sum(size) + hidden + 2 * sum(size) + hidden) / bytes_per_s
+
+
+def copy_bandwidth():
+    """Bytes a second of a device-to-device copy, read plus written."""
+    x = torch.empty(2**32, dtype=torch.uint8, device="cuda").random_()
+    y = torch.empty_like(x)
+    return 2 * x.numel() / milliseconds(lambda: y.copy_(x), 20)[1] * 1e3
+
+
+def measure(shape, bytes_per_s):
+    """One row: times of both, speed-up, and share of the traffic floor."""
+    batch, heads, length, dim = shape
+    tensors = inputs(*shape)
+    dh = torch.randn_like(tensors[0])
+    ours = milliseconds(step("triton", tensors, dh))
+    theirs = milliseconds(step("xlstm", tensors, dh))
+    floor = floor_ms(tensors, bytes_per_s)
+    return {
+        "shape": list(shape),
+        "ours_ms": ours,
+        "nxai_ms": theirs,
+        "speedup_over_nxai": round(theirs[1] / ours[1], 2),
+        "floor_ms": round(floor, 4),
+        "times_floor": round(ours[1] / floor, 2),
+    }
+
+
+def main():
+    """Prints errors, then times; the last line is JSON."""
+    for batch, heads, length, dim in SHAPES:
+        for backend, values in check(heads, length, dim, min(batch, 4)).items():
+            print(f"error S={length:5d} E={dim:3d} {backend:7s}", *(f"{x:.1e}" for x in values), flush=True)
+    bandwidth = copy_bandwidth()
+    rows = [measure(shape, bandwidth) for shape in SHAPES]
+    for row in rows:
+        print(row, flush=True)
+    linear = {}
+    for batch, length in ((64, 1024), (16, 4096), (4, 16384)):
+        tensors = inputs(batch, 4, length, 64)
+        linear[length] = milliseconds(step("triton", tensors, torch.randn_like(tensors[0])))[1]
+    result = {
+        "device": torch.cuda.get_device_name(),
+        "copy_tb_per_s": round(bandwidth / 1e12, 2),
+        "speedup_over_nxai": {f"{s[2]}x{s[3]}": row["speedup_over_nxai"] for s, row in zip(SHAPES, rows, strict=True)},
+        "times_floor": {f"{s[2]}x{s[3]}": row["times_floor"] for s, row in zip(SHAPES, rows, strict=True)},
+        "ms_at_65536_frames_by_length": linear,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Phase picking on top of the backbone. Shapes: B batch, C component, T samples, S frames, D channels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.backbone import Backbone
+from model.config import ModelConfig
+from model.preprocess import standardize
+
+LABELS = "PSN"
+"""Order of the output channels: P arrival, S arrival, noise."""
+
+
+class PhasePicker(nn.Module):
+    """Context frames, brought back to the sampling rate beside the waveform itself, and three convolutions.
+
+    The context knows what arrives, the waveform knows when to the sample (25 frames against 100 samples a second). To
+    start from pretraining: `picker.backbone.load_state_dict(pretrained.backbone.state_dict())`.
+
+    Args:
+        model: Configuration of the backbone.
+        width: Channels of the head.
+        kernel: Samples that each of the head's two wide convolutions sees.
+    """
+
+    def __init__(self, model: ModelConfig, width: int = 64, kernel: int = 7):
+        super().__init__()
+        self.model_config = model
+        self.backbone = Backbone(model)
+        self.head = nn.Sequential(
+            nn.Conv1d(model.backbone.width + 3, width, kernel, padding="same"),
+            nn.GELU(),
+            nn.Conv1d(width, width, kernel, padding="same"),
+            nn.GELU(),
+            nn.Conv1d(width, len(LABELS), 1),
+        )
+
+    def forward(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
+        """Returns probabilities (B, 3, T) of P, S and noise, summing to 1, for waveforms (B, 3, T) in any unit."""
+        return self.logits(waveform, num_valid).float().softmax(dim=1)
+
+    def logits(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
+        """Returns the logits (B, 3, T) behind the probabilities; T is free, padding happens inside."""
+        x = standardize(waveform, num_valid)
+        num_samples = x.shape[-1]
+        x = F.pad(x, (0, -num_samples % self.model_config.samples_per_coarse_frame))
+        context = self.backbone(x).transpose(1, 2)
+        context = F.interpolate(context, size=x.shape[-1], mode="linear", align_corners=False)
+        return self.head(torch.cat([context, x.to(context.dtype)], dim=1))[..., :num_samples]

@@ -1,0 +1,47 @@
+"""The connection to Ray: the cluster of the job or the shell if there is one, else one on this machine."""
+
+import logging
+import os
+import sys
+
+# Ray reads these when it is imported, so they stand before the import.
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # without it anybody who reaches a port runs code on the cluster
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
+
+import ray
+import ray.data
+
+_STORE_BYTES = 1 << 30
+
+
+def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
+    """Makes sure that Ray runs: joins the cluster that RAY_ADDRESS or a job names, else starts one here.
+
+    Args:
+        num_cpus: of a cluster started here; None takes the machine's.
+        temp_dir: session folder of a cluster started here.
+    """
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+        return
+    ray.init(
+        num_cpus=num_cpus,
+        object_store_memory=_STORE_BYTES if (os.cpu_count() or 1) <= 4 else None,
+        include_dashboard=True,  # Train inside Tune asks it which runs still live
+        _temp_dir=temp_dir,
+        logging_level=logging.WARNING,
+    )
+
+
+def configure_logging() -> None:
+    """Sends one line a message to standard error, without the chatter of Ray Data and Ray Train."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False

@@ -1,0 +1,125 @@
+"""The score that trials are compared by: a linear probe for P, S and noise on frozen features.
+
+Ridge regression in closed form, classes weighted equally, scored by the macro average precision of P and S frames on
+windows the probe was not fitted to. It depends on nothing that a search tunes.
+"""
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from sklearn.metrics import average_precision_score
+
+from raysys.config import ProbeConfig
+from raysys.data.fixed import FixedWindows
+from raysys.data.windows import RATE_HZ
+
+NOISE, P, S, IGNORED = 0, 1, 2, -1
+_GUARD_S = 0.5
+"""Frames nearer to an onset than this, but not on it, belong to no class."""
+
+
+def frame_labels(windows: FixedWindows, num_frames: int, tolerance_s: float) -> np.ndarray:
+    """Returns the class of every frame, (n, num_frames) int8: NOISE, P, S or IGNORED.
+
+    Frames that may hold an onset nobody picked are ignored: those after P where S is missing, those before S where P
+    is missing, all of them in earthquake records without picks, and the padding.
+    """
+    length = windows.waveform.shape[-1] / num_frames
+    center = (np.arange(num_frames) + 0.5) * length
+    p, s = windows.p_sample[:, None], windows.s_sample[:, None]
+    has_p, has_s = ~np.isnan(p), ~np.isnan(s)
+    to_p, to_s = np.nan_to_num(center - p, nan=np.inf), np.nan_to_num(center - s, nan=np.inf)
+    near, guard = tolerance_s * RATE_HZ, _GUARD_S * RATE_HZ
+    labels = np.full((len(windows), num_frames), NOISE, np.int8)
+    labels[np.broadcast_to(~has_p & ~has_s & ~windows.noise[:, None], labels.shape)] = IGNORED
+    labels[has_p & ~has_s & (to_p > 0)] = IGNORED
+    labels[has_s & ~has_p & (to_s < 0)] = IGNORED
+    labels[(np.abs(to_p) < guard) | (np.abs(to_s) < guard)] = IGNORED
+    labels[center[None] >= windows.num_valid[:, None]] = IGNORED
+    labels[np.abs(to_p) <= near] = P
+    labels[np.abs(to_s) <= near] = S
+    return labels
+
+
+def probe_scores(
+    encode, width: int, fit: FixedWindows, score: FixedWindows, config: ProbeConfig, batch: int = 64
+) -> dict[str, float]:
+    """Returns probe/p_ap, probe/s_ap and their mean probe/macro_ap; NaN for a wave without labels.
+
+    Args:
+        encode: waveform (B, 3, T), num_valid (B,) -> features (B, frames, width) on any device.
+        width: of the features.
+        fit: this rank's share of the windows that fit the probe.
+        score: this rank's share of the windows that score it.
+        config: ridge and tolerance.
+        batch: windows encoded at once.
+
+    With torch.distributed running, every rank passes its share and all ranks return the same scores.
+    """
+    weights = _ridge(*_moments(encode, width, fit, config, batch), config.ridge)
+    predicted, labels = [], []
+    for features, frame_class in _features(encode, score, config, batch):
+        predicted.append((_with_bias(features) @ weights.to(features.device)).cpu().numpy())
+        labels.append(frame_class)
+    predicted, labels = _gather(predicted, labels)
+    out = {}
+    for name, wave in (("p", P), ("s", S)):
+        truth = labels == wave
+        scores = predicted[:, wave] - predicted[:, NOISE] if len(predicted) else predicted
+        out[f"probe/{name}_ap"] = float(average_precision_score(truth, scores)) if truth.any() else float("nan")
+    present = [value for value in out.values() if not np.isnan(value)]
+    return out | {"probe/macro_ap": float(np.mean(present)) if present else float("nan")}
+
+
+def _moments(encode, width: int, windows: FixedWindows, config: ProbeConfig, batch: int):
+    """Class-balanced mean of x x^T, (width + 1, width + 1), and of x by class, (width + 1, 3), over all ranks."""
+    gram, total, count = torch.zeros(3, width + 1, width + 1, dtype=torch.float64), torch.zeros(3, width + 1, dtype=torch.float64), torch.zeros(3)
+    for features, frame_class in _features(encode, windows, config, batch):
+        x = _with_bias(features)
+        for c in (NOISE, P, S):
+            of_class = x[torch.from_numpy(frame_class == c).to(x.device)]
+            gram[c] += (of_class.T @ of_class).cpu()
+            total[c] += of_class.sum(0).cpu()
+            count[c] += len(of_class)
+    gram, total, count = _all_sum(gram), _all_sum(total), _all_sum(count).clamp_min(1)
+    return (gram / count[:, None, None]).sum(0), (total / count[:, None]).T
+
+
+def _features(encode, windows: FixedWindows, config: ProbeConfig, batch: int):
+    """Features (frames, D) in float64 and classes (frames,) of the labelled frames, batch by batch."""
+    for start in range(0, len(windows), batch):
+        part = windows.take(slice(start, start + batch))
+        with torch.no_grad():
+            features = encode(torch.from_numpy(part.waveform), torch.from_numpy(part.num_valid))
+        labels = frame_labels(part, features.shape[1], config.tolerance_s)
+        used = labels != IGNORED
+        if used.any():
+            yield features[torch.from_numpy(used).to(features.device)].double(), labels[used]
+
+
+def _ridge(gram: torch.Tensor, moment: torch.Tensor, ridge: float) -> torch.Tensor:
+    size = gram.shape[0]
+    penalty = ridge * gram.diagonal()[:-1].mean() * torch.eye(size, dtype=gram.dtype, device=gram.device)
+    penalty[-1, -1] = 1e-12  # the bias is free
+    return torch.linalg.solve(gram + penalty, moment)
+
+
+def _with_bias(features: torch.Tensor) -> torch.Tensor:
+    return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+
+
+def _all_sum(tensor: torch.Tensor) -> torch.Tensor:
+    if dist.is_available() and dist.is_initialized():
+        moved = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+        dist.all_reduce(moved)
+        return moved.to(tensor.device)
+    return tensor
+
+
+def _gather(predicted: list, labels: list) -> tuple[np.ndarray, np.ndarray]:
+    mine = (np.concatenate(predicted), np.concatenate(labels)) if predicted else (np.zeros((0, 3)), np.zeros(0, np.int8))
+    if not (dist.is_available() and dist.is_initialized()):
+        return mine
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])

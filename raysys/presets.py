@@ -1,0 +1,90 @@
+"""The named configurations. Each is a function; its docstring says what it needs and what to expect."""
+
+from collections.abc import Callable
+
+from model.config import BackboneConfig, EncoderConfig, LossConfig, MaskConfig, ModelConfig, QuantizerConfig
+from raysys.config import DataConfig, OptimConfig, ProbeConfig, RunConfig, SearchConfig, TrainConfig
+
+
+def base() -> RunConfig:
+    """The model of docs/model.md on the eight data sets.
+
+    Command: python -m jobs.pretrain base --data.root /path/to/seisbench/datasets --train.num-workers 8
+    Hardware: GPUs with 16 GB or more; 50 epochs are 2.6 million steps of 64 windows in all.
+    """
+    return RunConfig(
+        name="base",
+        search=SearchConfig(num_trials=64, gpus_per_trial=0.5),
+    )
+
+
+def large() -> RunConfig:
+    """The same with twice the width and four layers a stage.
+
+    Command: python -m jobs.pretrain large --data.root /path/to/seisbench/datasets --train.num-workers 8
+    """
+    model = ModelConfig(backbone=BackboneConfig(width=256, num_layers=4))
+    return RunConfig(name="large", model=model)
+
+
+def demo() -> RunConfig:
+    """A small model that learns on two CPU cores in a few minutes.
+
+    Command: make demo
+    Expect: contrastive loss well below chance, log(33) = 3.50, and a probe that beats an untrained model.
+    """
+    model = ModelConfig(
+        encoder=EncoderConfig(width=64),
+        backbone=BackboneConfig(width=32, num_layers=1, dropout=0.0),
+        quantizer=QuantizerConfig(num_codes=64, code_dim=32),
+        target_dim=64,
+        window_samples=2048,
+    )
+    return RunConfig(
+        name="demo",
+        model=model,
+        loss=LossConfig(num_negatives=32),
+        data=DataConfig(datasets=("all",), reader="ray", block_rows=256, blocks_per_task=2),
+        optim=OptimConfig(lr=3e-3),
+        train=TrainConfig(
+            batch_size=8, max_steps=300, num_workers=2, cpus_per_worker=0.5, device="cpu", validate_every=100, val_windows=128
+        ),
+        probe=ProbeConfig(fit_windows=256, score_windows=128),
+        search=SearchConfig(
+            space=(*SearchConfig().space[:2], "loss.num_negatives=choice(8, 16, 32, 64)", SearchConfig().space[3]),
+            num_trials=8,
+            grace=0.25,
+            reduction_factor=2,
+            rungs_per_budget=8,
+            gpus_per_trial=0,
+        ),
+    )
+
+
+def smoke() -> RunConfig:
+    """The smallest model that has every part; a run takes seconds on a CPU.
+
+    Command: python -m jobs.pretrain smoke --data.root /path/to/datasets
+    """
+    model = ModelConfig(
+        encoder=EncoderConfig(width=16),
+        backbone=BackboneConfig(width=16, num_layers=1, num_heads=2, qkv_block=4, dropout=0.0),
+        quantizer=QuantizerConfig(num_codes=16, code_dim=8),
+        target_dim=16,
+        window_samples=512,
+    )
+    return RunConfig(
+        name="smoke",
+        model=model,
+        mask=MaskConfig(span_frames=4),
+        loss=LossConfig(num_negatives=8),
+        data=DataConfig(datasets=("all",), block_rows=32, blocks_per_task=2),
+        train=TrainConfig(
+            batch_size=4, max_steps=8, num_workers=1, cpus_per_worker=0.5, device="cpu", validate_every=4, val_windows=16, log_every=2
+        ),
+        probe=ProbeConfig(fit_windows=32, score_windows=16),
+        search=SearchConfig(num_trials=4, gpus_per_trial=0, rungs_per_budget=4, reduction_factor=2),
+    )
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {f.__name__: f for f in (smoke, demo, base, large)}

@@ -1,0 +1,124 @@
+"""What a run says while it goes: console, TensorBoard and alarms."""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+log = logging.getLogger(__name__)
+
+_CONSOLE = {
+    "train/loss": "loss {:.3f}",
+    "train/contrastive": "nce {:.3f}",
+    "codebook/perplexity": "ppl {:.0f}",
+    "codebook/used_fraction": "used {:.0%}",
+    "train/grad_norm": "|g| {:.2f}",
+    "optim/lr": "lr {:.1e}",
+    "perf/windows_per_s": "{:.0f} win/s",
+    "perf/data_wait_fraction": "wait {:.1%}",
+}
+COLLAPSED = 0.2
+"""Used fraction of the codebook below which the alarm goes off."""
+
+
+class RunLog:
+    """Collects per-step numbers on the device and writes their means every few steps, with one host sync.
+
+    Args:
+        folder: gets TensorBoard events and metrics.jsonl; None for ranks other than 0 and storage that is not local.
+        total_steps: budget, for the console line.
+    """
+
+    def __init__(self, folder: Path | None, total_steps: int):
+        self._writer = SummaryWriter(str(folder / "tensorboard")) if folder else None
+        self._lines = (folder / "metrics.jsonl").open("a") if folder else None
+        self._speaks = folder is not None
+        self._total_steps = total_steps
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+        self._alarmed: set[str] = set()
+        self._tick = (time.perf_counter(), 0.0, 0)
+
+    def add(self, values: dict[str, torch.Tensor]) -> None:
+        """Adds the 0-dim tensors of one step."""
+        for name, value in values.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def flush(self, step: int, windows: int, wait_s: float, extra: dict[str, float]) -> dict[str, float]:
+        """Returns the means since the last flush, after writing them down.
+
+        Args:
+            step: optimiser steps done.
+            windows: windows that all workers have consumed.
+            wait_s: seconds this worker has waited for data since the start.
+            extra: numbers known on the host.
+        """
+        now, (then, waited, before) = time.perf_counter(), self._tick
+        self._tick = (now, wait_s, windows)
+        names = list(self._sums)
+        means = (torch.stack([self._sums[name] for name in names]) / max(1, self._count)).tolist() if names else []
+        self._sums, self._count = {}, 0
+        metrics = dict(zip(names, means, strict=True)) | extra
+        metrics["perf/windows_per_s"] = (windows - before) / (now - then)
+        metrics["perf/data_wait_fraction"] = min(1.0, (wait_s - waited) / (now - then))
+        if torch.cuda.is_available():
+            metrics["mem/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self.write(metrics, step)
+        if self._speaks:
+            parts = [text.format(metrics[name]) for name, text in _CONSOLE.items() if name in metrics]
+            log.info("step %d/%d  %s", step, self._total_steps, "  ".join(parts))
+        self._check(metrics)
+        return metrics
+
+    def write(self, metrics: dict[str, Any], step: int) -> None:
+        """Writes scalars to TensorBoard and, as one line, to metrics.jsonl."""
+        if self._writer:
+            scalars = {name: value for name, value in metrics.items() if "/" in name and math.isfinite(value)}
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+            self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
+            self._lines.flush()
+
+    def histogram(self, name: str, counts: torch.Tensor, step: int) -> None:
+        """Writes a histogram of code usage, one bar a code; counts (G, V)."""
+        if self._writer:
+            usage = counts.double().cpu().flatten()
+            codes = torch.arange(len(usage), dtype=torch.double)
+            self._writer.add_histogram_raw(
+                name, min=0, max=len(usage), num=usage.sum().item(), sum=(codes * usage).sum().item(),
+                sum_squares=(codes**2 * usage).sum().item(), bucket_limits=(codes + 1).tolist(), bucket_counts=usage.tolist(), global_step=step,
+            )
+
+    def close(self) -> None:
+        """Ends both files."""
+        if self._writer:
+            self._writer.close()
+            self._lines.close()
+
+    def _check(self, metrics: dict[str, float]) -> None:
+        used = metrics.get("codebook/used_fraction", 1.0)
+        self._alarm(
+            "collapse",
+            used < COLLAPSED,
+            f"the codebook uses {used:.0%} of its codes, less than {COLLAPSED:.0%}: raise loss.diversity_lambda, lower "
+            "optim.quantizer_lr, or check the data for dead channels",
+        )
+        if metrics.get("perf/data_wait_fraction", 0) > 0.2:
+            self._alarm(
+                "data", True,
+                f"training waits for data {metrics['perf/data_wait_fraction']:.0%} of the time: add CPUs to the data pool, "
+                "or prepare shards (jobs.prepare)",
+            )
+
+    def _alarm(self, kind: str, raised: bool, text: str) -> None:
+        if raised and kind not in self._alarmed and self._speaks:
+            log.warning("ALARM %s: %s", kind, text)
+            self._alarmed.add(kind)

@@ -1,0 +1,84 @@
+"""AdamW with the parameter groups and the schedule of a run."""
+
+import math
+
+import torch
+from torch import nn
+
+from raysys.config import OptimConfig
+
+_NO_DECAY = ("norm", "gate", "codebook", "learnable_skip", "mask_embedding")
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+    """Returns fused AdamW; weight decay spares norms, biases, gates and the codebook (Loshchilov & Hutter 2019).
+
+    Learning rates are tensors, so that a schedule changes them without a recompilation or a new CUDA graph.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and not any(word in name for word in _NO_DECAY)
+            groups.setdefault((name.startswith("quantizer."), decays), []).append(parameter)
+    parameter_groups = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr": torch.tensor(0.0, device=device),
+            "peak_lr": (config.quantizer_lr or config.lr) if in_quantizer else config.lr,
+        }
+        for (in_quantizer, decays), parameters in groups.items()
+    ]
+    return torch.optim.AdamW(parameter_groups, betas=config.betas, fused=True)
+
+
+def lr_factor(progress: float, warmup: float) -> float:
+    """Returns the learning rate over its peak: linear warm-up, then a cosine to zero.
+
+    Args:
+        progress: fraction of the full budget that is done, in [0, 1].
+        warmup: fraction of the budget that warms up.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Sets every group to `factor` times its peak."""
+    for group in optimizer.param_groups:
+        group["lr"].fill_(group["peak_lr"] * factor)
+
+
+class StepGuard:
+    """Decides on the device whether a step is taken: a NaN or a spike is skipped and counted, without a host sync.
+
+    The gradient norm is that of the averaged gradient, so all ranks decide alike.
+    """
+
+    SPIKE = 20.0
+    """A norm this many times its running mean is a spike."""
+
+    def __init__(self, device: torch.device):
+        self.mean_norm = torch.zeros((), device=device)
+        self.skipped = torch.zeros((), device=device)
+        self.in_a_row = torch.zeros((), device=device)
+
+    def step(self, optimizer: torch.optim.Optimizer, norm: torch.Tensor) -> None:
+        """Takes the optimiser step unless `norm` (before clipping, 0-dim) is not finite or a spike."""
+        bad = ~torch.isfinite(norm) | ((self.mean_norm > 0) & (norm > self.SPIKE * self.mean_norm))
+        optimizer.found_inf = bad.float()
+        optimizer.step()
+        good = torch.where(bad, self.mean_norm, norm)
+        self.mean_norm = torch.where(self.mean_norm > 0, torch.lerp(self.mean_norm, good, 0.02), good)
+        self.skipped = self.skipped + bad
+        self.in_a_row = torch.where(bad, self.in_a_row + 1, torch.zeros_like(self.in_a_row))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Returns what a checkpoint keeps of it."""
+        return {"mean_norm": self.mean_norm, "skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores what `state` returned."""
+        for name, value in state.items():
+            setattr(self, name, value.to(self.mean_norm.device))

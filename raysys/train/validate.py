@@ -1,0 +1,68 @@
+"""Validation: fixed windows, fixed masks, hard codes, the linear probe. The same numbers at any world size."""
+
+import torch
+import torch.distributed as dist
+
+from model.pretrain import PretrainModel
+from model.quantizer import perplexity, used_fraction
+from raysys.config import RunConfig
+from raysys.data.fixed import FixedWindows
+from raysys.evaluate.probe import probe_scores
+from raysys.train.data import TrainingData
+
+_BATCH = 32
+
+
+@torch.no_grad()
+def validate(model: PretrainModel, config: RunConfig, data: TrainingData, rank: int, world: int, device: torch.device):
+    """Returns val/*, codebook/* and probe/* metrics, and "counts" (G, V), equal on all ranks.
+
+    Perplexity and used fraction are those of the hard codes of the whole validation set; a health gate can rely on
+    them. Losses are those of the run's own task and compare only with themselves; `val/top1_tie` and the probe
+    compare between runs.
+    """
+    was_training = model.training
+    model.eval()
+    mine = data.get("validation").take(slice(rank, None, world))
+    sums, counts = _losses(model, mine, rank, world, device)
+    metrics = {name: (sums[i] / sums[-1]).item() for i, name in enumerate(("val/loss", "val/contrastive", "val/accuracy"))}
+    metrics["val/top1_tie"] = (sums[3] / sums[4].clamp_min(1)).item()
+    groups = perplexity(counts / counts.sum(dim=-1, keepdim=True).clamp_min(1))
+    metrics["codebook/hard_perplexity"] = groups.sum().item()
+    metrics |= {f"codebook/hard_perplexity_{g}": value.item() for g, value in enumerate(groups)}
+    metrics["codebook/used_fraction"] = used_fraction(counts).item()
+    metrics |= probe(model, config, data, rank, world, device)
+    model.train(was_training)
+    return metrics | {"counts": counts}
+
+
+@torch.no_grad()
+def probe(model: PretrainModel, config: RunConfig, data: TrainingData, rank: int, world: int, device: torch.device):
+    """Returns the probe/* scores of a model."""
+
+    def encode(waveform, num_valid):
+        return model.encode(waveform.to(device), num_valid.to(device)).float()
+
+    fit, score = (data.get(name).take(slice(rank, None, world)) for name in ("probe_fit", "probe_score"))
+    return probe_scores(encode, config.model.backbone.width, fit, score, config.probe, _BATCH)
+
+
+def _losses(model: PretrainModel, mine: FixedWindows, rank: int, world: int, device: torch.device):
+    """Sums over all ranks: loss, contrastive and accuracy times windows, tie score, tie frames, windows; code counts."""
+    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    quantizer = model.model_config.quantizer
+    counts = torch.zeros(quantizer.num_groups, quantizer.num_codes, dtype=torch.float64, device=device)
+    for start in range(0, len(mine), _BATCH):
+        part = mine.take(slice(start, start + _BATCH))
+        waveform, num_valid = (torch.tensor(x, device=device) for x in (part.waveform, part.num_valid))
+        # Masks and negatives follow the window's place in the whole set, not the rank that happens to see it.
+        window_id = (torch.arange(start, start + len(part), device=device)) * world + rank
+        losses = model(waveform, num_valid, window_id=window_id)
+        right, frames = model.top1_tie(waveform, window_id, num_valid)
+        n = len(part)
+        sums += torch.stack([losses.total * n, losses.contrastive * n, losses.accuracy * n, right.sum(), frames.sum(), sums.new_tensor(n)]).double()
+        counts += losses.code_counts
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(sums)
+        dist.all_reduce(counts)
+    return sums, counts

@@ -1,0 +1,112 @@
+from collections import Counter
+from itertools import combinations, permutations
+
+import pytest
+import torch
+
+from model.config import MaskConfig
+from model.draws import Draws, KeyedDraws
+from model.masking import _exact_spans, num_masked, span_mask
+
+CPU = torch.device("cpu")
+
+
+def draw(rows, num_frames, **config):
+    return span_mask(torch.rand(rows, 2 * num_frames + 1), MaskConfig(**config))
+
+
+@pytest.mark.parametrize("ratio", [0.35, 0.5, 0.65, 0.8])
+@pytest.mark.parametrize(("num_frames", "span"), [(1024, 10), (64, 4), (61, 1)])
+def test_exactly_the_ratio_in_every_row(ratio, num_frames, span):
+    mask = draw(50, num_frames, ratio=ratio, span_frames=span)
+    total = round(ratio * num_frames)
+    assert num_masked(num_frames, MaskConfig(ratio=ratio, span_frames=span)) == total
+    assert (mask.frames.sum(1) == total).all()
+    assert (mask.count == total).all()
+    for row, index in zip(mask.frames, mask.index, strict=True):
+        assert row.nonzero().flatten().tolist() == index.tolist()
+
+
+def run_lengths(row):
+    """Lengths of the runs of true values on a circle."""
+    start = int((~row).nonzero()[0])
+    text = "".join("1" if x else "0" for x in row.roll(-start))
+    return [len(run) for run in text.split("0") if run]
+
+
+def test_runs_are_whole_spans():
+    for row in draw(50, 1024, ratio=0.5, span_frames=8).frames:
+        assert all(length % 8 == 0 for length in run_lengths(row))
+
+
+def test_placements_are_uniform():
+    """Chi-square against the enumeration of all 30 ways to place spans of 2, 2 and 1 in 7 frames."""
+    ways = set()
+    for lengths in set(permutations([2, 2, 1])):
+        for starts in combinations(range(7), 3):
+            ends = [s + n for s, n in zip(starts, lengths, strict=True)]
+            if ends[0] <= starts[1] and ends[1] <= starts[2] and ends[2] <= 7:
+                ways.add((starts, lengths))
+    assert len(ways) == 30
+    rows = 30000
+    starts, lengths = _exact_spans(torch.rand(rows, 7), torch.rand(rows, 7), total=5, span=2)
+    found = Counter(zip(map(tuple, starts.tolist()), map(tuple, lengths.tolist()), strict=True))
+    assert set(found) == ways
+    chi2 = sum((n - rows / 30) ** 2 / (rows / 30) for n in found.values())
+    assert chi2 < 67  # 29 degrees of freedom: exceeded once in 10,000 times
+
+
+def test_edges_are_masked_as_often_as_the_middle():
+    rows, ratio = 8000, 0.65
+    share = draw(rows, 100, ratio=ratio, span_frames=10).frames.float().mean(0)
+    assert (share - ratio).abs().max() < 5 * (ratio * (1 - ratio) / rows) ** 0.5
+
+
+def test_wav2vec2_spans_overlap_as_in_the_published_recipe():
+    from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
+
+    mask = draw(200, 1024, ratio=0.65, span_frames=10, mode="wav2vec2")
+    theirs = _compute_mask_indices((200, 1024), 0.65, 10)
+    assert abs(mask.frames.float().mean().item() - theirs.mean()) < 0.01
+    assert (mask.frames.sum(1) == mask.count).all()
+    assert mask.count.unique().numel() > 5
+    for row, index, count in zip(mask.frames, mask.index, mask.count, strict=True):
+        assert row.nonzero().flatten().tolist() == index[:count].tolist()
+
+
+def test_a_generator_makes_it_reproducible():
+    first, again, other = (Draws(CPU, torch.Generator().manual_seed(s)).uniform(3, 129) for s in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_span_longer_than_the_window_is_refused():
+    with pytest.raises(ValueError, match="span_frames=20"):
+        draw(1, 16, span_frames=20)
+
+
+def test_keyed_draws_depend_on_the_window_alone():
+    several, alone = KeyedDraws(torch.tensor([5, 77, 2**40])), KeyedDraws(torch.tensor([77]))
+    for _ in range(2):
+        assert (several.uniform(3, 11, 7)[1] == alone.uniform(1, 11, 7)[0]).all()
+    assert (KeyedDraws(torch.tensor([5]), seed=1).uniform(1, 50) != KeyedDraws(torch.tensor([5])).uniform(1, 50)).any()
+
+
+def test_keyed_draws_are_uniform_and_independent():
+    x = KeyedDraws(torch.arange(100)).uniform(100, 2000)
+    assert x.min() >= 0
+    assert x.max() < 1
+    counts = torch.histc(x, 64, 0, 1)
+    expected = x.numel() / 64
+    assert ((counts - expected) ** 2 / expected).sum() < 115  # 63 degrees of freedom: 1 in 10,000
+    y = x - 0.5
+    for other in (y.roll(1, 0), y.roll(1, 1), KeyedDraws(torch.arange(100), seed=1).uniform(100, 2000) - 0.5):
+        assert abs((y * other).mean().item() * 12) < 5 / x.numel() ** 0.5
+
+
+@pytest.mark.parametrize("draws", [Draws(CPU), KeyedDraws(torch.arange(4))])
+def test_gumbel_noise_has_the_moments_of_its_law(draws):
+    x = draws.gumbel(4, 100_000).double()
+    assert abs(x.mean().item() - 0.5772) < 0.01
+    assert abs(x.var().item() - torch.pi**2 / 6) < 0.03
+    assert x.isfinite().all()
