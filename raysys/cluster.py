@@ -12,6 +12,7 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
 
 import ray
 import ray.data
+import ray.train.v2._internal.execution.context
 
 _STORE_BYTES = 1 << 30
 
@@ -40,8 +41,9 @@ def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
 def configure_logging() -> None:
     """Sends one line a message to standard error, without the chatter of Ray Data and Ray Train."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    for chatty in ("ray.data", "ray.train", ray.train.v2._internal.execution.context.logger.name):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

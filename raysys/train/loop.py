@@ -133,7 +133,7 @@ def _wrap(model: PretrainModel, world: int, config: RunConfig) -> nn.Module:
     wrapped = torch.compile(model, dynamic=False) if config.train.compile else model
     if world == 1:
         return wrapped
-    return DistributedDataParallel(wrapped, gradient_as_bucket_view=True, static_graph=config.optim.accumulate == 1)
+    return DistributedDataParallel(wrapped, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=config.optim.accumulate == 1)
 
 
 def _forward_backward(wrapped: nn.Module, batches, config: RunConfig, device: torch.device) -> Losses:

@@ -7,7 +7,7 @@ from torch import nn
 
 from raysys.config import OptimConfig
 
-_NO_DECAY = ("norm", "gate", "codebook", "learnable_skip", "mask_embedding")
+_NO_DECAY = ("igate", "fgate", "codebook", "mask_embedding", "conv1d")
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:

@@ -1,4 +1,4 @@
-"""Triton kernels of the mLSTM cell: states between chunks, hidden states, and the gradients of both.
+"""Triton kernels of the mLSTM cell that treat all chunks at once, for heads of any size; the parts that all kernels share.
 
 Every kernel handles both time directions: a program of direction 1 walks the same memory backward, so all formulas are
 written in logical time. Tensors are contiguous; equations and names are those of README.md.
@@ -84,44 +84,9 @@ def _head(r_b, h, B, S, H, E: tl.constexpr):
 
 
 @triton.jit
-def states_kernel(
-    k_ptr, v_ptr, i_ptr, f_ptr, memory_ptr, norm_ptr, start_ptr, B, S, H, N,
-    v_directions: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Memory (E, E), normaliser (E,) and log scale that chunks 1 to N - 1 start from."""
-    tiles = tl.cdiv(E, BE)
-    e0 = (tl.program_id(0) // tiles) * BE
-    f0 = (tl.program_id(0) % tiles) * BE
-    h, r_b = tl.program_id(1), tl.program_id(2)
-    r = r_b // B
-    base, gate_base, head = _head(r_b, h, B, S, H, E)
-    v_base = base if v_directions == 2 else (r_b % B).to(tl.int64) * S * H * E + h * E
-    e = e0 + tl.arange(0, BE)
-    f = f0 + tl.arange(0, BE)
-
-    memory = tl.zeros((BE, BE), ACC)
-    norm = tl.zeros((BE,), ACC)
-    start = tl.full((), NEVER, ACC)
-    for n in range(N - 1):
-        rows, ok = _rows(n, r, S, L)
-        k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-        v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
-        fade, write, _logit = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
-        last = tl.min(fade, 0)
-        top = tl.maximum(start, tl.max(write, 0))
-        written = k.to(ACC) * tl.exp(write - top)[:, None]
-        keep = tl.exp(start - top)
-        memory = _dot(tl.trans(written.to(k.dtype)), v, memory * keep, PRECISION)
-        norm = norm * keep + tl.sum(written, 0)
-        start = last + top
-        slot = head * (N - 1) + n
-        mask = (e < E)[:, None] & (f < E)[None, :]
-        tl.store(memory_ptr + slot * E * E + e[:, None] * E + f[None, :], memory.to(memory_ptr.dtype.element_ty), mask)
-        if f0 == 0:
-            tl.store(norm_ptr + slot * E + e, norm, e < E)
-        if tl.program_id(0) == 0:
-            tl.store(start_ptr + slot, start)
+def _overlap_grad(rho, overlap, inverse, floor):
+    """Gradient with respect to the overlap, from rho = dh.h; zero where the floor exp(-m) was the larger."""
+    return tl.where(tl.abs(overlap) > floor, tl.where(overlap > 0.0, -rho, rho), 0.0) * inverse
 
 
 @triton.jit
@@ -168,68 +133,11 @@ def hidden_kernel(
             if n > 0:
                 for e0 in tl.static_range(0, E, BE):
                     q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
-                    memory = _load_state(memory_ptr + slot * E * E, e0, f0, E, BE)
+                    memory = _load_state(memory_ptr + slot * E * E, e0, f0, E, BE).to(q.dtype)
                     out = _dot(q, memory, out, PRECISION)
                 out = out * carried[:, None]
         out = _dot(weight.to(v.dtype), v, out, PRECISION) / denominator[:, None]
         _store(h_ptr + base, out, rows, ok, H * E, f0, E, BE)
-
-
-@triton.jit
-def _overlap_grad(rho, overlap, denominator, floor):
-    """Gradient with respect to the overlap, from rho = dh.h; zero where the floor exp(-m) was the larger."""
-    return tl.where(tl.abs(overlap) > floor, tl.where(overlap > 0.0, -rho, rho), 0.0) / denominator
-
-
-@triton.jit
-def states_grad_kernel(
-    q_ptr, i_ptr, f_ptr, start_ptr, h_ptr, overlap_ptr, dh_ptr, dmemory_ptr, dnorm_ptr, doverlap_ptr, B, S, H, N,
-    scale: tl.constexpr, eps: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Gradients with respect to the states that chunks 1 to N - 1 start from, and to every overlap."""
-    tiles = tl.cdiv(E, BE)
-    e0 = (tl.program_id(0) // tiles) * BE
-    f0 = (tl.program_id(0) % tiles) * BE
-    h, r_b = tl.program_id(1), tl.program_id(2)
-    r = r_b // B
-    base, gate_base, head = _head(r_b, h, B, S, H, E)
-    e = e0 + tl.arange(0, BE)
-    f = f0 + tl.arange(0, BE)
-
-    dmemory = tl.zeros((BE, BE), ACC)
-    dnorm = tl.zeros((BE,), ACC)
-    for step in range(N):
-        n = N - 1 - step
-        slot = head * (N - 1) + n - 1
-        rows, ok = _rows(n, r, S, L)
-        q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
-        dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
-        fade, write, _logit = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
-        start = tl.load(start_ptr + slot, mask=n > 0, other=NEVER)
-        top = tl.maximum(start, tl.associative_scan(write, 0, _larger))
-        overlap = tl.load(overlap_ptr + gate_base + rows * H, mask=ok, other=0.0)
-        floor = tl.exp(-(fade + top))
-        denominator = tl.maximum(tl.abs(overlap), floor) + eps
-        carried = tl.exp(start - top) * scale
-        keep = tl.exp(start - tl.max(top, 0))
-        read = q.to(ACC) * (carried / denominator)[:, None]
-        dmemory = _dot(tl.trans(read.to(q.dtype)), dh, dmemory * keep, PRECISION)
-        if f0 == 0:
-            rho = tl.zeros((L,), ACC)
-            for g0 in tl.static_range(0, E, BE):
-                dh_g = _load(dh_ptr + base, rows, ok, H * E, g0, E, BE)
-                rho += tl.sum(dh_g.to(ACC) * _load(h_ptr + base, rows, ok, H * E, g0, E, BE).to(ACC), 1)
-            doverlap = _overlap_grad(rho, overlap, denominator, floor)
-            dnorm = dnorm * keep + tl.sum(q.to(ACC) * (carried * doverlap)[:, None], 0)
-            if e0 == 0:
-                tl.store(doverlap_ptr + gate_base + rows * H, doverlap, ok)
-        if n > 0:
-            mask = (e < E)[:, None] & (f < E)[None, :]
-            tile = dmemory_ptr + slot * E * E + e[:, None] * E + f[None, :]
-            tl.store(tile, dmemory.to(dmemory_ptr.dtype.element_ty), mask)
-            if f0 == 0:
-                tl.store(dnorm_ptr + slot * E + e, dnorm, e < E)
 
 
 @triton.jit
@@ -275,7 +183,7 @@ def grad_kernel(
     denominator = tl.maximum(tl.abs(overlap), floor) + eps
     if ONE_CHUNK:
         rho = tl.sum(weight * dweight, 1) / denominator
-        doverlap = _overlap_grad(rho, overlap, denominator, floor)
+        doverlap = _overlap_grad(rho, overlap, 1.0 / denominator, floor)
     else:
         doverlap = tl.load(doverlap_ptr + gate_base + rows * H, mask=ok, other=0.0)
     dweight = dweight / denominator[:, None] + doverlap[:, None]
@@ -290,7 +198,7 @@ def grad_kernel(
             if n < N - 1:
                 for e0 in tl.static_range(0, E, BE):
                     k = _load(k_ptr, rows, ok, H * E, e0, E, BE)
-                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
+                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE).to(q_ptr.dtype.element_ty)
                     dv = _dot(k, dmemory, dv, PRECISION)
                 dv = dv * written[:, None]
         dh = _load(dh_ptr, rows, ok, H * E, f0, E, BE)
@@ -308,7 +216,7 @@ def grad_kernel(
             if n > 0:
                 for f0 in tl.static_range(0, E, BE):
                     dh = _load(dh_ptr, rows, ok, H * E, f0, E, BE)
-                    memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
+                    memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE).to(q_ptr.dtype.element_ty)
                     dq = _dot(dh, tl.trans(memory), dq, PRECISION)
                 norm = _load_norm(norm_ptr + before * E, e0, E, BE, ACC)
                 dq = (dq / denominator[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
@@ -320,10 +228,10 @@ def grad_kernel(
             if n < N - 1:
                 for f0 in tl.static_range(0, E, BE):
                     v = _load(v_ptr, rows, ok, H * E, f0, E, BE)
-                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
+                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE).to(q_ptr.dtype.element_ty)
                     dk = _dot(v, tl.trans(dmemory), dk, PRECISION)
                     if n > 0:
-                        memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
+                        memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE).to(q_ptr.dtype.element_ty)
                         across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
                 dnorm = _load_norm(dnorm_ptr + after * E, e0, E, BE, ACC)
                 dk = (dk + dnorm[None, :]) * written[:, None]

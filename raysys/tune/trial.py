@@ -1,0 +1,70 @@
+"""One trial of a sweep: the training loop with some keys replaced, judged at every report."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray import tune
+from ray.train.torch import TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from raysys.cluster import configure_logging
+from raysys.config import RunConfig
+from raysys.train.data import TrainingData
+from raysys.train.driver import scaling
+from raysys.train.loop import train
+from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
+from raysys.tune.objective import judge
+
+
+class JudgingReporter:
+    """Adds objective, health and reason to what the loop reports."""
+
+    def __init__(self, reporter: Reporter, config: RunConfig):
+        self._reporter, self._config = reporter, config
+        self.latest_checkpoint = reporter.latest_checkpoint
+
+    def report(self, metrics: Metrics, save: Callable[[Path], None]) -> None:
+        self._reporter.report(metrics | judge(metrics, self._config), save)
+
+
+def single_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]) -> None:
+    """Trains one trial in the process of its Tune function: about a second to start."""
+    _train(tuned, config, data, record, rank=0, world=1, reporter=TuneReporter(), log_folder=Path.cwd())
+
+
+def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]) -> None:
+    """Trains one trial as a Ray Train run of several workers; Ray's dashboard must be on, or stopped trials leak."""
+    trial = tune.get_context().get_trial_id()
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_workers=config.search.workers_per_trial))
+    TorchTrainer(
+        _train_worker,
+        train_loop_config={"tuned": tuned, "config": config, "data": data, "record": record},
+        scaling_config=scaling(config),
+        run_config=ray.train.RunConfig(
+            name=f"train-{trial}",
+            storage_path=f"{config.storage}/{config.name}/workers",
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=config.search.max_failures, controller_failure_limit=5),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+            callbacks=[TuneReportCallback()],
+        ),
+    ).fit()
+
+
+def _train_worker(args: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    _train(**args, rank=context.get_world_rank(), world=context.get_world_size(), reporter=TrainReporter(), log_folder=None)
+
+
+def _train(tuned, config: RunConfig, data: TrainingData, record, *, rank: int, world: int, reporter, log_folder) -> None:
+    configure_logging()
+    config = config.override(tuned)
+    if config.train.seed != data.plan.seed:
+        data = dataclasses.replace(data, plan=dataclasses.replace(data.plan, seed=config.train.seed))
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    reporter = JudgingReporter(reporter, config)
+    train(config, data, rank=rank, world=world, device=device, reporter=reporter, record=record, log_folder=log_folder)
