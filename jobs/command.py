@@ -24,14 +24,16 @@ class Options:
     """Print the resolved configuration, shapes, parameters and memory, and do nothing."""
 
 
-def parse(doc: str | None, options: type[Any] = Options, argv: list[str] | None = None) -> tuple[RunConfig, Any]:
+def parse(
+    doc: str | None, options: type[Any] = Options, argv: list[str] | None = None, preset: str = "base"
+) -> tuple[RunConfig, Any]:
     """Returns the configuration and the job's options: `JOB [PRESET] [--optim.lr 3e-4 ...] [--dry-run]`.
 
     Exits with a message that names the key and the nearest known one when an argument is unknown.
     """
     configure_logging()
     argv = list(sys.argv[1:] if argv is None else argv)
-    base = _start(argv)
+    base = _start(argv, preset)
     wrapped = dataclasses.make_dataclass(
         "Arguments",
         [
@@ -40,21 +42,29 @@ def parse(doc: str | None, options: type[Any] = Options, argv: list[str] | None 
         ],
     )
     try:
-        arguments = tyro.cli(wrapped, args=argv, description=f"{doc or ''}\nPresets: {', '.join(PRESETS)} (first argument, default base).")
+        arguments = tyro.cli(
+            wrapped,
+            args=argv,
+            description=f"{doc or ''}\nPresets: {', '.join(PRESETS)} (first argument, default {preset}).",
+        )
     except ValueError as error:  # a check of the configuration itself
         raise SystemExit(f"error: {error}") from error
     return arguments.config, arguments.options
 
 
-def _start(argv: list[str]) -> RunConfig:
+def _start(argv: list[str], preset: str) -> RunConfig:
     """The configuration that overrides start from; takes a preset's name off the arguments."""
     for i, word in enumerate(argv):
         if word in ("--from-run", "--from_run") and i + 1 < len(argv):
             return read_config(argv[i + 1])
         if word.startswith(("--from-run=", "--from_run=")):
             return read_config(word.split("=", 1)[1])
-    name = argv.pop(0) if argv and not argv[0].startswith("-") else "base"
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else preset
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
-        raise SystemExit(f"error: unknown preset {name!r}" + (f": did you mean {near[0]!r}?" if near else "") + f" (known: {', '.join(PRESETS)})")
+        raise SystemExit(
+            f"error: unknown preset {name!r}"
+            + (f": did you mean {near[0]!r}?" if near else "")
+            + f" (known: {', '.join(PRESETS)})"
+        )
     return PRESETS[name]()

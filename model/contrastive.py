@@ -142,7 +142,8 @@ def top1_tie(positive: Tensor, negatives: Negatives, duplicates: Tensor) -> Tens
     """Returns the tie-aware accuracy of every anchor (B, M), comparable between all settings of the loss.
 
     1[no negative strictly better] / (1 + negatives with the positive's code). Duplicates are not taken out: guessing among
-    equal codes is worth its chance, and a collapsed codebook scores exactly 1 / (K + 1).
+    equal codes is worth its chance, and a collapsed codebook scores exactly 1 / (K + 1). An untrained context over
+    distinct codes scores a little more, 1 / (1 + different frames among the K draws).
     """
     scores, weights = negatives
     beaten = ((scores > positive[..., None]) & (weights > 0) & ~duplicates).any(dim=-1)

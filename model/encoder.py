@@ -19,9 +19,7 @@ class WaveformEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, num_components: int = 3):
         super().__init__()
         widths = [num_components] + [config.width] * config.num_layers
-        self.convs = nn.ModuleList(
-            nn.Conv1d(i, o, config.kernel, config.stride) for i, o in pairwise(widths)
-        )
+        self.convs = nn.ModuleList(nn.Conv1d(i, o, config.kernel, config.stride) for i, o in pairwise(widths))
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in self.convs)
         self.final_norm = nn.LayerNorm(config.width)
 

@@ -19,19 +19,25 @@ def standardize(waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
 
     Args:
         waveform: (B, C, T), any unit; float64 is read in float64, everything else in float32.
-        num_valid: (B,) samples before the padding, or None where windows are full. The padding has no part in
-            mean and deviation, and is exactly zero in the result.
+        num_valid: (B,) samples before the padding, or None where windows are full.
+
+    The padding, and samples that are NaN or infinite, have no part in mean and deviation, and are exactly zero in the
+    result.
     """
     x = waveform if waveform.dtype == torch.float64 else waveform.float()
-    if num_valid is None:
-        inside, count = x.new_ones(()), x.shape[-1]
-    else:
-        inside = valid_samples(num_valid, x.shape[-1])
-        count = num_valid.view(-1, 1, 1).clamp_min(1)
-        x = x.masked_fill(~inside, 0)
+    inside = x.isfinite()
+    if num_valid is not None:
+        inside = inside & valid_samples(num_valid, x.shape[-1])
+    count = inside.sum(dim=-1, keepdim=True).clamp_min(1)
+    x = torch.where(inside, x, 0)
     peak = x.abs().amax(dim=-1, keepdim=True)
     x = x / torch.where(peak > 0, peak, 1)
     x = (x - x.sum(dim=-1, keepdim=True) / count) * inside
     std = ((x * x).sum(dim=-1, keepdim=True) / count).sqrt()
     alive = std > 4 * torch.finfo(x.dtype).eps
     return torch.where(alive, x / torch.where(alive, std, 1), 0).float()
+
+
+def live_windows(standardized: Tensor) -> Tensor:
+    """Returns which windows (B,) of a standardised waveform (B, C, T) hold any signal at all."""
+    return (standardized != 0).flatten(1).any(dim=1)

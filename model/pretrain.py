@@ -96,8 +96,8 @@ class PretrainModel(nn.Module):
     """Contrastive prediction of the quantised features of masked frames (Baevski et al. 2020, wav2vec 2.0).
 
     One pass of the encoder gives both the targets, quantised, and the input of the backbone, masked. Temperature,
-    number of negatives, weight of the diversity and Gumbel temperature are 0-dim tensors: schedules and searches that
-    change them recompile nothing.
+    number of negatives (at most the configured one), weight of the diversity and Gumbel temperature are 0-dim tensors:
+    schedules and searches that change them recompile nothing.
     """
 
     def __init__(self, model: ModelConfig, mask: MaskConfig, loss: LossConfig):

@@ -47,7 +47,13 @@ def demo() -> RunConfig:
         data=DataConfig(datasets=("all",), reader="ray", block_rows=256, blocks_per_task=2),
         optim=OptimConfig(lr=3e-3),
         train=TrainConfig(
-            batch_size=8, max_steps=300, num_workers=2, cpus_per_worker=0.5, device="cpu", validate_every=100, val_windows=128
+            batch_size=8,
+            max_steps=300,
+            num_workers=2,
+            cpus_per_worker=0.5,
+            device="cpu",
+            validate_every=100,
+            val_windows=128,
         ),
         probe=ProbeConfig(fit_windows=256, score_windows=128),
         search=SearchConfig(
@@ -80,7 +86,14 @@ def smoke() -> RunConfig:
         loss=LossConfig(num_negatives=8),
         data=DataConfig(datasets=("all",), block_rows=32, blocks_per_task=2),
         train=TrainConfig(
-            batch_size=4, max_steps=8, num_workers=1, cpus_per_worker=0.5, device="cpu", validate_every=4, val_windows=16, log_every=2
+            batch_size=4,
+            max_steps=8,
+            num_workers=1,
+            cpus_per_worker=0.5,
+            device="cpu",
+            validate_every=4,
+            val_windows=16,
+            log_every=2,
         ),
         probe=ProbeConfig(fit_windows=32, score_windows=16),
         search=SearchConfig(num_trials=4, gpus_per_trial=0, rungs_per_budget=4, reduction_factor=2),

@@ -50,7 +50,9 @@ def write_run(directory: str, config: RunConfig, record: dict[str, Any]) -> None
     changed = differences(read_config(directory), config)
     if changed:
         lines = "\n".join(f"  {key}: {old!r} -> {new!r}" for key, (old, new) in changed.items())
-        raise ValueError(f"{directory} holds a run with another configuration:\n{lines}\nGive this run a new --name, or repeat the old values.")
+        raise ValueError(
+            f"{directory} holds a run with another configuration:\n{lines}\nGive this run a new --name, or repeat the old values."
+        )
     with fs.open(f"{path}/record.json") as stream:
         before = json.load(stream)["data_fingerprint"]
     if before != record["data_fingerprint"]:

@@ -79,7 +79,9 @@ def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
             else:
                 near = difflib.get_close_matches(one, [*EIGHT, *found], n=1, cutoff=0.4)
                 hint = f": did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"data.datasets: unknown data set {one!r}{hint} (known: {', '.join(EIGHT)}, all8, all)")
+                raise ValueError(
+                    f"data.datasets: unknown data set {one!r}{hint} (known: {', '.join(EIGHT)}, all8, all)"
+                )
     return out
 
 

@@ -24,7 +24,9 @@ def load_corpus(config: DataConfig) -> pa.Table:
     """
     sources = resolve(config.datasets, config.root)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        tables = list(pool.map(lambda item: load_index(item[1], item[0], config.cache, config.split_seed), sources.items()))
+        tables = list(
+            pool.map(lambda item: load_index(item[1], item[0], config.cache, config.split_seed), sources.items())
+        )
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables]).combine_chunks()
 
 

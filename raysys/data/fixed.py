@@ -78,10 +78,11 @@ def _is_noise(table: pa.Table) -> np.ndarray:
 
 
 def _starts(traces: Traces, rows: np.ndarray, window: int, rng) -> np.ndarray:
-    """First samples: a random place, but one that holds the first pick where there is a pick."""
+    """First samples: a random place, but one that holds a pick where there is one, P and S in turn."""
     room = np.maximum(0, traces.output_samples(rows) - window)
     draw = rng.random(len(rows))
-    pick = np.fmin(traces.p_s[rows], traces.s_s[rows]) * RATE_HZ
+    p, s = traces.p_s[rows] * RATE_HZ, traces.s_s[rows] * RATE_HZ
+    pick = np.where(np.isnan(s) | (~np.isnan(p) & (rng.random(len(rows)) < 0.5)), p, s)
     low = np.clip(np.nan_to_num(pick - (1 - _MARGIN) * window, nan=0.0), 0, room)
     high = np.clip(np.nan_to_num(pick - _MARGIN * window, nan=np.inf), low, room)
     return np.floor(low + draw * (high - low)).astype(np.int64)

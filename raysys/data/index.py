@@ -22,7 +22,7 @@ from raysys.data.seisbench_format import read_chunk
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of the schema; a cached index of another version is built again."""
 
 SCHEMA = pa.schema(
@@ -52,6 +52,7 @@ SCHEMA = pa.schema(
         ("origin_time", pa.string()),
         ("latitude", pa.float64()),
         ("longitude", pa.float64()),
+        ("flags", pa.int32()),  # of raysys.data.quality; 0 where nobody has looked at the samples
     ]
 )
 """Components are in stored order; identity of a trace is (dataset, chunk, trace_name)."""
@@ -144,7 +145,10 @@ def _build(folder: str, name: str, chunks: list[str], split_seed: int) -> tuple[
     if not len(table):
         raise ValueError(f"{folder}: no usable trace ({dict(dropped) or 'the metadata is empty'})")
     table = assign_missing_split(table, name, split_seed)
-    order = pc.sort_indices(table, sort_keys=[("file", "ascending"), ("offset", "ascending"), ("node", "ascending"), ("node_row", "ascending")])
+    order = pc.sort_indices(
+        table,
+        sort_keys=[("file", "ascending"), ("offset", "ascending"), ("node", "ascending"), ("node_row", "ascending")],
+    )
     log.info("%s: indexed %d traces", name, len(table))
     return table.take(order), dict(dropped)
 

@@ -48,9 +48,13 @@ def read_chunk(folder: str, name: str, chunk: str) -> tuple[pa.Table, Counter, d
     columns["components"] = order
     columns |= _picks(metadata, columns["rate_hz"])
     columns["station"] = np.array(
-        [".".join(part for part in pair if part) for pair in zip(columns.pop("network"), columns["station"], strict=True)],
+        [
+            ".".join(part for part in pair if part)
+            for pair in zip(columns.pop("network"), columns["station"], strict=True)
+        ],
         dtype=object,
     )
+    columns["flags"] = np.zeros(n, np.int32)
     columns["dataset"], columns["chunk"] = np.full(n, name, object), np.full(n, chunk, object)
     columns["trace_name"] = np.array(metadata["trace_name"].to_pylist(), dtype=object)
     columns["file"] = np.full(n, waveforms, object)
@@ -69,7 +73,8 @@ def _read_csv(fs, path: str) -> pa.Table:
         raise ValueError(f"{path}: no column trace_name, so this is no SeisBench metadata file")
     options = pyarrow.csv.ConvertOptions(
         include_columns=present,
-        column_types={c: pa.string() for c in present if c in text} | {c: pa.float64() for c in present if c not in text},
+        column_types={c: pa.string() for c in present if c in text}
+        | {c: pa.float64() for c in present if c not in text},
         null_values=["", "nan", "NaN", "None", "NA"],
         strings_can_be_null=True,
     )
@@ -152,7 +157,7 @@ def _locate(fs, path: str, shown: str, names: list[str]) -> tuple[dict[str, np.n
             size = fs.size(path)
             unique, inverse = np.unique(nodes.astype(str), return_inverse=True)
             by_node = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
-            for node, rows in zip(unique, by_node, strict=True):
+            for node, rows in zip(unique, by_node, strict=False):  # without rows there is one empty group
                 if node in file["data"]:
                     _place(out, rows, file["data"][node], row[rows], components[rows], samples[rows], size)
     except (OSError, KeyError, RuntimeError) as error:
@@ -186,7 +191,7 @@ def _place(out, rows, dataset, row, components, samples, size) -> None:
 
 def _data_format(file: h5py.File, shown: str) -> dict:
     """Defaults that the file states for all its traces."""
-    group = file["data_format"] if "data_format" in file else {}
+    group = file.get("data_format", {})
 
     def value(key, default):
         if key not in group:

@@ -69,7 +69,15 @@ class WaitClock:
 
 
 def ray_batches(
-    traces_ref, plan: Plan, config: DataConfig, window: int, worker: Worker, position: int, steps: int, *, pin: bool = False
+    traces_ref,
+    plan: Plan,
+    config: DataConfig,
+    window: int,
+    worker: Worker,
+    position: int,
+    steps: int,
+    *,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """Yields `steps` batches from `position` on, read by Ray Data tasks anywhere in the cluster.
 
@@ -93,14 +101,24 @@ def ray_batches(
             position, first, min(segment, steps - first), rank=worker.rank, world=worker.world, batch=worker.batch
         )
         source = WindowDatasource(
-            traces_ref, plan, epochs, visits, window=window, block_rows=block_rows, blocks_per_task=config.blocks_per_task
+            traces_ref,
+            plan,
+            epochs,
+            visits,
+            window=window,
+            block_rows=block_rows,
+            blocks_per_task=config.blocks_per_task,
         )
         dataset = ray.data.read_datasource(source, override_num_blocks=source.num_tasks)
         dataset.set_name(f"windows-rank{worker.rank}")
         dataset.context.enable_progress_bars = False
         dataset.context.execution_options = _execution_options(worker.world)
         batches = dataset.iterator().iter_torch_batches(
-            batch_size=worker.batch, prefetch_batches=config.prefetch_batches, device="cpu", drop_last=True, pin_memory=pin
+            batch_size=worker.batch,
+            prefetch_batches=config.prefetch_batches,
+            device="cpu",
+            drop_last=True,
+            pin_memory=pin,
         )
         for columns in batches:
             yield Batch(*(columns[name] for name in Batch._fields))
@@ -114,7 +132,15 @@ def _execution_options(world: int) -> ExecutionOptions:
 
 
 def process_batches(
-    traces: Traces, plan: Plan, config: DataConfig, window: int, worker: Worker, position: int, steps: int, *, pin: bool = False
+    traces: Traces,
+    plan: Plan,
+    config: DataConfig,
+    window: int,
+    worker: Worker,
+    position: int,
+    steps: int,
+    *,
+    pin: bool = False,
 ) -> Iterator[Batch]:
     """Yields the batches of `ray_batches`, read ahead by one thread of this process."""
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import fsspec
 import h5py
@@ -200,9 +200,13 @@ def _fetch_remote(traces: Traces, ids: Sequence[int]) -> dict[int, bytes]:
     for file, members in by_file.items():
         fs, path = fsspec.core.url_to_fs(file)
         first = [int(traces.offset[i]) for i in members]
-        size = [int(traces.num_components[i]) * int(traces.stride[i]) * traces.dtypes[traces.dtype[i]].itemsize for i in members]
-        ranges = [path] * len(members), first, [a + b for a, b in zip(first, size, strict=True)]
-        out |= dict(zip(members, _with_retries(lambda: fs.cat_ranges(*ranges, on_error="raise"), file), strict=True))
+        size = [
+            int(traces.num_components[i]) * int(traces.stride[i]) * traces.dtypes[traces.dtype[i]].itemsize
+            for i in members
+        ]
+        last = [a + b for a, b in zip(first, size, strict=True)]
+        read = partial(fs.cat_ranges, [path] * len(members), first, last, on_error="raise")
+        out |= dict(zip(members, _with_retries(read, file), strict=True))
     return out
 
 

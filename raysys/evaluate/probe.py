@@ -73,7 +73,11 @@ def probe_scores(
 
 def _moments(encode, width: int, windows: FixedWindows, config: ProbeConfig, batch: int):
     """Class-balanced mean of x x^T, (width + 1, width + 1), and of x by class, (width + 1, 3), over all ranks."""
-    gram, total, count = torch.zeros(3, width + 1, width + 1, dtype=torch.float64), torch.zeros(3, width + 1, dtype=torch.float64), torch.zeros(3)
+    gram, total, count = (
+        torch.zeros(3, width + 1, width + 1, dtype=torch.float64),
+        torch.zeros(3, width + 1, dtype=torch.float64),
+        torch.zeros(3),
+    )
     for features, frame_class in _features(encode, windows, config, batch):
         x = _with_bias(features)
         for c in (NOISE, P, S):
@@ -90,7 +94,7 @@ def _features(encode, windows: FixedWindows, config: ProbeConfig, batch: int):
     for start in range(0, len(windows), batch):
         part = windows.take(slice(start, start + batch))
         with torch.no_grad():
-            features = encode(torch.from_numpy(part.waveform), torch.from_numpy(part.num_valid))
+            features = encode(torch.tensor(part.waveform), torch.tensor(part.num_valid))
         labels = frame_labels(part, features.shape[1], config.tolerance_s)
         used = labels != IGNORED
         if used.any():
@@ -117,7 +121,9 @@ def _all_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _gather(predicted: list, labels: list) -> tuple[np.ndarray, np.ndarray]:
-    mine = (np.concatenate(predicted), np.concatenate(labels)) if predicted else (np.zeros((0, 3)), np.zeros(0, np.int8))
+    mine = (
+        (np.concatenate(predicted), np.concatenate(labels)) if predicted else (np.zeros((0, 3)), np.zeros(0, np.int8))
+    )
     if not (dist.is_available() and dist.is_initialized()):
         return mine
     parts: list = [None] * dist.get_world_size()

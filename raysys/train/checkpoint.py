@@ -54,7 +54,9 @@ def load_checkpoint(
     """
     missing, unexpected = model.load_state_dict(load_file(directory / "model.safetensors"), strict=False)
     if missing or unexpected:
-        raise ValueError(f"{directory}: missing weights {missing}, unknown weights {unexpected}: another model wrote this")
+        raise ValueError(
+            f"{directory}: missing weights {missing}, unknown weights {unexpected}: another model wrote this"
+        )
     parameters = dict(model.named_parameters())
     guard = {}
     for key, value in load_file(directory / "optim.safetensors").items():

@@ -23,7 +23,9 @@ def describe(config: RunConfig) -> str:
     lines.append(f"  masked frames: {masked} of {config.model.num_frames}; negatives: {config.loss.num_negatives}")
     lines += ["", "parameters:"]
     total = sum(p.numel() for p in model.parameters())
-    parts = {name: child for name, child in model.named_children() if name != "backbone"} | dict(model.backbone.named_children())
+    parts = {name: child for name, child in model.named_children() if name != "backbone"} | dict(
+        model.backbone.named_children()
+    )
     for name, part in parts.items():
         lines.append(f"  {name:12s} {sum(p.numel() for p in part.parameters()):>12,}")
     lines.append(f"  {'total':12s} {total:>12,}")

@@ -12,7 +12,7 @@ from raysys.cluster import configure_logging, connect
 from raysys.config import RunConfig
 from raysys.record import run_record, write_run
 from raysys.train.data import prepare_training_data
-from raysys.train.loop import train
+from raysys.train.loop import Trainer
 from raysys.train.reporter import TrainReporter
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
     """Runs the loop in one Ray Train worker."""
     configure_logging()
     context = ray.train.get_context()
-    return train(
+    return Trainer(
         args["config"],
         args["data"],
         rank=context.get_world_rank(),
@@ -65,7 +65,7 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
         reporter=TrainReporter(),
         record=args["record"],
         log_folder=Path(args["log_folder"]) if args["log_folder"] and context.get_world_rank() == 0 else None,
-    )
+    ).run()
 
 
 def scaling(config: RunConfig) -> ray.train.ScalingConfig:

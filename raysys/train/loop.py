@@ -1,7 +1,9 @@
 """The training loop of one worker: stream, step, look, report. Ray Train and Ray Tune run the same one."""
 
-import contextlib
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.pretrain import Losses, PretrainModel
 from raysys.config import RunConfig
-from raysys.data.stream import Worker, WaitClock, process_batches, ray_batches, to_device
+from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_batches, to_device
 from raysys.train.checkpoint import load_checkpoint, save_checkpoint
 from raysys.train.data import TrainingData
 from raysys.train.metrics import RunLog
 from raysys.train.optim import StepGuard, build_optimizer, lr_factor, set_lr
 from raysys.train.reporter import Reporter
 from raysys.train.validate import validate
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +45,8 @@ class Budget:
         return cls(windows=total, between_validations=max(1, min(total, round(every))), full_batch=full)
 
 
-def train(
-    config: RunConfig,
-    data: TrainingData,
-    *,
-    rank: int,
-    world: int,
-    device: torch.device,
-    reporter: Reporter,
-    record: dict[str, Any],
-    log_folder: Path | None,
-) -> dict[str, Any]:
-    """Returns the metrics of the last validation, after training from the newest checkpoint to the end of the budget.
+class Trainer:
+    """One worker of one run, from the newest checkpoint to the end of the budget.
 
     Everything random in a step is a function of (seed, step, rank), everything scheduled of the windows done, and the
     data of their position: so a resumed run goes on exactly as it would have.
@@ -67,85 +61,136 @@ def train(
         record: goes into every checkpoint.
         log_folder: gets TensorBoard events and metrics.jsonl; None on other ranks.
     """
-    worker = Worker(rank, world, config.train.batch_size)
-    budget = Budget.of(config, data.plan.epoch_windows)
-    torch.manual_seed(config.train.seed)  # the same initial weights on every rank
-    model = PretrainModel(config.model, config.mask, config.loss).to(device)
-    optimizer = build_optimizer(model, config.optim, device)
-    guard = StepGuard(device)
-    step, windows = 0, 0
-    with reporter.latest_checkpoint() as folder:
-        if folder is not None:
-            tensors, state = load_checkpoint(folder, model, optimizer)
-            guard.load(tensors)
-            step, windows = state["step"], state["windows"]
-    wrapped, clock = _wrap(model, world, config), WaitClock()
-    per_step = worker.global_batch * config.optim.accumulate
-    steps_left = math.ceil(max(0, budget.windows - windows) / per_step)
-    batches = _stream(config, data, worker, windows, steps_left * config.optim.accumulate, device, clock)
-    run_log = RunLog(log_folder, step + steps_left)
-    # With fewer workers than planned the global batch shrinks; the learning rate follows its square root.
-    lr_scale = math.sqrt(per_step / budget.full_batch)
-    metrics: dict[str, Any] = {}
-    for step in range(step + 1, step + 1 + steps_left):
-        model.train()
-        model.set_schedule(windows / budget.windows)
-        factor = lr_factor((windows + per_step) / budget.windows, config.optim.warmup) * lr_scale
-        set_lr(optimizer, factor)
-        torch.manual_seed(_step_seed(config.train.seed, step, rank))
-        losses = _forward_backward(wrapped, batches, config, device)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip, foreach=True)
-        guard.step(optimizer, norm)
-        optimizer.zero_grad(set_to_none=True)
-        before, windows = windows, min(budget.windows, windows + per_step)
-        run_log.add(_scalars(losses) | {"train/grad_norm": norm})
-        last = windows >= budget.windows
-        if step % config.train.log_every == 0 or last:
-            extra = {"optim/lr": factor * config.optim.lr, "train/skipped_steps": guard.skipped.item(), "train/windows": windows}
-            metrics = run_log.flush(step, windows, clock.seconds, extra)
-            _stop_if_broken(guard, config, step)
-        if last or windows // budget.between_validations > before // budget.between_validations:
-            seen = validate(model, config, data, rank, world, device)
-            run_log.histogram("codebook/usage", seen.pop("counts"), step)
-            run_log.write(seen, step)
-            state = {"step": step, "windows": windows, "epoch": windows / data.plan.epoch_windows}
-            metrics = metrics | seen | state
 
-            def save(folder: Path, state=state) -> None:
-                save_checkpoint(folder, model, optimizer, guard.state(), state, config, record)
+    def __init__(
+        self,
+        config: RunConfig,
+        data: TrainingData,
+        *,
+        rank: int,
+        world: int,
+        device: torch.device,
+        reporter: Reporter,
+        record: dict[str, Any],
+        log_folder: Path | None,
+    ):
+        self.config, self.data, self.device, self.reporter, self.record = config, data, device, reporter, record
+        self.worker = Worker(rank, world, config.train.batch_size)
+        self.budget = Budget.of(config, data.plan.epoch_windows)
+        torch.set_float32_matmul_precision("high")  # TF32 is enough for the products of the loss
+        torch.manual_seed(config.train.seed)  # the same initial weights on every rank
+        self.model = PretrainModel(config.model, config.mask, config.loss).to(device)
+        self.optimizer = build_optimizer(self.model, config.optim, device)
+        self.guard = StepGuard(device)
+        self.step, self.windows = 0, 0
+        self._restore()
+        self.wrapped = _wrap(self.model, world, config)
+        self.step_windows = self.worker.global_batch * config.optim.accumulate
+        self.steps_left = math.ceil(max(0, self.budget.windows - self.windows) / self.step_windows)
+        # With fewer workers than planned the global batch shrinks; the learning rate follows its square root.
+        self.lr_scale = math.sqrt(self.step_windows / self.budget.full_batch)
+        self.clock = WaitClock()
+        self.log = RunLog(log_folder, self.step + self.steps_left)
 
-            reporter.report(metrics, save)
-    run_log.close()
-    return metrics
+    def run(self) -> dict[str, Any]:
+        """Returns the metrics of the last validation."""
+        metrics: dict[str, Any] = {}
+        if self.step == 0:
+            self._validate()  # what an untrained model scores
+        batches = self._batches()
+        for _ in range(self.steps_left):
+            before = self.windows
+            self._train_step(batches)
+            last = self.windows >= self.budget.windows
+            if last or self.step % self.config.train.log_every == 0:
+                metrics = self._flush()
+            if last or self.windows // self.budget.between_validations > before // self.budget.between_validations:
+                metrics = metrics | self._validate() | self._state()
+                self.reporter.report(metrics, self._save)
+        self.log.close()
+        return metrics
 
+    def _train_step(self, batches: Iterator[Batch]) -> None:
+        self.model.train()
+        self.model.set_schedule(self.windows / self.budget.windows)
+        set_lr(self.optimizer, self._lr_factor())
+        torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
+        accumulate = self.config.optim.accumulate
+        for micro in range(accumulate):
+            batch = next(batches)
+            waits = micro < accumulate - 1 and isinstance(self.wrapped, DistributedDataParallel)
+            with self.wrapped.no_sync() if waits else nullcontext(), autocast(self.config, self.device):
+                losses = self.wrapped(batch.waveform, batch.num_valid)
+                (losses.total / accumulate).backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip, foreach=True)
+        self.guard.step(self.optimizer, norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step, self.windows = self.step + 1, min(self.budget.windows, self.windows + self.step_windows)
+        self.log.add(_scalars(losses) | {"train/grad_norm": norm})
 
-def _stream(config: RunConfig, data: TrainingData, worker: Worker, position: int, steps: int, device, clock: WaitClock):
-    pin = device.type == "cuda"
-    arguments = (data.plan, config.data, config.model.window_samples, worker, position, steps)
-    if config.data.reader == "ray":
-        batches = ray_batches(data.traces, *arguments, pin=pin)
-    else:
-        batches = process_batches(data.get("traces"), *arguments, pin=pin)
-    return to_device(clock.timed(batches), device)
+    def _batches(self) -> Iterator[Batch]:
+        """The batches that are left, on the device."""
+        config, pin = self.config, self.device.type == "cuda"
+        steps = self.steps_left * config.optim.accumulate
+        arguments = (self.data.plan, config.data, config.model.window_samples, self.worker, self.windows, steps)
+        if config.data.reader == "ray":
+            batches = ray_batches(self.data.traces, *arguments, pin=pin)
+        else:
+            batches = process_batches(self.data.get("traces"), *arguments, pin=pin)
+        return to_device(self.clock.timed(batches), self.device)
+
+    def _flush(self) -> dict[str, Any]:
+        """Writes the means since the last time, and stops a run that only skips steps."""
+        extra = {
+            "optim/lr": self._lr_factor() * self.config.optim.lr,
+            "train/skipped_steps": self.guard.skipped.item(),
+            "train/windows": self.windows,
+        }
+        metrics = self.log.flush(self.step, self.windows, self.clock.seconds, extra)
+        in_a_row = int(self.guard.in_a_row.item())
+        if in_a_row >= self.config.train.max_bad_steps:
+            raise FloatingPointError(
+                f"step {self.step}: {in_a_row} steps in a row had a gradient that was not finite or a spike "
+                f"(train.max_bad_steps={self.config.train.max_bad_steps}): lower optim.lr or raise loss.temperature; the last "
+                "good checkpoint is kept"
+            )
+        return metrics
+
+    def _lr_factor(self) -> float:
+        return (
+            lr_factor((self.windows + self.step_windows) / self.budget.windows, self.config.optim.warmup)
+            * self.lr_scale
+        )
+
+    def _validate(self) -> dict[str, Any]:
+        seen = validate(self.model, self.config, self.data, self.worker.rank, self.worker.world, self.device)
+        self.log.histogram("codebook/usage", seen.pop("counts"), self.step)
+        self.log.write(seen, self.step)
+        return seen
+
+    def _state(self) -> dict[str, Any]:
+        return {"step": self.step, "windows": self.windows, "epoch": self.windows / self.data.plan.epoch_windows}
+
+    def _save(self, folder: Path) -> None:
+        save_checkpoint(folder, self.model, self.optimizer, self.guard.state(), self._state(), self.config, self.record)
+
+    def _restore(self) -> None:
+        with self.reporter.latest_checkpoint() as folder:
+            if folder is None:
+                return
+            tensors, state = load_checkpoint(folder, self.model, self.optimizer)
+        self.guard.load(tensors)
+        self.step, self.windows = state["step"], state["windows"]
+        log.info("going on after step %d, %d windows", self.step, self.windows)
 
 
 def _wrap(model: PretrainModel, world: int, config: RunConfig) -> nn.Module:
     wrapped = torch.compile(model, dynamic=False) if config.train.compile else model
     if world == 1:
         return wrapped
-    return DistributedDataParallel(wrapped, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=config.optim.accumulate == 1)
-
-
-def _forward_backward(wrapped: nn.Module, batches, config: RunConfig, device: torch.device) -> Losses:
-    """Accumulates the gradients of one step; returns the losses of its last micro-batch."""
-    accumulate = config.optim.accumulate
-    for micro in range(accumulate):
-        batch = next(batches)
-        waits = micro < accumulate - 1 and isinstance(wrapped, DistributedDataParallel)
-        with wrapped.no_sync() if waits else contextlib.nullcontext(), autocast(config, device):
-            losses = wrapped(batch.waveform, batch.num_valid)
-            (losses.total / accumulate).backward()
-    return losses
+    return DistributedDataParallel(
+        wrapped, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=config.optim.accumulate == 1
+    )
 
 
 def autocast(config: RunConfig, device: torch.device):
@@ -171,15 +216,3 @@ def _scalars(losses: Losses) -> dict[str, torch.Tensor]:
 def _step_seed(seed: int, step: int, rank: int) -> int:
     """A seed for all random numbers of one step on one rank."""
     return (seed * 1_000_003 + step) * 65_536 + rank
-
-
-def _stop_if_broken(guard: StepGuard, config: RunConfig, step: int) -> None:
-    in_a_row = int(guard.in_a_row.item())
-    if in_a_row >= config.train.max_bad_steps:
-        raise FloatingPointError(
-            f"step {step}: {in_a_row} steps in a row had a gradient that was not finite or a spike, "
-            f"train.max_bad_steps={config.train.max_bad_steps}. Lower optim.lr or loss.temperature is too small; "
-            "the last good checkpoint is kept"
-        )
-
-

@@ -24,6 +24,8 @@ _CONSOLE = {
 }
 COLLAPSED = 0.2
 """Used fraction of the codebook below which the alarm goes off."""
+WAITING = 0.2
+"""Share of the time spent waiting for data, twice in a row, above which the alarm goes off."""
 
 
 class RunLog:
@@ -42,6 +44,7 @@ class RunLog:
         self._sums: dict[str, torch.Tensor] = {}
         self._count = 0
         self._alarmed: set[str] = set()
+        self._waited_before = False
         self._tick = (time.perf_counter(), 0.0, 0)
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
@@ -93,8 +96,15 @@ class RunLog:
             usage = counts.double().cpu().flatten()
             codes = torch.arange(len(usage), dtype=torch.double)
             self._writer.add_histogram_raw(
-                name, min=0, max=len(usage), num=usage.sum().item(), sum=(codes * usage).sum().item(),
-                sum_squares=(codes**2 * usage).sum().item(), bucket_limits=(codes + 1).tolist(), bucket_counts=usage.tolist(), global_step=step,
+                name,
+                min=0,
+                max=len(usage),
+                num=usage.sum().item(),
+                sum=(codes * usage).sum().item(),
+                sum_squares=(codes**2 * usage).sum().item(),
+                bucket_limits=(codes + 1).tolist(),
+                bucket_counts=usage.tolist(),
+                global_step=step,
             )
 
     def close(self) -> None:
@@ -111,12 +121,13 @@ class RunLog:
             f"the codebook uses {used:.0%} of its codes, less than {COLLAPSED:.0%}: raise loss.diversity_lambda, lower "
             "optim.quantizer_lr, or check the data for dead channels",
         )
-        if metrics.get("perf/data_wait_fraction", 0) > 0.2:
-            self._alarm(
-                "data", True,
-                f"training waits for data {metrics['perf/data_wait_fraction']:.0%} of the time: add CPUs to the data pool, "
-                "or prepare shards (jobs.prepare)",
-            )
+        waits = metrics["perf/data_wait_fraction"]
+        self._waited_before, before = waits > WAITING, self._waited_before
+        self._alarm(
+            "data",
+            waits > WAITING and before,
+            f"training waits for data {waits:.0%} of the time: add CPUs to the data pool, or prepare shards (jobs.prepare)",
+        )
 
     def _alarm(self, kind: str, raised: bool, text: str) -> None:
         if raised and kind not in self._alarmed and self._speaks:

@@ -25,7 +25,9 @@ def validate(model: PretrainModel, config: RunConfig, data: TrainingData, rank: 
     model.eval()
     mine = data.get("validation").take(slice(rank, None, world))
     sums, counts = _losses(model, mine, rank, world, device)
-    metrics = {name: (sums[i] / sums[-1]).item() for i, name in enumerate(("val/loss", "val/contrastive", "val/accuracy"))}
+    metrics = {
+        name: (sums[i] / sums[-1]).item() for i, name in enumerate(("val/loss", "val/contrastive", "val/accuracy"))
+    }
     metrics["val/top1_tie"] = (sums[3] / sums[4].clamp_min(1)).item()
     groups = perplexity(counts / counts.sum(dim=-1, keepdim=True).clamp_min(1))
     metrics["codebook/hard_perplexity"] = groups.sum().item()
@@ -60,7 +62,16 @@ def _losses(model: PretrainModel, mine: FixedWindows, rank: int, world: int, dev
         losses = model(waveform, num_valid, window_id=window_id)
         right, frames = model.top1_tie(waveform, window_id, num_valid)
         n = len(part)
-        sums += torch.stack([losses.total * n, losses.contrastive * n, losses.accuracy * n, right.sum(), frames.sum(), sums.new_tensor(n)]).double()
+        sums += torch.stack(
+            [
+                losses.total * n,
+                losses.contrastive * n,
+                losses.accuracy * n,
+                right.sum(),
+                frames.sum(),
+                sums.new_tensor(n),
+            ]
+        ).double()
         counts += losses.code_counts
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)

@@ -5,9 +5,11 @@ import logging
 import math
 from typing import Any
 
+import optuna
 import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from raysys.cluster import connect
@@ -72,7 +74,9 @@ def _tuner(config: RunConfig, space, data, record, budget: Budget) -> tune.Tuner
     directory = run_directory(config)
     if tune.Tuner.can_restore(directory):
         log.info("sweep %s: going on where it was interrupted", config.name)
-        return tune.Tuner.restore(directory, trainable=trainable, resume_unfinished=True, restart_errored=True, param_space=space)
+        return tune.Tuner.restore(
+            directory, trainable=trainable, resume_unfinished=True, restart_errored=True, param_space=space
+        )
     return tune.Tuner(
         trainable,
         param_space=space,
@@ -81,7 +85,9 @@ def _tuner(config: RunConfig, space, data, record, budget: Budget) -> tune.Tuner
             mode="max",
             num_samples=search.num_trials,
             scheduler=_scheduler(config, budget),
-            search_alg=OptunaSearch(seed=config.train.seed) if search.searcher == "tpe" else None,
+            search_alg=_searcher(config),
+            trial_name_creator=str,
+            trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
             max_concurrent_trials=search.max_concurrent or (None if single else _nested_concurrency(config)),
         ),
         run_config=tune.RunConfig(
@@ -100,13 +106,22 @@ def _scheduler(config: RunConfig, budget: Budget):
     if config.search.scheduler == "none":
         return FIFOScheduler()
     if config.search.grace < config.optim.warmup:
-        log.warning("search.grace=%s ends inside the warm-up, optim.warmup=%s", config.search.grace, config.optim.warmup)
+        log.warning(
+            "search.grace=%s ends inside the warm-up, optim.warmup=%s", config.search.grace, config.optim.warmup
+        )
     return ASHAScheduler(
         time_attr="windows",
         max_t=budget.windows,
         grace_period=max(1, math.floor(config.search.grace * budget.windows)),
         reduction_factor=config.search.reduction_factor,
     )
+
+
+def _searcher(config: RunConfig):
+    """Random draws, or TPE (Bergstra et al. 2011) over all keys together; both follow the seed."""
+    if config.search.searcher == "tpe":
+        return OptunaSearch(sampler=optuna.samplers.TPESampler(seed=config.train.seed, multivariate=True))
+    return BasicVariantGenerator(random_state=config.train.seed)
 
 
 def _resources(config: RunConfig) -> dict[str, float]:
@@ -140,7 +155,11 @@ class ProgressLines(tune.Callback):
         done = result["windows"] / self._budget
         log.info(
             "trial %d/%d  %3.0f %%  objective %.4f  %s",
-            number, self._num_trials, 100 * done, result["objective"], result["reason"] or "healthy",
+            number,
+            self._num_trials,
+            100 * done,
+            result["objective"],
+            result["reason"] or "healthy",
         )
 
     def on_trial_error(self, iteration, trials, trial, **info):

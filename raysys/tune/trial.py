@@ -1,6 +1,7 @@
 """One trial of a sweep: the training loop with some keys replaced, judged at every report."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from raysys.cluster import configure_logging
 from raysys.config import RunConfig
 from raysys.train.data import TrainingData
 from raysys.train.driver import scaling
-from raysys.train.loop import train
+from raysys.train.loop import Trainer
 from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
 from raysys.tune.objective import judge
 
@@ -31,7 +32,9 @@ class JudgingReporter:
         self._reporter.report(metrics | judge(metrics, self._config), save)
 
 
-def single_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]) -> None:
+def single_worker_trial(
+    tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]
+) -> None:
     """Trains one trial in the process of its Tune function: about a second to start."""
     _train(tuned, config, data, record, rank=0, world=1, reporter=TuneReporter(), log_folder=Path.cwd())
 
@@ -39,7 +42,9 @@ def single_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: Train
 def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]) -> None:
     """Trains one trial as a Ray Train run of several workers; Ray's dashboard must be on, or stopped trials leak."""
     trial = tune.get_context().get_trial_id()
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, num_workers=config.search.workers_per_trial))
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, num_workers=config.search.workers_per_trial)
+    )
     TorchTrainer(
         _train_worker,
         train_loop_config={"tuned": tuned, "config": config, "data": data, "record": record},
@@ -57,14 +62,22 @@ def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: Traini
 
 def _train_worker(args: dict[str, Any]) -> None:
     context = ray.train.get_context()
-    _train(**args, rank=context.get_world_rank(), world=context.get_world_size(), reporter=TrainReporter(), log_folder=None)
+    _train(
+        **args, rank=context.get_world_rank(), world=context.get_world_size(), reporter=TrainReporter(), log_folder=None
+    )
 
 
-def _train(tuned, config: RunConfig, data: TrainingData, record, *, rank: int, world: int, reporter, log_folder) -> None:
+def _train(
+    tuned, config: RunConfig, data: TrainingData, record, *, rank: int, world: int, reporter, log_folder
+) -> None:
     configure_logging()
+    logging.getLogger("raysys.train.metrics").setLevel(logging.WARNING)  # the sweep prints a line for every report
     config = config.override(tuned)
     if config.train.seed != data.plan.seed:
         data = dataclasses.replace(data, plan=dataclasses.replace(data.plan, seed=config.train.seed))
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     reporter = JudgingReporter(reporter, config)
-    train(config, data, rank=rank, world=world, device=device, reporter=reporter, record=record, log_folder=log_folder)
+    trainer = Trainer(
+        config, data, rank=rank, world=world, device=device, reporter=reporter, record=record, log_folder=log_folder
+    )
+    trainer.run()

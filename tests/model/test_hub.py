@@ -56,11 +56,11 @@ def test_picker_learns_to_place_an_onset(tiny):
     """An impulse at a random sample is found to the sample: the waveform beside the frames must be in use."""
     picker = PhasePicker(tiny(dropout=0.0), width=16)
     optimizer = torch.optim.AdamW(picker.parameters(), lr=3e-3)
-    for _ in range(80):
-        x, onset = 0.02 * torch.randn(16, 3, 256), torch.randint(16, 240, (16,))
-        x[torch.arange(16), :, onset] += 1
-        label = torch.full((16, 256), 2)
-        label[torch.arange(16), onset] = 0
+    for _ in range(50):
+        x, onset = 0.02 * torch.randn(8, 3, 256), torch.randint(16, 240, (8,))
+        x[torch.arange(8), :, onset] += 1
+        label = torch.full((8, 256), 2)
+        label[torch.arange(8), onset] = 0
         loss = torch.nn.functional.cross_entropy(picker.logits(x), label, weight=torch.tensor([50.0, 1.0, 1.0]))
         optimizer.zero_grad()
         loss.backward()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.preprocess import standardize
+from model.preprocess import live_windows, standardize
 
 
 @pytest.mark.parametrize("unit", [1e-30, 1e-9, 1.0, 1e9, 1e30])
@@ -46,3 +46,20 @@ def test_no_valid_sample_at_all_gives_zeros():
 def test_twice_is_once():
     y = standardize(torch.randn(2, 3, 300) * 7 + 3)
     torch.testing.assert_close(standardize(y), y, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_that_are_not_finite_count_for_nothing():
+    x = torch.randn(1, 3, 300) + 4
+    holes = x.clone()
+    holes[0, 0, 100:110], holes[0, 1, 5] = float("nan"), float("inf")
+    y = standardize(holes)
+    assert y.isfinite().all()
+    assert (y[0, 0, 100:110] == 0).all()
+    kept = torch.cat([x[:, :1, :100], x[:, :1, 110:]], dim=-1)
+    torch.testing.assert_close(torch.cat([y[:, :1, :100], y[:, :1, 110:]], dim=-1), standardize(kept))
+
+
+def test_only_windows_without_any_signal_are_dead():
+    x = torch.randn(3, 3, 100)
+    x[0], x[1, :2] = 7.0, 0.0
+    assert live_windows(standardize(x)).tolist() == [False, True, True]

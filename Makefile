@@ -1,0 +1,31 @@
+# Every target sets up what it needs by itself: a virtual environment with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+DATA ?=
+OUT ?= results/demo$(if $(DATA),-$(notdir $(patsubst %/,%,$(DATA))))
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint bench
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/python -m jobs.demo --out $(OUT) $(if $(DATA),--data $(DATA))
+
+test: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.ready
+	$(VENV)/bin/python benchmarks/data.py
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version) if sys.version_info < (3, 11) else None'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

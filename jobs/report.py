@@ -1,0 +1,15 @@
+"""Write one HTML page about runs and sweeps: python -m jobs.report results/my-run results/my-sweep --out report.html"""
+
+import tyro
+
+from raysys.cluster import configure_logging
+from raysys.report.write import write_report
+
+
+def main(directories: tyro.conf.Positional[tuple[str, ...]], out: str | None = None) -> None:
+    configure_logging()
+    print(write_report(directories, out))
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

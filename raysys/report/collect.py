@@ -1,0 +1,207 @@
+"""Folders of runs and sweeps, read into memory. What is missing or damaged becomes a note, never a crash."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+RUN_FILES = ("metrics.jsonl", "record.json")
+SWEEP_FILES = ("trials.csv", "history.csv", "best.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A pretraining run.
+
+    Attributes:
+        path: its folder.
+        config: the resolved configuration, nested as in config.json.
+        record: what it ran on (`raysys.record`).
+        metrics: one column a metric, indexed by optimiser step; NaN where a step has no value.
+        untrained: scores of the same model before training; may be empty.
+        data: one row a data set; may be empty.
+        left_out: data set -> reason -> traces.
+        usage: step -> frames of the validation set that took each code, (G, V).
+        checkpoint: the newest folder with weights, None where there is none.
+        notes: what could not be read.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    record: dict[str, Any]
+    metrics: pd.DataFrame
+    untrained: dict[str, float]
+    data: pd.DataFrame
+    left_out: dict[str, dict[str, int]]
+    usage: dict[int, np.ndarray]
+    checkpoint: Path | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sweep:
+    """A hyperparameter search.
+
+    Attributes:
+        path: its folder.
+        config: the base configuration, nested, with its "search" part.
+        record: what it ran on.
+        trials: one row a trial, with its outcome, tuned values and last metrics.
+        history: one row a report of a trial.
+        best: content of best.json; may be empty.
+        notes: what could not be read.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    record: dict[str, Any]
+    trials: pd.DataFrame
+    history: pd.DataFrame
+    best: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def read_folder(directory: str | Path) -> Run | Sweep:
+    """Returns what a folder holds.
+
+    Raises:
+        ValueError: the folder does not exist or is neither a run nor a sweep; the message names the files looked for.
+    """
+    path = Path(directory).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"{directory} is no folder: give the folder of a run or of a sweep on this machine")
+    if any((path / name).exists() for name in SWEEP_FILES):
+        return _read_sweep(path)
+    if (path / "state.json").exists():
+        raise ValueError(f"{directory} is a checkpoint: give the folder of its run, {path.resolve().parent}")
+    if any((path / name).exists() for name in RUN_FILES):
+        return _read_run(path)
+    raise ValueError(
+        f"{directory} is neither a run (looked for {' and '.join(RUN_FILES)}) nor a sweep (looked for "
+        f"{', '.join(SWEEP_FILES)}): give the folder that jobs.pretrain or jobs.sweep wrote"
+    )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns dotted key -> value of a nested dictionary; an empty dictionary is a value."""
+    out = {}
+    for key, value in tree.items():
+        out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return out
+
+
+def _read_run(path: Path) -> Run:
+    notes: list[str] = []
+    data = _json(path / "dataset_summary.json", {}, notes, needed=False)
+    rows, left_out = _data_tables(data)
+    weights = sorted(path.glob("step*/model.safetensors"))
+    return Run(
+        path=path,
+        config=_json(path / "config.json", {}, notes),
+        record=_json(path / "record.json", {}, notes),
+        metrics=_metrics(path / "metrics.jsonl", notes),
+        untrained=_numbers(_json(path / "untrained.json", {}, notes, needed=False)),
+        data=rows,
+        left_out=left_out,
+        usage=_usage(path / "tensorboard"),
+        checkpoint=weights[-1].parent if weights else None,
+        notes=tuple(notes),
+    )
+
+
+def _read_sweep(path: Path) -> Sweep:
+    notes: list[str] = []
+    trials = _csv(path / "trials.csv", notes)
+    for name in ("objective", "windows", "budget_windows", "seconds"):
+        trials[name] = pd.to_numeric(trials[name], errors="coerce") if name in trials else np.nan
+    for name in ("trial", "status", "reason"):
+        trials[name] = trials[name].fillna("").astype(str) if name in trials else ""
+    trials["healthy"] = (
+        trials["healthy"].astype(str).str.lower().isin(("true", "1", "1.0")) if "healthy" in trials else True
+    )
+    history = _csv(path / "history.csv", notes)
+    return Sweep(
+        path=path,
+        config=_json(path / "config.json", {}, notes),
+        record=_json(path / "record.json", {}, notes, needed=False),
+        trials=trials.replace([np.inf, -np.inf], np.nan),
+        history=history.replace([np.inf, -np.inf], np.nan),
+        best=_json(path / "best.json", {}, notes),
+        notes=tuple(notes),
+    )
+
+
+def _json(path: Path, default: Any, notes: list[str], needed: bool = True) -> Any:
+    if not path.exists():
+        if needed:
+            notes.append(f"{path.name} is missing")
+        return default
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        notes.append(f"{path.name} is damaged ({error})")
+        return default
+
+
+def _csv(path: Path, notes: list[str]) -> pd.DataFrame:
+    if not path.exists():
+        notes.append(f"{path.name} is missing")
+        return pd.DataFrame()
+    try:
+        return pd.read_csv(path, dtype={"trial": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        notes.append(f"{path.name} is damaged ({error})")
+        return pd.DataFrame()
+
+
+def _metrics(path: Path, notes: list[str]) -> pd.DataFrame:
+    """One row a step. A resumed run writes some steps again: the later line counts."""
+    if not path.exists():
+        notes.append("metrics.jsonl is missing")
+        return pd.DataFrame()
+    rows, damaged = [], 0
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            damaged += 1
+            continue
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+    if damaged:
+        notes.append(f"{damaged} damaged line{'s' * (damaged > 1)} of metrics.jsonl left out")
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame(rows).apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
+    return frame.groupby("step").last()
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and np.isfinite(v)}
+
+
+def _data_tables(content: Any) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
+    """The rows and the traces left out of dataset_summary.json: a list of rows, or the same list beside "left_out"."""
+    left_out: dict[str, dict[str, int]] = {}
+    if isinstance(content, dict):
+        left_out = content.get("left_out") or {}
+        content = next((value for value in content.values() if isinstance(value, list)), [])
+    rows = [row for row in content if isinstance(row, dict)]
+    for row in rows:
+        left_out |= row.pop("left_out", None) or {}
+    return pd.DataFrame([row for row in rows if "dataset" in row]), left_out
+
+
+def _usage(folder: Path) -> dict[int, np.ndarray]:
+    """Code counts (G V,) by step out of the TensorBoard events; empty where there are none."""
+    if not folder.is_dir():
+        return {}
+    events = EventAccumulator(str(folder), size_guidance={"histograms": 0, "scalars": 1, "tensors": 1})
+    events.Reload()
+    if "codebook/usage" not in events.Tags()["histograms"]:
+        return {}
+    return {event.step: np.array(event.histogram_value.bucket) for event in events.Histograms("codebook/usage")}

@@ -1,0 +1,79 @@
+"""What was run: the configuration against the nearest preset, commit, versions, hardware, command."""
+
+import json
+from typing import Any
+
+from raysys.presets import PRESETS
+from raysys.report.collect import flatten
+from raysys.report.page import Section, note, pairs, paragraph, table
+
+_PLACE = ("name", "storage", "data.root", "data.cache")
+"""Keys that say where, not what; they do not decide which preset is nearest."""
+
+
+def nearest_preset(config: dict[str, Any]) -> tuple[str, dict[str, tuple[Any, Any]]]:
+    """Returns the preset that a configuration differs least from, and dotted key -> (preset's value, its own).
+
+    Args:
+        config: nested, as in config.json. Keys that one side lacks count as None there.
+    """
+    own = flatten(config)
+    candidates = []
+    for name, preset in PRESETS.items():
+        theirs = flatten(json.loads(json.dumps(preset().to_dict())))
+        changed = {k: (theirs.get(k), own.get(k)) for k in {**theirs, **own} if theirs.get(k) != own.get(k)}
+        candidates.append((sum(key not in _PLACE for key in changed), name, changed))
+    _, name, changed = min(candidates, key=lambda candidate: candidate[0])
+    return name, changed
+
+
+def provenance(config: dict[str, Any], record: dict[str, Any], first: tuple[str, ...] = ()) -> Section:
+    """Returns the section "What was run".
+
+    Args:
+        config: of the run, nested; empty where config.json is missing.
+        record: of the run; empty where record.json is missing.
+        first: blocks before everything else.
+    """
+    blocks = list(first)
+    if config:
+        name, changed = nearest_preset(config)
+        rows = [(key, show(old), show(new)) for key, (old, new) in changed.items()]
+        words = f"The nearest preset is {name!r}; {len(rows)} of {len(flatten(config))} values differ from it."
+        blocks += [paragraph(words), table(("key", f"preset {name}", "this run"), rows)] if rows else [paragraph(words)]
+    else:
+        blocks.append(note("config.json is missing, so what differs from a preset is unknown."))
+    blocks.append(
+        pairs(_facts(record))
+        if record
+        else note("record.json is missing, so commit, versions and hardware are unknown.")
+    )
+    return Section("What was run", tuple(blocks))
+
+
+def show(value: Any) -> str:
+    """Returns a configuration value as short text."""
+    if isinstance(value, list | tuple):
+        return ", ".join(show(v) for v in value) or "(empty)"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)
+
+
+def _facts(record: dict[str, Any]) -> dict[str, Any]:
+    commit = record.get("git_commit") or "unknown"
+    if record.get("git_diff"):
+        commit += f", with uncommitted changes ({len(record['git_diff'].splitlines())} lines of diff in record.json)"
+    gpus = record.get("gpus") or []
+    hardware = ", ".join(f"{gpus.count(gpu)} x {gpu}" for gpu in dict.fromkeys(gpus)) or "no GPU"
+    versions = ", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items() if v)
+    facts = {
+        "started": record.get("time"),
+        "command": record.get("command"),
+        "commit": commit,
+        "hardware": f"{hardware}; {record.get('machine', 'unknown machine')}",
+        "versions": versions,
+        "seed": record.get("seed"),
+        "data fingerprint": record.get("data_fingerprint"),
+    }
+    return {key: str(value) for key, value in facts.items() if value not in (None, "")}

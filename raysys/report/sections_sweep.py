@@ -1,0 +1,303 @@
+"""A sweep as a chapter of the report."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from raysys.report import analysis, figures_sweep
+from raysys.report.analysis import FEWEST, Axis, scored
+from raysys.report.collect import Sweep, flatten
+from raysys.report.page import Chapter, Section, figure, note, number, paragraph, table
+from raysys.report.provenance import provenance, show
+
+
+def sweep_chapter(sweep: Sweep) -> Chapter:
+    """Returns everything the report says of a sweep."""
+    config = flatten(sweep.config)
+    axes, problem = tuned_axes(sweep)
+    notes = [note(f"Not read: {words}.") for words in (*sweep.notes, *problem)]
+    state, verdict = sweep_verdict(sweep, axes)
+    sections = [provenance(sweep.config, sweep.record, (*notes, _plan(sweep)))]
+    if len(sweep.trials):
+        name = objective_of(sweep)
+        sections = [
+            _history(sweep, name),
+            _best(sweep, axes, config, name),
+            _influence(sweep, axes),
+            _landscape(sweep, axes, config, name),
+            _health(sweep, config, name),
+            _agreement(sweep, name),
+            _compute(sweep),
+            _failures(sweep),
+            *sections,
+        ]
+    title = config.get("name") or sweep.path.resolve().name
+    return Chapter(f"Sweep: {title}", str(sweep.path), verdict, state, _tiles(sweep), tuple(sections))
+
+
+def objective_of(sweep: Sweep) -> str:
+    """Returns the name of the metric that ranks the trials."""
+    return sweep.config.get("search", {}).get("objective") or sweep.best.get("objective") or "objective"
+
+
+def sweep_verdict(sweep: Sweep, axes: list[Axis]) -> tuple[str, str]:
+    """Returns "good", "warn" or "bad", and what came out of the sweep in plain words."""
+    trials, good = sweep.trials, scored(sweep.trials)
+    if not len(trials):
+        return "bad", "The sweep has no trials in trials.csv: it has not finished one, or the file is missing."
+    if good.empty:
+        return (
+            "bad",
+            f"None of the {len(trials)} trials has a valid score: every one failed or did not pass the health gate.",
+        )
+    best = good.iloc[0]
+    values = ", ".join(f"{axis.name} {show(best[axis.key])}" for axis in axes)
+    words = (
+        f"Trial {best['trial']} of {len(trials)} is the best, with {objective_of(sweep)} {best['objective']:.3f}"
+        + (f" ({values})" if values else "")
+    )
+    middle = good["objective"].median()
+    words += f"; the median trial has {middle:.3f}"
+    stopped, saved = int((trials["status"] == "STOPPED_EARLY").sum()), analysis.compute(trials)["saved"]
+    if stopped and math.isfinite(saved):
+        words += f". {stopped} trials were stopped early, which saved {saved:.0%} of the compute"
+    unhealthy, failed = int((~trials["healthy"]).sum()), int((trials["status"] == "ERROR").sum())
+    bad = len(trials) - len(good)
+    if bad:
+        words += f". {bad} have no valid score ({failed} failed, {unhealthy} unhealthy)"
+    few = len(good) < FEWEST
+    return ("warn" if few or bad > len(trials) / 3 else "good"), words + (
+        ". With so few trials the ranking is a first hint." if few else "."
+    )
+
+
+def top_rows(sweep: Sweep, axes: list[Axis], count: int = 10) -> pd.DataFrame:
+    """Returns the best trials: rank, trial, objective, status, windows, tuned values, and what else describes them."""
+    good = scored(sweep.trials).head(count)
+    others = [
+        c
+        for c in ("val/top1_tie", "probe/macro_ap", "codebook/hard_perplexity")
+        if c in good and c != objective_of(sweep)
+    ]
+    out = good[["trial", "objective", "status", "windows", *(a.key for a in axes), *others]].reset_index(drop=True)
+    out.insert(0, "rank", out.index + 1)
+    return out
+
+
+def parameter_rows(sweep: Sweep, axes: list[Axis]) -> pd.DataFrame:
+    """Returns importance and rank correlation of each tuned value; empty with too few trials."""
+    return analysis.importance(sweep, axes)
+
+
+def tuned_axes(sweep: Sweep) -> tuple[list[Axis], tuple[str, ...]]:
+    """Returns the tuned values as axes, and what could not be read of them."""
+    try:
+        return analysis.axes_of(sweep), ()
+    except KeyError:
+        return [], ("the configuration holds no search space",)
+    except ValueError as error:
+        return [], (f"the search space ({error})",)
+
+
+def _plan(sweep: Sweep) -> str:
+    search = sweep.config.get("search", {})
+    words = (
+        f"Searched by {search.get('searcher', 'unknown searcher')}, scheduled by {search.get('scheduler', 'unknown scheduler')}, "
+        f"ranked by {objective_of(sweep)}. Space: " + "; ".join(search.get("space", ())) + "."
+    )
+    return paragraph(words) if search else note("config.json holds no search section.")
+
+
+def _tiles(sweep: Sweep) -> tuple[tuple[str, str, str], ...]:
+    if not len(sweep.trials):
+        return ()
+    trials, spent, good = sweep.trials, analysis.compute(sweep.trials), scored(sweep.trials)
+    hours = spent["seconds"] / 3600
+    time = (f"{hours:.1f} h" if hours >= 1 else f"{spent['seconds'] / 60:.1f} min") if spent["seconds"] > 0 else "n/a"
+    return (
+        (
+            f"best {objective_of(sweep)}",
+            number(good["objective"].max() if len(good) else math.nan, 3),
+            f"trial {good['trial'].iloc[0]}" if len(good) else "",
+        ),
+        ("trials", number(len(trials)), f"{(trials['status'] == 'TERMINATED').sum()} ran to the end"),
+        ("stopped early", number(int((trials["status"] == "STOPPED_EARLY").sum())), "by the scheduler"),
+        ("no valid score", number(len(trials) - len(good)), "failed or unhealthy"),
+        ("trial time", time, "summed over trials"),
+        (
+            "compute saved",
+            f"{spent['saved']:.0%}" if math.isfinite(spent["saved"]) else "n/a",
+            "against all trials in full",
+        ),
+    )
+
+
+def _history(sweep: Sweep, name: str) -> Section:
+    rungs = analysis.rungs(sweep.config, analysis.budget_of(sweep))
+    drawn = figures_sweep.history_figure(sweep.trials, sweep.history, name, rungs)
+    caption = (
+        "One line a trial, by what became of it; the thick one is the best. Dotted lines are the rungs at which ASHA stops the worse trials. "
+        "Good stopping cuts the low lines early; lines that cross a lot between rungs mean that early scores are a poor guide, and "
+        "that search.grace should be larger."
+    )
+    return Section("Objective against windows", (figure(drawn, caption, f"No curves: history.csv holds no {name}."),))
+
+
+def _best(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str) -> Section:
+    rows = top_rows(sweep, axes)
+    if rows.empty:
+        return Section("Best trials", (note("No trial has a valid score."),))
+    base = [
+        "",
+        "base configuration",
+        "",
+        "",
+        "",
+        *(show(config.get(a.key)) for a in axes),
+        *[""] * (len(rows.columns) - 5 - len(axes)),
+    ]
+    cells = [
+        [show(v) if c in {a.key for a in axes} else _word(v) for c, v in row.items()] for _, row in rows.iterrows()
+    ]
+    columns = [name if c == "objective" else c for c in rows.columns]
+    blocks = [
+        table(
+            columns,
+            [*cells, base],
+            "The ten best trials; only the values that the search tuned differ between them.",
+            strong=0,
+        )
+    ]
+    if sweep.best:
+        words = f"best.json holds the full configuration of trial {sweep.best.get('trial')}; jobs.pretrain --from-run {sweep.path} trains with it."
+        blocks.append(paragraph(words))
+    return Section("Best trials", tuple(blocks))
+
+
+def _influence(sweep: Sweep, axes: list[Axis]) -> Section:
+    rows = parameter_rows(sweep, axes)
+    scores, windows = analysis.at_equal_budget(sweep)
+    title = "Which values matter"
+    if rows.empty:
+        words = f"Too few trials for an importance: {len(scores)} healthy ones reached the first rung, at least {FEWEST} with differing scores are needed."
+        return Section(title, (note(words),))
+    caption = (
+        f"Share of the variation of the score that each tuned value explains, from {int(rows['n'].iloc[0])} trials by their scores at "
+        f"{windows:,.0f} windows, which all of them reached. Shares below about {1 / len(axes) / 2:.0%} are hard to tell from noise. "
+        "A large share with a rank correlation near 0 means that the best value lies inside the range."
+    )
+    shown = [[r.key, f"{r.share:.0%}", f"{r.rho:+.2f}", f"{r.p:.3f}", int(r.n)] for r in rows.itertuples()]
+    columns = ("key", "share of variance", "Spearman's rho", "p", "trials")
+    return Section(title, (figure(figures_sweep.importance_figure(rows), caption, ""), table(columns, shown)))
+
+
+def _landscape(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str) -> Section:
+    slices = figures_sweep.slice_figure(sweep.trials, axes, name, config)
+    none = "Left out: no tuned value has a column in trials.csv, or no trial has a valid score."
+    return Section(
+        "Objective by tuned value",
+        (
+            figure(
+                slices,
+                "The last score of every trial against each tuned value; triangles mark the base configuration. Orange points are stopped "
+                "trials: they trained less, so they lie lower for that reason too. If the best points crowd at one end, widen the range "
+                "there. Crosses on the floor have no valid score: their place tells which values break training.",
+                none,
+            ),
+            figure(
+                figures_sweep.pair_figure(sweep.trials, axes, name),
+                "Pairs of tuned values, brighter is better, the best trial ringed. The pale surface is a local mean of the points and means "
+                "little where there are none. A bright diagonal is an interaction: those two values must be tuned together.",
+                "No pairs: they need two tuned values.",
+            ),
+            figure(
+                figures_sweep.parallel_figure(sweep.trials, axes, name),
+                "Every trial with a score as one line through its values; the best fifth is thick. Where thick lines run through one "
+                "narrow gate, that value matters; where they fan out, it does not.",
+                "No parallel coordinates: they need two tuned values and two scored trials.",
+            ),
+        ),
+    )
+
+
+def _health(sweep: Sweep, config: dict[str, Any], name: str) -> Section:
+    codes = config.get("model.quantizer.num_groups", 2) * config.get("model.quantizer.num_codes", 320)
+    gate = config.get("search.min_used_fraction", 0.2)
+    caption = (
+        f"Health of each trial's codebook on the validation set. Trials in the red zone on the left (perplexity below {gate:.0%} of {codes} codes) "
+        "do not pass the gate, whatever their score. Good trials sit on the right; a best trial close to the zone deserves a second look."
+    )
+    drawn = figures_sweep.health_figure(sweep.trials, codes, gate, name)
+    return Section("Codebook health", (figure(drawn, caption, "Left out: trials.csv holds no perplexity."),))
+
+
+def _agreement(sweep: Sweep, name: str) -> Section:
+    label_free = "val/top1_tie" if name != "val/top1_tie" else "probe/macro_ap"
+    others = {"val/loss": "Validation loss", label_free: "The other comparable score"}
+    drawn = figures_sweep.agreement_figure(sweep.trials, name, others)
+    good = scored(sweep.trials)
+    words = []
+    if {"val/loss", name} <= set(good):
+        r = analysis.rank_correlation(-good["val/loss"], good[name])
+        words.append(
+            f"Ranking by low validation loss agrees with ranking by {name} at {_rho(r)}; 1 would be the same ranking."
+        )
+        lowest = sweep.trials.loc[sweep.trials["val/loss"].idxmin()] if sweep.trials["val/loss"].notna().any() else None
+        if lowest is not None and len(good) and lowest["trial"] != good["trial"].iloc[0]:
+            state = (
+                f"with {name} {number(lowest[name], 3)}" if lowest["healthy"] else "which did not pass the health gate"
+            )
+            words.append(f"The lowest loss, {lowest['val/loss']:.2f}, belongs to trial {lowest['trial']}, {state}.")
+        words.append(
+            "Temperature, number of negatives, diversity weight and mask ratio change the loss itself: it does not compare between trials."
+        )
+    if {label_free, name} <= set(good):
+        words.append(
+            f"{label_free} agrees with {name} at {_rho(analysis.rank_correlation(good[label_free], good[name]))}."
+        )
+    caption = (
+        "Left: if the loss could rank trials, the points would fall from upper left to lower right. Right: the other score that compares "
+        "between trials; the tighter its rise, the more the two can stand in for each other."
+    )
+    return Section(
+        "Why not the loss",
+        (*map(paragraph, words), figure(drawn, caption, "Left out: trials.csv holds no validation loss.")),
+    )
+
+
+def _compute(sweep: Sweep) -> Section:
+    spent = analysis.compute(sweep.trials)
+    words = f"{spent['windows']:,.0f} windows were trained on; all trials in full would have been {spent['full']:,.0f}."
+    if math.isfinite(spent["saved"]):
+        words += f" Early stopping saved {spent['saved']:.0%}."
+    if spent["seconds"] > 0:
+        words += f" Trials took {spent['seconds'] / 3600:.2f} hours in all, {spent['seconds'] / max(1, len(sweep.trials)):.0f} s each on average."
+    caption = "What each trial used of its budget. Many short bars and a few full ones are what early stopping is for."
+    return Section(
+        "Compute",
+        (paragraph(words), figure(figures_sweep.compute_figure(sweep.trials), caption, "No budgets in trials.csv.")),
+    )
+
+
+def _failures(sweep: Sweep) -> Section:
+    trials = sweep.trials
+    bad = trials[(trials["status"] == "ERROR") | ~trials["healthy"]]
+    if bad.empty:
+        return Section("Failures", (paragraph("No trial failed, and all passed the health gate."),))
+    rows = [
+        (row["trial"], _word(row["status"]), row["reason"] or "no reason recorded", row["windows"])
+        for _, row in bad.iterrows()
+    ]
+    return Section("Failures", (table(("trial", "status", "reason", "windows"), rows),))
+
+
+def _rho(result: dict[str, float]) -> str:
+    if not math.isfinite(result["rho"]):
+        return f"an unknown rank correlation (only {result['n']} trials, {FEWEST} needed)"
+    return f"a rank correlation of {result['rho']:+.2f} (n = {result['n']}, p = {result['p']:.2g})"
+
+
+def _word(value: Any) -> Any:
+    """A status in plain words; everything else as it is."""
+    return figures_sweep.STATUS.get(value, (value,))[0] if isinstance(value, str) else value

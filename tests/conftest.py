@@ -1,0 +1,58 @@
+"""What the tests share: miniatures of the eight data sets, the real sets where they are there, and one Ray."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory) -> Path:
+    """A folder with small twins of the eight data sets."""
+    from raysys.data.miniature import write_miniatures
+
+    root = tmp_path_factory.mktemp("miniatures")
+    write_miniatures(root, traces=40)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real data sets."""
+    if not REAL.is_dir():
+        pytest.skip("no real data sets beside the checkout (../shared/data)")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def smoke(miniatures, tmp_path_factory):
+    """The smallest configuration, on the miniatures, inside one process."""
+    from raysys.presets import PRESETS
+
+    return PRESETS["smoke"]().override(
+        {
+            "data.root": str(miniatures),
+            "data.datasets": ["all"],
+            "data.cache": str(tmp_path_factory.mktemp("cache")),
+            "data.reader": "process",
+            "storage": str(tmp_path_factory.mktemp("storage")),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory):
+    """One Ray on this machine, with the dashboard that Train inside Tune asks."""
+    from raysys.cluster import connect
+
+    connect(num_cpus=2)
+    yield
+    import ray
+
+    ray.shutdown()

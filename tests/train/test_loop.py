@@ -1,0 +1,92 @@
+"""The training loop inside one process: learning, resuming, skipping."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from raysys.train.data import prepare_training_data
+from raysys.train.loop import Budget, Trainer
+from raysys.train.reporter import SilentReporter
+
+
+@pytest.fixture(scope="module")
+def data(smoke):
+    return prepare_training_data(smoke)
+
+
+def trainer(config, data, folder, log_folder=None) -> Trainer:
+    return Trainer(
+        config,
+        data,
+        rank=0,
+        world=1,
+        device=torch.device("cpu"),
+        reporter=SilentReporter(folder),
+        record={},
+        log_folder=log_folder,
+    )
+
+
+def test_a_run_reports_finite_metrics_of_every_group(smoke, data, tmp_path):
+    metrics = trainer(smoke, data, tmp_path / "run", tmp_path / "log").run()
+    assert metrics["step"] == smoke.train.max_steps
+    assert metrics["windows"] == smoke.train.max_steps * smoke.train.batch_size
+    assert {name.split("/")[0] for name in metrics if "/" in name} >= {"train", "val", "probe", "codebook", "perf", "optim"}
+    assert all(torch.isfinite(torch.tensor(float(value))) for value in metrics.values())
+    lines = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["step"] == 0
+    assert "probe/macro_ap" in lines[0], "the untrained model is scored first"
+    assert any((tmp_path / "log" / "tensorboard").iterdir())
+
+
+def test_resume_gives_the_same_weights_as_an_undisturbed_run(smoke, data, tmp_path):
+    whole = trainer(smoke, data, tmp_path / "whole").run()
+    first = trainer(smoke, data, tmp_path / "parts")
+    first.steps_left = 4
+    first.run()
+    second = trainer(smoke, data, tmp_path / "parts")
+    assert second.step == 4
+    resumed = second.run()
+    assert resumed["val/loss"] == whole["val/loss"]
+    last = f"step{smoke.train.max_steps:09d}"
+    for file in ("model.safetensors", "optim.safetensors"):
+        expected, got = load_file(tmp_path / "whole" / last / file), load_file(tmp_path / "parts" / last / file)
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[key], got[key]) for key in expected), file
+
+
+def test_a_step_with_a_bad_gradient_is_skipped_and_counted(smoke, data, tmp_path):
+    run = trainer(smoke, data, tmp_path)
+    before = {name: value.clone() for name, value in run.model.named_parameters()}
+    run.guard.step(run.optimizer, torch.tensor(float("nan")))
+    for parameter in run.model.parameters():
+        parameter.grad = torch.full_like(parameter, float("nan"))
+    run.guard.step(run.optimizer, torch.tensor(float("nan")))
+    assert all(torch.equal(before[name], value) for name, value in run.model.named_parameters())
+    assert run.guard.skipped == 2
+    assert run.guard.in_a_row == 2
+
+
+def test_a_run_that_only_skips_stops_and_says_why(smoke, data, tmp_path, monkeypatch):
+    config = smoke.override({"train.max_bad_steps": 2})
+    run = trainer(config, data, tmp_path)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a, **k: torch.tensor(float("inf")))
+    with pytest.raises(FloatingPointError, match=r"optim\.lr"):
+        run.run()
+
+
+def test_the_budget_counts_windows_whatever_the_number_of_workers(smoke):
+    steps = smoke.override({"train.num_workers": 4, "optim.accumulate": 2})
+    assert Budget.of(steps, 1000).windows == smoke.train.max_steps * 4 * 2 * smoke.train.batch_size
+    epochs = dataclasses.replace(smoke, train=dataclasses.replace(smoke.train, max_steps=None, epochs=1.5, validate_every=None))
+    assert Budget.of(epochs, 1000).windows == 1500
+    assert Budget.of(epochs, 1000).between_validations == 250
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(smoke, data, tmp_path):
+    """Without random draws in the loss, two micro-batches of 4 give the step of one batch of 8."""
+    small = smoke.override({"train.batch_size": 4, "optim.accumulate": 2, "loss.negatives": "expected"})
+    assert trainer(small, data, tmp_path).step_windows == 8
