@@ -14,7 +14,7 @@ from model.config import LossConfig, MaskConfig, ModelConfig
 from model.contrastive import Negatives
 from model.draws import Draws, KeyedDraws
 from model.masking import span_mask
-from model.preprocess import standardize
+from model.preprocess import live_windows, standardize
 from model.quantizer import (
     Quantized,
     build_quantizer,
@@ -150,12 +150,15 @@ class PretrainModel(nn.Module):
         Args:
             waveform: (B, 3, T), in any unit; standardised here.
             num_valid: (B,) samples before the padding; frames in the padding count for nothing. None: all are valid.
-            window_weight: (B,) weight of each window in every mean; None: 1.
+            window_weight: (B,) weight of each window in every mean; None: 1. A window without any signal weighs 0.
             generator: For masks, negatives and Gumbel noise; on the waveform's device. None: PyTorch's default.
             window_id: (B,) integers. With them masks and negatives depend on the window alone and not on batch,
                 rank or step: for validation.
         """
         draws = Draws(waveform.device, generator) if window_id is None else KeyedDraws(window_id)
+        waveform = standardize(waveform, num_valid)
+        live = live_windows(waveform).float()
+        window_weight = live if window_weight is None else live * window_weight
         masked = self._masked(waveform, num_valid, window_weight, draws, self.mask_config)
         # Softmax statistics in bfloat16 are too coarse for a temperature of 0.1.
         with torch.autocast(waveform.device.type, enabled=False):
@@ -174,7 +177,7 @@ class PretrainModel(nn.Module):
         if self.training:
             raise ValueError("top1_tie needs hard codes and no dropout: call model.eval() first")
         draws = KeyedDraws(window_id)
-        masked = self._masked(waveform, num_valid, None, draws, TIE_MASK)
+        masked = self._masked(standardize(waveform, num_valid), num_valid, None, draws, TIE_MASK)
         with torch.autocast(waveform.device.type, enabled=False):
             context, targets, positive = self._scored(masked)
             uniform = draws.uniform(*context.shape[:2], TIE_NEGATIVES)
@@ -184,8 +187,8 @@ class PretrainModel(nn.Module):
             return (score * masked.valid).sum(dim=1), masked.valid.sum(dim=1)
 
     def _masked(self, waveform, num_valid, window_weight, draws: Draws, mask: MaskConfig) -> Masked:
-        """Encodes once, masks, and gathers contexts and quantised targets of the masked frames."""
-        features = self.backbone.encoder(standardize(waveform, num_valid))
+        """Encodes a standardised waveform once, masks, and gathers contexts and quantised targets of masked frames."""
+        features = self.backbone.encoder(waveform)
         batch, num_frames, _ = features.shape
         spans = span_mask(draws.uniform(batch, 2 * num_frames + 1), mask)
         real = torch.ones_like(spans.frames)
@@ -209,12 +212,10 @@ class PretrainModel(nn.Module):
         ids = contrastive.code_ids(codes, self.model_config.quantizer.num_codes)
         return Masked(hidden, targets, ids, count, quantized, spans.frames.float().mean())
 
-    def _losses(self, masked: Masked, window_weight: Tensor | None, draws: Draws) -> Losses:
+    def _losses(self, masked: Masked, window_weight: Tensor, draws: Draws) -> Losses:
         context, targets, positive = self._scored(masked)
         each, right = contrastive.info_nce(positive, *self._negatives(context, targets, masked, draws))
-        weight = masked.valid.to(each.dtype)
-        if window_weight is not None:
-            weight = weight * window_weight[:, None]
+        weight = masked.valid * window_weight[:, None].to(each.dtype)
         weight = weight / weight.sum().clamp_min(1)
         loss, accuracy = (each * weight).sum(), (right * weight).sum()
         quantized = masked.quantized

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 
 # Ray reads these when it is imported, so they stand before the import.
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # without it anybody who reaches a port runs code on the cluster
@@ -45,6 +46,8 @@ def configure_logging() -> None:
     for chatty in ("ray.data", "ray.train", ray.train.v2._internal.execution.context.logger.name):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|raysys")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

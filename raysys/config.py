@@ -40,6 +40,8 @@ class DataConfig:
     block_rows: int = 512
     """Windows in a Ray Data block; the nearest multiple of the batch size is used."""
     blocks_per_task: int = 8
+    cpus_per_read: float = 1.0
+    """Of a read task, as Ray counts them."""
     segment_rows: int = 1 << 20
     """Windows per worker in one execution of the Ray Data plan."""
     prefetch_batches: int = 4

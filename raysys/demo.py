@@ -11,7 +11,7 @@ from raysys.config import RunConfig
 from raysys.data.corpus import load_corpus, summary
 from raysys.data.miniature import write_miniatures, write_obspy_examples
 from raysys.data.shards import prepare
-from raysys.report import write_report
+from raysys.report.write import write_report
 from raysys.train.driver import pretrain
 from raysys.tune.sweep import sweep
 

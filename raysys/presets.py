@@ -34,17 +34,17 @@ def demo() -> RunConfig:
     Expect: contrastive loss well below chance, log(33) = 3.50, and a probe that beats an untrained model.
     """
     model = ModelConfig(
-        encoder=EncoderConfig(width=64),
-        backbone=BackboneConfig(width=32, num_layers=1, dropout=0.0),
+        encoder=EncoderConfig(width=32),
+        backbone=BackboneConfig(width=32, num_layers=1, num_heads=2, dropout=0.0),
         quantizer=QuantizerConfig(num_codes=64, code_dim=32),
         target_dim=64,
-        window_samples=2048,
+        window_samples=1024,
     )
     return RunConfig(
         name="demo",
         model=model,
         loss=LossConfig(num_negatives=32),
-        data=DataConfig(datasets=("all",), reader="ray", block_rows=256, blocks_per_task=2),
+        data=DataConfig(datasets=("all",), block_rows=256, blocks_per_task=2, cpus_per_read=0.25),
         optim=OptimConfig(lr=3e-3),
         train=TrainConfig(
             batch_size=8,
@@ -84,7 +84,7 @@ def smoke() -> RunConfig:
         model=model,
         mask=MaskConfig(span_frames=4),
         loss=LossConfig(num_negatives=8),
-        data=DataConfig(datasets=("all",), block_rows=32, blocks_per_task=2),
+        data=DataConfig(datasets=("all",), block_rows=32, blocks_per_task=2, cpus_per_read=0.25),
         train=TrainConfig(
             batch_size=4,
             max_steps=8,

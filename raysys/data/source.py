@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,52 +34,98 @@ def cut(traces: Traces, plan: Plan, epochs: np.ndarray, visits: np.ndarray, wind
     }
 
 
+class Blocks(NamedTuple):
+    """The windows of a stretch of a plan, block by block."""
+
+    epochs: np.ndarray
+    visits: np.ndarray
+    sizes: np.ndarray
+    """Windows in each block; block i goes to worker i mod world."""
+
+
+def deal(epochs: np.ndarray, visits: np.ndarray, *, world: int, batch: int, block_rows: int) -> Blocks:
+    """Returns the blocks in which workers receive a stretch of a plan.
+
+    Args:
+        epochs: of each window, (steps * world * batch,).
+        visits: of each window.
+        world: number of workers.
+        batch: windows per worker and step.
+        block_rows: wanted size of a block; the nearest multiple of `batch` is taken.
+
+    Blocks come in rounds of one for each worker, all of the same size, so that a splitter that serves the worker
+    with the fewest windows first deals them in turn.
+    """
+    steps = len(visits) // (world * batch)
+    block_steps = max(1, round(block_rows / batch))
+    order, sizes = [], []
+    index = np.arange(len(visits)).reshape(steps, world, batch)
+    for first in range(0, steps, block_steps):
+        part = index[first : first + block_steps].swapaxes(0, 1)
+        order.append(part.ravel())
+        sizes += [part[0].size] * world
+    dealt = np.concatenate(order) if order else np.zeros(0, int)
+    return Blocks(epochs[dealt], visits[dealt], np.array(sizes, int))
+
+
 class WindowDatasource(Datasource):
-    """Windows of a stretch of a plan, in its order; one read task cuts several blocks.
+    """Windows of a stretch of a plan, in blocks that workers take in turn.
 
     Args:
         traces: object reference to the `Traces` of the training split; nodes fetch it once.
         plan: order of the epochs.
-        epochs: epoch of each window, (n,) int32.
-        visits: visit of each window, (n,) int64 (`Plan.visits`).
+        blocks: what each block holds, in the order of delivery (`deal`).
         window: samples of a window.
-        block_rows: windows in a block.
         blocks_per_task: blocks that one task yields, to share its overhead.
     """
 
-    def __init__(self, traces, plan: Plan, epochs, visits, *, window: int, block_rows: int, blocks_per_task: int):
+    def __init__(self, traces, plan: Plan, blocks: Blocks, *, window: int, blocks_per_task: int):
         super().__init__()
         self._traces, self._plan, self._window = traces, plan, window
-        self._epochs, self._visits = epochs, visits
-        self._block_rows, self._task_rows = block_rows, block_rows * blocks_per_task
+        self._num_windows = len(blocks.visits)
+        self._tasks = _tasks(blocks.sizes, blocks_per_task)
+        self.block_bytes = int(blocks.sizes.max(initial=0)) * 3 * window * 4
+        # A reference, so that the iterators of all workers share one copy of the order.
+        self._order = ray.put((blocks.epochs, blocks.visits))
 
     def get_name(self) -> str:
         return "Windows"
 
     def estimate_inmemory_data_size(self) -> int:
-        return len(self._visits) * (3 * self._window * 4 + _ROW_BYTES)
+        return self._num_windows * (3 * self._window * 4 + _ROW_BYTES)
 
     @property
     def num_tasks(self) -> int:
-        return -(-len(self._visits) // self._task_rows)
+        return len(self._tasks)
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+        epochs, visits = ray.get(self._order)
         tasks = []
-        for first in range(0, len(self._visits), self._task_rows):
-            epochs = self._epochs[first : first + self._task_rows]
-            visits = self._visits[first : first + self._task_rows]
-            size = len(visits) * (3 * self._window * 4 + _ROW_BYTES)
-            metadata = BlockMetadata(num_rows=len(visits), size_bytes=size, input_files=None, exec_stats=None)
-            read = partial(_blocks, self._traces, self._plan, epochs, visits, self._window, self._block_rows)
+        for bounds in self._tasks:
+            part, rows = slice(bounds[0], bounds[-1]), int(bounds[-1] - bounds[0])
+            size = rows * (3 * self._window * 4 + _ROW_BYTES)
+            metadata = BlockMetadata(num_rows=rows, size_bytes=size, input_files=None, exec_stats=None)
+            order = (epochs[part].copy(), visits[part].copy(), bounds - bounds[0])
+            read = partial(_read_blocks, self._traces, self._plan, *order, self._window)
             tasks.append(ReadTask(read, metadata, per_task_row_limit=per_task_row_limit))
         return tasks
 
 
-def _blocks(reference, plan: Plan, epochs, visits, window: int, block_rows: int) -> Iterator[pa.Table]:
+def _tasks(sizes: np.ndarray, blocks_per_task: int) -> list[np.ndarray]:
+    """The bounds of the blocks of each task. Blocks smaller than the others, at the end, get a task of their own.
+
+    Ray Data merges what a task yields until the target size is reached, so that only full blocks may share a task.
+    """
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    full = int((sizes == sizes.max(initial=0)).sum())
+    starts = [*range(0, full, blocks_per_task), *range(full, len(sizes))]
+    return [bounds[first : last + 1] for first, last in pairwise([*starts, len(sizes)])]
+
+
+def _read_blocks(reference, plan: Plan, epochs, visits, bounds, window: int) -> Iterator[pa.Table]:
     traces = _load(reference)
-    for first in range(0, len(visits), block_rows):
-        part = slice(first, first + block_rows)
-        columns = cut(traces, plan, epochs[part], visits[part], window)
+    for first, last in pairwise(bounds):
+        columns = cut(traces, plan, epochs[first:last], visits[first:last], window)
         columns["waveform"] = ArrowTensorArray.from_numpy(columns["waveform"])
         yield pa.table(columns)
 

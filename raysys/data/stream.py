@@ -11,16 +11,15 @@ from typing import NamedTuple
 import ray
 import ray.data
 import torch
-from ray.data import ExecutionOptions, ExecutionResources
+from ray.data import ExecutionOptions
+from ray.train.collective import broadcast_from_rank_zero
 
 from raysys.config import DataConfig
 from raysys.data.plan import Plan
-from raysys.data.source import WindowDatasource, cut
+from raysys.data.source import WindowDatasource, cut, deal
 from raysys.data.windows import Traces
 
 log = logging.getLogger(__name__)
-_STORE_SHARE = 0.4
-"""Fraction of the cluster's object store that the streams of all workers may fill together."""
 
 
 class Batch(NamedTuple):
@@ -81,8 +80,8 @@ def ray_batches(
 ) -> Iterator[Batch]:
     """Yields `steps` batches from `position` on, read by Ray Data tasks anywhere in the cluster.
 
-    Every worker executes a data set of its own, whose rows are a pure function of the position, so that the batches
-    of a worker are known exactly at every step and no barrier ties the workers together.
+    Rank 0 plans a stretch for all workers; one execution reads it in order and deals its blocks in turn, so that the
+    batches of every worker are known exactly at every step.
 
     Args:
         traces_ref: object reference to the `Traces` of the training split.
@@ -94,41 +93,36 @@ def ray_batches(
         steps: micro-batches to yield.
         pin: put batches into pinned memory, for asynchronous copies to a GPU.
     """
-    block_rows = max(1, round(config.block_rows / worker.batch)) * worker.batch
     segment = max(1, config.segment_rows // worker.batch)
     for first in range(0, steps, segment):
-        epochs, visits = plan.rank_visits(
-            position, first, min(segment, steps - first), rank=worker.rank, world=worker.world, batch=worker.batch
-        )
-        source = WindowDatasource(
-            traces_ref,
-            plan,
-            epochs,
-            visits,
-            window=window,
-            block_rows=block_rows,
-            blocks_per_task=config.blocks_per_task,
-        )
-        dataset = ray.data.read_datasource(source, override_num_blocks=source.num_tasks)
-        dataset.set_name(f"windows-rank{worker.rank}")
-        dataset.context.enable_progress_bars = False
-        dataset.context.execution_options = _execution_options(worker.world)
-        batches = dataset.iterator().iter_torch_batches(
-            batch_size=worker.batch,
-            prefetch_batches=config.prefetch_batches,
-            device="cpu",
-            drop_last=True,
-            pin_memory=pin,
+        start = position + first * worker.global_batch
+        count = min(segment, steps - first) * worker.global_batch
+        iterator = None
+        if worker.rank == 0:
+            blocks = deal(
+                *plan.visits(start, count), world=worker.world, batch=worker.batch, block_rows=config.block_rows
+            )
+            source = WindowDatasource(traces_ref, plan, blocks, window=window, blocks_per_task=config.blocks_per_task)
+            dataset = _dataset(source, config)
+            iterator = dataset.iterator() if worker.world == 1 else dataset.streaming_split(worker.world, equal=False)
+        if worker.world > 1:
+            iterator = broadcast_from_rank_zero(iterator)[worker.rank]
+        batches = iterator.iter_torch_batches(
+            batch_size=worker.batch, prefetch_batches=config.prefetch_batches, device="cpu", pin_memory=pin
         )
         for columns in batches:
             yield Batch(*(columns[name] for name in Batch._fields))
 
 
-def _execution_options(world: int) -> ExecutionOptions:
-    store = ray.cluster_resources().get("object_store_memory", 0.0) * _STORE_SHARE / world
-    return ExecutionOptions(
-        preserve_order=True, resource_limits=ExecutionResources.for_limits(object_store_memory=store or None)
+def _dataset(source: WindowDatasource, config: DataConfig) -> ray.data.Dataset:
+    dataset = ray.data.read_datasource(
+        source, override_num_blocks=source.num_tasks, ray_remote_args={"num_cpus": config.cpus_per_read}
     )
+    dataset.set_name("windows")
+    dataset.context.enable_progress_bars = False
+    dataset.context.target_max_block_size = source.block_bytes  # blocks are dealt as they are, not merged or split
+    dataset.context.execution_options = ExecutionOptions(preserve_order=True)
+    return dataset
 
 
 def process_batches(

@@ -10,6 +10,7 @@ from raysys.doctor.software import check_imports, check_packages, check_python
 __all__ = ["Check", "diagnose", "doctor", "render"]
 
 _INSTALL = "pip install -c constraints.txt -e ."
+_DATA = "--data.root FOLDER, where the data sets are; a URL needs its package (s3:// s3fs, gs:// gcsfs) and credentials"
 _STORAGE = "check the address, the credentials and the rights of this machine, or --storage FOLDER"
 _RAY = (
     "check RAY_ADDRESS, the token (RAY_AUTH_TOKEN_PATH) and that both sides have the same ray and Python, "
@@ -36,7 +37,7 @@ def diagnose(config: RunConfig) -> list[Check]:
         ("imports", check_imports(), _INSTALL),
         ("device", check_devices(config), "nvidia-smi shows whether driver and GPU work"),
         ("mlstm", check_kernels(config), "--model.backbone.kernel torch, or reference"),
-        ("data", check_data(config), "--data.root FOLDER, where the data sets are"),
+        ("data", check_data(config), _DATA),
         ("storage", check_storage(config), _STORAGE),
         ("/dev/shm", check_shared_memory(), "mount a tmpfs there"),
         ("open files", check_open_files(), "ulimit -n 65536"),

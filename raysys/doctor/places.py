@@ -81,10 +81,11 @@ def _data_set(name: str, config: RunConfig) -> Iterator[Check]:
 
 def check_storage(config: RunConfig) -> Iterator[Check]:
     """Yields whether runs can be written to `storage`; leaves nothing behind."""
-    if "://" in config.storage:
-        yield from _url(config.storage)
+    storage = config.storage.removeprefix("file://")
+    if "://" in storage:
+        yield from _url(storage)
         return
-    path = Path(config.storage).expanduser().resolve()
+    path = Path(storage).expanduser().resolve()
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
         yield fail("storage", f"{existing} is a file", "--storage FOLDER or --storage s3://bucket/folder")

@@ -14,6 +14,8 @@ from raysys.config import RunConfig
 from raysys.report.collect import Sweep
 from raysys.tune.space import parse_space
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study on the console
+
 FEWEST = 8
 """Trials below which importance and rank correlations say nothing."""
 
@@ -76,6 +78,24 @@ def scored(trials: pd.DataFrame) -> pd.DataFrame:
     return good.sort_values("objective", ascending=False, kind="stable")
 
 
+def objective_of(sweep: Sweep) -> str:
+    """Returns the name of the metric that ranks the trials."""
+    return sweep.config.get("search", {}).get("objective") or sweep.best.get("objective") or "objective"
+
+
+def top_rows(sweep: Sweep, axes: list[Axis], count: int = 10) -> pd.DataFrame:
+    """Returns the best trials: rank, trial, objective, status, windows, tuned values, and what else describes them."""
+    good = scored(sweep.trials).head(count)
+    others = [
+        c
+        for c in ("val/top1_tie", "probe/macro_ap", "codebook/hard_perplexity")
+        if c in good and c != objective_of(sweep)
+    ]
+    out = good[["trial", "objective", "status", "windows", *(a.key for a in axes), *others]].reset_index(drop=True)
+    out.insert(0, "rank", out.index + 1)
+    return out
+
+
 def budget_of(sweep: Sweep) -> float:
     """Returns the full budget of a trial in windows; NaN where it is not recorded."""
     return float(sweep.trials["budget_windows"].max()) if len(sweep.trials) else math.nan
@@ -99,7 +119,7 @@ def at_equal_budget(sweep: Sweep) -> tuple[pd.Series, float]:
     Stopped trials have a lower score because they trained less: comparing last scores would mistake that for an effect
     of their values. The first rung is the last place that every trial reaches.
     """
-    objective = sweep.config.get("search", {}).get("objective", "probe/macro_ap")
+    objective = objective_of(sweep)
     history, places = sweep.history, rungs(sweep.config, budget_of(sweep)) or [budget_of(sweep)]
     if objective not in history or not {"trial", "windows"} <= set(history) or not math.isfinite(places[0]):
         return pd.Series(dtype=float), math.nan

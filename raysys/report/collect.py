@@ -1,6 +1,7 @@
 """Folders of runs and sweeps, read into memory. What is missing or damaged becomes a note, never a crash."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it announces the end of every file
 
 RUN_FILES = ("metrics.jsonl", "record.json")
 SWEEP_FILES = ("trials.csv", "history.csv", "best.json")

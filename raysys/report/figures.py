@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogFormatter, PercentFormatter
 
 from raysys.report.style import BLUE, GREEN, GREY, ORANGE, RED, SERIES, panels, reference_line
 
@@ -26,6 +26,7 @@ def loss_figure(metrics: pd.DataFrame, chance: float, diversity_lambda: float) -
     line(left, metrics, "val/contrastive", "validation", BLUE, marker="o")
     reference_line(left, chance, f"chance: log(K + 1) = {chance:.2f} nats", RED)
     finish(left, "Contrastive loss", "nats")
+    left.margins(y=0.12)
     noisy_line(right, metrics, "train/loss", "total", GREY)
     noisy_line(right, metrics, "train/contrastive", "contrastive", BLUE)
     if "train/diversity" in metrics:
@@ -90,6 +91,8 @@ def speed_figure(metrics: pd.DataFrame) -> Figure | None:
     finish(axes[0], "Learning rate", "")
     noisy_line(axes[1], metrics, "train/grad_norm", None, BLUE)
     axes[1].set_yscale("log")
+    axes[1].yaxis.set_major_formatter(LogFormatter())
+    axes[1].yaxis.set_minor_formatter(LogFormatter())
     finish(axes[1], "Gradient norm before clipping", "")
     noisy_line(axes[2], metrics, "perf/windows_per_s", None, GREEN)
     finish(axes[2], "Throughput", "windows / s")
@@ -124,9 +127,9 @@ def usage_figure(usage: dict[int, np.ndarray], num_groups: int) -> Figure | None
                 ax.bar(rank, share, width=1.0, color=color, alpha=0.75, label=label)
             else:
                 ax.step(rank, share, where="mid", color=color, label=label)
-        reference_line(ax, 1 / len(share), "all alike")
+        reference_line(ax, 1 / len(share), "perfectly even", right=True)
         ax.set(title=f"Group {g}", xlabel="code, most used first", ylabel="share of frames" if g == 0 else "")
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
         ax.legend(loc="upper right")
     return figure
 

@@ -39,7 +39,7 @@ class Chapter:
 def render(title: str, subtitle: str, chapters: Sequence[Chapter], appendix: Sequence[Section]) -> str:
     """Returns the whole page."""
     names = [slug(chapter.title, i) for i, chapter in enumerate(chapters)]
-    body = "".join(_chapter(chapter, name) for chapter, name in zip(chapters, names, strict=True))
+    body = "".join(_chapter(chapter, name, len(chapters) > 1) for chapter, name in zip(chapters, names, strict=True))
     body += "".join(_section(section, slug(section.title, "end")) for section in appendix)
     links = [
         (name, chapter.title, [(slug(s.title, name), s.title) for s in chapter.sections])
@@ -126,13 +126,14 @@ def slug(title: str, prefix: Any) -> str:
     return f"{prefix}-" + re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def _chapter(chapter: Chapter, name: str) -> str:
+def _chapter(chapter: Chapter, name: str, headed: bool) -> str:
+    heading = f"<h2>{text(chapter.title)}</h2>" if headed else ""
     tiles = "".join(
         f'<div class="tile"><span>{text(label)}</span><b>{text(value)}</b><span>{text(below)}</span></div>'
         for label, value, below in chapter.tiles
     )
     return (
-        f'<article id="{name}"><h2>{text(chapter.title)}</h2><p class="path">{text(chapter.subtitle)}</p>'
+        f'<article id="{name}">{heading}<p class="path">{text(chapter.subtitle)}</p>'
         f'<p class="verdict {chapter.state}">{text(chapter.verdict)}</p><div class="tiles">{tiles}</div>'
         + "".join(_section(section, slug(section.title, name)) for section in chapter.sections)
         + "</article>"
@@ -149,4 +150,4 @@ def _is_number(value: Any) -> bool:
 
 def _breakable(value: Any) -> str:
     """Text in which a line may break after the dots and slashes of keys."""
-    return re.sub(r"([./_])", r"\1<wbr>", text(value))
+    return re.sub(r"([./_])(?=[A-Za-z])", r"\1<wbr>", text(value))

@@ -9,19 +9,22 @@ from raysys.report.page import Section, note, pairs, paragraph, table
 
 _PLACE = ("name", "storage", "data.root", "data.cache")
 """Keys that say where, not what; they do not decide which preset is nearest."""
+ABSENT = "(absent)"
+"""Value of a key that only the other side has."""
 
 
 def nearest_preset(config: dict[str, Any]) -> tuple[str, dict[str, tuple[Any, Any]]]:
     """Returns the preset that a configuration differs least from, and dotted key -> (preset's value, its own).
 
     Args:
-        config: nested, as in config.json. Keys that one side lacks count as None there.
+        config: nested, as in config.json. A key that one side lacks is `ABSENT` there.
     """
     own = flatten(config)
     candidates = []
     for name, preset in PRESETS.items():
         theirs = flatten(json.loads(json.dumps(preset().to_dict())))
-        changed = {k: (theirs.get(k), own.get(k)) for k in {**theirs, **own} if theirs.get(k) != own.get(k)}
+        changed = {k: (theirs.get(k, ABSENT), own.get(k, ABSENT)) for k in {**theirs, **own}}
+        changed = {k: pair for k, pair in changed.items() if pair[0] != pair[1]}
         candidates.append((sum(key not in _PLACE for key in changed), name, changed))
     _, name, changed = min(candidates, key=lambda candidate: candidate[0])
     return name, changed
@@ -39,8 +42,8 @@ def provenance(config: dict[str, Any], record: dict[str, Any], first: tuple[str,
     if config:
         name, changed = nearest_preset(config)
         rows = [(key, show(old), show(new)) for key, (old, new) in changed.items()]
-        words = f"The nearest preset is {name!r}; {len(rows)} of {len(flatten(config))} values differ from it."
-        blocks += [paragraph(words), table(("key", f"preset {name}", "this run"), rows)] if rows else [paragraph(words)]
+        words = f"The nearest preset is {name}; {len(rows)} of {len(flatten(config))} values differ from it."
+        blocks += [paragraph(words), table(("key", f"preset {name}", "here"), rows)] if rows else [paragraph(words)]
     else:
         blocks.append(note("config.json is missing, so what differs from a preset is unknown."))
     blocks.append(
@@ -56,7 +59,7 @@ def show(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(show(v) for v in value) or "(empty)"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.4g}"
     return "none" if value is None else str(value)
 
 

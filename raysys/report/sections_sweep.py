@@ -3,10 +3,8 @@
 import math
 from typing import Any
 
-import pandas as pd
-
-from raysys.report import analysis, figures_sweep
-from raysys.report.analysis import FEWEST, Axis, scored
+from raysys.report import analysis, figures_space, figures_sweep
+from raysys.report.analysis import FEWEST, Axis, objective_of, scored, top_rows
 from raysys.report.collect import Sweep, flatten
 from raysys.report.page import Chapter, Section, figure, note, number, paragraph, table
 from raysys.report.provenance import provenance, show
@@ -36,11 +34,6 @@ def sweep_chapter(sweep: Sweep) -> Chapter:
     return Chapter(f"Sweep: {title}", str(sweep.path), verdict, state, _tiles(sweep), tuple(sections))
 
 
-def objective_of(sweep: Sweep) -> str:
-    """Returns the name of the metric that ranks the trials."""
-    return sweep.config.get("search", {}).get("objective") or sweep.best.get("objective") or "objective"
-
-
 def sweep_verdict(sweep: Sweep, axes: list[Axis]) -> tuple[str, str]:
     """Returns "good", "warn" or "bad", and what came out of the sweep in plain words."""
     trials, good = sweep.trials, scored(sweep.trials)
@@ -61,33 +54,16 @@ def sweep_verdict(sweep: Sweep, axes: list[Axis]) -> tuple[str, str]:
     words += f"; the median trial has {middle:.3f}"
     stopped, saved = int((trials["status"] == "STOPPED_EARLY").sum()), analysis.compute(trials)["saved"]
     if stopped and math.isfinite(saved):
-        words += f". {stopped} trials were stopped early, which saved {saved:.0%} of the compute"
-    unhealthy, failed = int((~trials["healthy"]).sum()), int((trials["status"] == "ERROR").sum())
+        words += f". {stopped} {'trial was' if stopped == 1 else 'trials were'} stopped early, which saved {saved:.0%} of the compute"
+    failed = int((trials["status"] == "ERROR").sum())
+    unhealthy = int((~trials["healthy"] & (trials["status"] != "ERROR")).sum())
     bad = len(trials) - len(good)
     if bad:
-        words += f". {bad} have no valid score ({failed} failed, {unhealthy} unhealthy)"
+        words += f". {bad} {'has' if bad == 1 else 'have'} no valid score ({failed} failed, {unhealthy} with a collapsed codebook or a loss that is not finite)"
     few = len(good) < FEWEST
     return ("warn" if few or bad > len(trials) / 3 else "good"), words + (
         ". With so few trials the ranking is a first hint." if few else "."
     )
-
-
-def top_rows(sweep: Sweep, axes: list[Axis], count: int = 10) -> pd.DataFrame:
-    """Returns the best trials: rank, trial, objective, status, windows, tuned values, and what else describes them."""
-    good = scored(sweep.trials).head(count)
-    others = [
-        c
-        for c in ("val/top1_tie", "probe/macro_ap", "codebook/hard_perplexity")
-        if c in good and c != objective_of(sweep)
-    ]
-    out = good[["trial", "objective", "status", "windows", *(a.key for a in axes), *others]].reset_index(drop=True)
-    out.insert(0, "rank", out.index + 1)
-    return out
-
-
-def parameter_rows(sweep: Sweep, axes: list[Axis]) -> pd.DataFrame:
-    """Returns importance and rank correlation of each tuned value; empty with too few trials."""
-    return analysis.importance(sweep, axes)
 
 
 def tuned_axes(sweep: Sweep) -> tuple[list[Axis], tuple[str, ...]]:
@@ -176,7 +152,7 @@ def _best(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str) -> 
 
 
 def _influence(sweep: Sweep, axes: list[Axis]) -> Section:
-    rows = parameter_rows(sweep, axes)
+    rows = analysis.importance(sweep, axes)
     scores, windows = analysis.at_equal_budget(sweep)
     title = "Which values matter"
     if rows.empty:
@@ -184,16 +160,20 @@ def _influence(sweep: Sweep, axes: list[Axis]) -> Section:
         return Section(title, (note(words),))
     caption = (
         f"Share of the variation of the score that each tuned value explains, from {int(rows['n'].iloc[0])} trials by their scores at "
-        f"{windows:,.0f} windows, which all of them reached. Shares below about {1 / len(axes) / 2:.0%} are hard to tell from noise. "
+        f"{windows:,.0f} windows, which all of them reached. Do not read much into the order of small shares. "
         "A large share with a rank correlation near 0 means that the best value lies inside the range."
     )
-    shown = [[r.key, f"{r.share:.0%}", f"{r.rho:+.2f}", f"{r.p:.3f}", int(r.n)] for r in rows.itertuples()]
+    shown = [
+        [r.key, f"{r.share:.0%}", f"{r.rho:+.2f}", f"{r.p:.3f}" if r.p >= 0.001 else "< 0.001", int(r.n)]
+        for r in rows.itertuples()
+    ]
     columns = ("key", "share of variance", "Spearman's rho", "p", "trials")
-    return Section(title, (figure(figures_sweep.importance_figure(rows), caption, ""), table(columns, shown)))
+    return Section(title, (figure(figures_space.importance_figure(rows), caption, ""), table(columns, shown)))
 
 
 def _landscape(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str) -> Section:
-    slices = figures_sweep.slice_figure(sweep.trials, axes, name, config)
+    scores, windows = analysis.at_equal_budget(sweep)
+    slices = figures_space.slice_figure(sweep.trials, axes, name, config)
     none = "Left out: no tuned value has a column in trials.csv, or no trial has a valid score."
     return Section(
         "Objective by tuned value",
@@ -206,14 +186,14 @@ def _landscape(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str
                 none,
             ),
             figure(
-                figures_sweep.pair_figure(sweep.trials, axes, name),
-                "Pairs of tuned values, brighter is better, the best trial ringed. The pale surface is a local mean of the points and means "
-                "little where there are none. A bright diagonal is an interaction: those two values must be tuned together.",
+                figures_space.pair_figure(sweep.trials, axes, scores, f"{name} at {windows:,.0f} windows"),
+                "Pairs of tuned values, darker is better, by the scores at the first rung, which all trials reached; the best trial at the end "
+                "is ringed. A pale surface is a local mean of the points and means little where there are none. A dark diagonal is an interaction: those two values must be tuned together.",
                 "No pairs: they need two tuned values.",
             ),
             figure(
-                figures_sweep.parallel_figure(sweep.trials, axes, name),
-                "Every trial with a score as one line through its values; the best fifth is thick. Where thick lines run through one "
+                figures_space.parallel_figure(sweep.trials, axes, name),
+                "Every trial with a score as one line through its values, darker is better; the best fifth is thick. Where thick lines run through one "
                 "narrow gate, that value matters; where they fan out, it does not.",
                 "No parallel coordinates: they need two tuned values and two scored trials.",
             ),

@@ -31,6 +31,7 @@ class CodedWindows:
         s_sample: (n,) S onset.
         names: what each window is called.
         codes: (n, S, G).
+        fingerprint: of the data they come from.
     """
 
     waveform: np.ndarray
@@ -39,6 +40,7 @@ class CodedWindows:
     s_sample: np.ndarray
     names: tuple[str, ...]
     codes: np.ndarray
+    fingerprint: str
 
 
 def coded_windows(run: Run, count: int = 4) -> CodedWindows:
@@ -54,7 +56,8 @@ def coded_windows(run: Run, count: int = 4) -> CodedWindows:
     load_strict(model, load_file(run.checkpoint / "model.safetensors"))
     # The validation windows do not depend on the probe's; one each of those saves reading them.
     small = config.override({"probe.fit_windows": 1, "probe.score_windows": 1})
-    windows = prepare_training_data(small).get("validation")
+    data = prepare_training_data(small)
+    windows = data.get("validation")
     windows = windows.take(choose(windows, count))
     codes = model.codes(torch.from_numpy(windows.waveform), torch.from_numpy(windows.num_valid))
     return CodedWindows(
@@ -64,6 +67,7 @@ def coded_windows(run: Run, count: int = 4) -> CodedWindows:
         s_sample=windows.s_sample,
         names=tuple(windows.datasets[i] for i in windows.dataset),
         codes=codes.numpy(),
+        fingerprint=data.fingerprint,
     )
 
 
@@ -128,7 +132,8 @@ def _draw_waveform(ax, windows: CodedWindows, i: int) -> None:
         ax.plot(time, 0.48 * trace / (peak or 1.0) - row, color=INK, linewidth=0.5, rasterized=valid > 20_000)
         ax.text(-0.012, -row, component, transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=8.5)
     _draw_picks(ax, windows, i, named=True)
-    ax.set(title=windows.names[i], ylim=(-2.6, 0.6), yticks=[], xlim=(0, windows.waveform.shape[-1] / RATE_HZ))
+    ax.set_title(windows.names[i], pad=12)
+    ax.set(ylim=(-2.6, 0.6), yticks=[], xlim=(0, windows.waveform.shape[-1] / RATE_HZ))
     ax.grid(False)
     ax.tick_params(bottom=False, labelbottom=False)
     ax.spines[:].set_visible(False)

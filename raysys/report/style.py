@@ -20,7 +20,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY, INK = (
     "#22303c",
 )
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, "#4aa3b5", "#a8862c", "#6b7f3a")
-SCORE_MAP = "viridis"
+SCORE_MAP = "viridis_r"
+"""Dark is good: the best trials stand out on white paper."""
 STYLE = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#b9c0c7",
@@ -75,16 +76,17 @@ def svg_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
 
 
-def reference_line(ax, y: float, text: str, color: str = GREY) -> None:
-    """Draws a dashed horizontal line with its name at the left end."""
+def reference_line(ax, y: float, text: str, color: str = GREY, right: bool = False) -> None:
+    """Draws a dashed horizontal line with its name at its left or right end."""
     ax.axhline(y, color=color, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1.5)
     ax.annotate(
         text,
-        (0.01, y),
+        (0.99 if right else 0.01, y),
         xycoords=("axes fraction", "data"),
         xytext=(0, 2.5),
         textcoords="offset points",
         color=color,
         fontsize=8,
         va="bottom",
+        ha="right" if right else "left",
     )

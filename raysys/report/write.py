@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from raysys.report.analysis import importance, top_rows
 from raysys.report.collect import Run, Sweep, read_folder
 from raysys.report.figures import comparison_figure
 from raysys.report.glossary import glossary
 from raysys.report.page import Chapter, Section, figure, number, render, table
 from raysys.report.sections_run import last, run_chapter
-from raysys.report.sections_sweep import parameter_rows, sweep_chapter, top_rows, tuned_axes
+from raysys.report.sections_sweep import sweep_chapter, tuned_axes
 from raysys.report.style import styled
 
 log = logging.getLogger(__name__)
@@ -104,4 +105,4 @@ def _tables(folder: Run | Sweep) -> dict[str, pd.DataFrame]:
             "data": folder.data,
         }
     axes, _ = tuned_axes(folder)
-    return {"top10": top_rows(folder, axes), "importance": parameter_rows(folder, axes), "history": folder.history}
+    return {"top10": top_rows(folder, axes), "importance": importance(folder, axes), "history": folder.history}

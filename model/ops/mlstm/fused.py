@@ -11,14 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.ops.mlstm.kernels import grad_kernel, hidden_kernel
-from model.ops.mlstm.kernels_scan import grad_scan_kernel, hidden_scan_kernel
-from model.ops.mlstm.kernels_states import (
-    carry_grads_kernel,
-    carry_states_kernel,
-    segment_grads_kernel,
-    segment_states_kernel,
+from model.ops.mlstm.kernels import (
+    gates_grad_kernel,
+    gates_kernel,
+    hidden_kernel,
+    key_value_grad_kernel,
+    query_grad_kernel,
 )
+from model.ops.mlstm.kernels_states import carry_grads_kernel, carry_states_kernel, states_grad_kernel, states_kernel
 
 WANTED_PROGRAMS = 512
 """Rows (R x B x H) are cut into segments until there are about so many programs: four for each multiprocessor."""
@@ -26,20 +26,20 @@ WANTED_PROGRAMS = 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """How the work is cut; changes the speed, not the result."""
+    """How the work is cut; changes the speed, not the result. Pairs are (warps, pipeline stages)."""
 
-    scan: bool
-    """One program walks through a segment with the state in registers; else one program a chunk."""
     chunk: int
     """Frames of a chunk (L), a power of two >= 16."""
-    channels: int
-    """Channels of a tile (all of a head's if scan), a power of two >= 16."""
+    tile: int
+    """Channels of a tile of the kernels that treat all chunks at once, a power of two >= 16."""
+    state_tile: int
+    """Rows and columns of a tile of the state."""
     num_chunks: int
     chunks: int
     """Chunks of a segment."""
-    hidden: tuple[int, int]
-    """Warps and pipeline stages of the kernel of the hidden states."""
-    grad: tuple[int, int]
+    hidden: tuple[int, int] = (4, 1)
+    grad: tuple[int, int] = (4, 1)
+    states: tuple[int, int] = (4, 3)
 
     @property
     def segments(self):
@@ -51,14 +51,13 @@ def plan(rows, length, dim):
     chunk = min(64, max(16, triton.next_power_of_2(length)))
     num_chunks = triton.cdiv(length, chunk)
     width = max(16, triton.next_power_of_2(dim))
-    if num_chunks == 1 or width > 128:
-        tile = min(64, width)
-        return Plan(scan=False, chunk=chunk, channels=tile, num_chunks=num_chunks, chunks=1, hidden=(4, 1), grad=(4, 1))
     segments = min(num_chunks, max(1, WANTED_PROGRAMS // rows))
-    launch = (4, 2) if width <= 64 else (8, 2)
-    chunks = triton.cdiv(num_chunks, segments)
     return Plan(
-        scan=True, chunk=chunk, channels=width, num_chunks=num_chunks, chunks=chunks, hidden=launch, grad=launch
+        chunk=chunk,
+        tile=min(128, width),
+        state_tile=min(64, width),
+        num_chunks=num_chunks,
+        chunks=triton.cdiv(num_chunks, segments),
     )
 
 
@@ -71,149 +70,157 @@ def _exact(q):
     return torch.promote_types(q.dtype, torch.float32)
 
 
-def _common(q, cut, channels=None):
-    """Keyword arguments that the kernels share; 32-bit products stay 32-bit (no tf32)."""
+def _constants(q, cut, setting, tile=None):
     acc = tl.float64 if q.dtype == torch.float64 else tl.float32
-    return {"E": q.shape[-1], "L": cut.chunk, "BE": channels or cut.channels, "ACC": acc, "PRECISION": "ieee"}
+    sizes = {"E": q.shape[-1], "L": cut.chunk, "BE": tile or cut.tile, "ACC": acc}
+    return sizes | {"num_warps": setting[0], "num_stages": setting[1]}
 
 
 def _math(q, eps):
     return {"scale": 1 / math.sqrt(q.shape[-1]), "eps": eps}
 
 
-def _launch(setting):
-    return {"num_warps": setting[0], "num_stages": setting[1]}
-
-
 def _states(q, slots, dtype):
     """Empty memory (R, B, H, slots, E, E), normaliser (R, B, H, slots, E) and log scale (R, B, H, slots)."""
     directions, batch, _, heads, dim = q.shape
     shape = (directions, batch, heads, slots)
-    exact = _exact(q)
     return (
         q.new_empty(*shape, dim, dim, dtype=dtype),
-        q.new_empty(*shape, dim, dtype=exact),
-        q.new_empty(shape, dtype=exact),
+        q.new_empty(*shape, dim, dtype=_exact(q)),
+        q.new_empty(shape, dtype=_exact(q)),
     )
 
 
-def _carry_launch(q, cut):
-    """Grid and constants of the two kernels that add up segments."""
+def _carry(kernel, q, segments, *tensors):
+    """Runs one of the kernels that add up segments."""
     directions, batch, _, heads, dim = q.shape
     block = min(1024, triton.next_power_of_2(dim * dim))
     grid = (triton.cdiv(dim * dim, block), directions * batch * heads)
-    return grid, {"E": dim, "BLOCK": block, "EP": triton.next_power_of_2(dim)}
+    kernel[grid](*tensors, segments, E=dim, BLOCK=block, EP=triton.next_power_of_2(dim))
 
 
-def _segment_grid(q, cut, tile, segments):
-    return segments * triton.cdiv(q.shape[-1], tile) ** 2, q.shape[3], q.shape[0] * q.shape[1]
+def _chunk_states(q, k, v, fade, write, cut):
+    """Memory, normaliser and log scale that every chunk but the first starts from."""
+    directions, batch, length, heads, dim = q.shape
+    saved = _states(q, cut.num_chunks - 1, q.dtype)
+    if cut.num_chunks == 1:
+        return saved
+    memory0, norm0, start0 = _states(q, cut.segments - 1, _exact(q))
+    peak0, fade0 = torch.empty_like(start0), torch.empty_like(start0)
+    tiles = triton.cdiv(dim, cut.state_tile) ** 2
 
+    def run(ends, segments, start):
+        states_kernel[(segments * tiles, heads, directions * batch)](
+            k, v, fade, write, memory0, norm0, start0, fade0, *saved[:2], start, batch, length, heads, cut.num_chunks,
+            cut.segments, cut.chunks, SHARED=len(v) == 1, ENDS=ends, **_constants(q, cut, cut.states, cut.state_tile),
+        )  # fmt: skip
 
-def _segment_states(q, k, v, igate, fgate, cut):
-    """States that segments 1 and later start from."""
-    memory, norm, start = _states(q, cut.segments - 1, _exact(q))
-    if cut.segments == 1:
-        return memory, norm, start
-    _, batch, length, heads, _ = q.shape
-    peak, fade = torch.empty_like(start), torch.empty_like(start)
-    tile = min(64, cut.channels)
-    segment_states_kernel[_segment_grid(q, cut, tile, cut.segments - 1)](
-        k, v, igate, fgate, memory, norm, peak, fade, batch, length, heads, cut.segments, cut.chunks, len(v),
-        **_common(q, cut, tile), num_warps=4, num_stages=2,
-    )  # fmt: skip
-    grid, constants = _carry_launch(q, cut)
-    carry_states_kernel[grid](memory, norm, peak, fade, start, cut.segments, **constants)
-    return memory, norm, start
+    if cut.segments > 1:
+        run(True, cut.segments - 1, peak0)
+        _carry(carry_states_kernel, q, cut.segments, memory0, norm0, peak0, fade0, start0)
+    run(False, cut.segments, saved[2])
+    return saved
 
 
 @torch.library.custom_op("raysys::mlstm", mutates_args=())
 def mlstm_forward(
     q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states, overlaps (R, B, S, H), and the states that chunks 1 to N - 1 start from. Contiguous inputs."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states; overlaps and gates (4, R, B, H, S); the states that chunks start from. Contiguous inputs."""
     directions, batch, length, heads, _ = q.shape
     cut = _plan_of(q)
-    h, overlap = torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=_exact(q))
-    states = _segment_states(q, k, v, igate, fgate, cut)
-    sizes = (batch, length, heads, cut.num_chunks)
-    common = _common(q, cut) | _math(q, eps) | _launch(cut.hidden)
-    if not cut.scan:
-        hidden_kernel[(cut.num_chunks, heads, directions * batch)](
-            q, k, v, igate, fgate, *states, h, overlap, *sizes, len(v), ONE_CHUNK=cut.num_chunks == 1, **common
-        )
-        return h, overlap, *states
-    saved = _states(q, cut.num_chunks - 1, q.dtype)
-    hidden_scan_kernel[(cut.segments, heads, directions * batch)](
-        q, k, v, igate, fgate, *states, h, overlap, *saved, *sizes, cut.segments, cut.chunks, len(v), **common
-    )
-    return h, overlap, *saved
+    h = torch.empty_like(q)
+    gates = q.new_empty(4, directions, batch, heads, length, dtype=_exact(q))
+    overlap, fade, write, peak = gates
+    constants = _constants(q, cut, cut.hidden)
+    gates_kernel[(cut.num_chunks, heads, directions * batch)](
+        igate, fgate, fade, write, peak, batch, length, heads, cut.num_chunks,
+        L=cut.chunk, ACC=constants["ACC"], num_warps=1,
+    )  # fmt: skip
+    states = _chunk_states(q, k, v, fade, write, cut)
+    hidden_kernel[(cut.num_chunks * directions, heads, batch)](
+        q, k, v, fade, write, peak, *states, h, overlap, batch, length, heads, cut.num_chunks,
+        R=directions, SHARED=len(v) == 1, ONE_CHUNK=cut.num_chunks == 1, **_math(q, eps), **constants,
+    )  # fmt: skip
+    return h, gates, *states
 
 
 @mlstm_forward.register_fake
 def _(q, k, v, igate, fgate, eps):
-    cut = _plan_of(q)
-    saved = _states(q, cut.num_chunks - 1, q.dtype if cut.scan else _exact(q))
-    return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=_exact(q)), *saved
+    directions, batch, length, heads, _ = q.shape
+    gates = q.new_empty(4, directions, batch, heads, length, dtype=_exact(q))
+    return torch.empty_like(q), gates, *_states(q, _plan_of(q).num_chunks - 1, q.dtype)
 
 
-def _segment_grads(q, igate, fgate, start, h, overlap, dh, eps, cut):
-    """Gradients of the states that segments 1 and later start from, and of every overlap."""
-    dmemory, dnorm, log_keep = _states(q, cut.segments - 1, _exact(q))
-    doverlap = torch.empty_like(overlap)
-    if cut.segments == 1:
-        return dmemory, dnorm, doverlap
-    _, batch, length, heads, _ = q.shape
-    tile = min(64, cut.channels)
-    segment_grads_kernel[_segment_grid(q, cut, tile, cut.segments)](
-        q, igate, fgate, start, h, overlap, dh, dmemory, dnorm, doverlap, log_keep, batch, length, heads,
-        cut.num_chunks, cut.segments, cut.chunks, **_math(q, eps), **_common(q, cut, tile), num_warps=4, num_stages=2,
-    )  # fmt: skip
-    grid, constants = _carry_launch(q, cut)
-    carry_grads_kernel[grid](dmemory, dnorm, log_keep, cut.segments, **constants)
-    return dmemory, dnorm, doverlap
+def _chunk_state_grads(q, dh, gates, doverlap, start, eps, cut):
+    """Gradients of memory and normaliser that every chunk but the first starts from."""
+    directions, batch, length, heads, dim = q.shape
+    dmemory, dnorm, _ = _states(q, cut.num_chunks - 1, q.dtype)
+    if cut.num_chunks == 1:
+        return dmemory, dnorm
+    overlap, fade, _, peak = gates
+    ends = _states(q, cut.segments - 1, _exact(q))
+    tiles = triton.cdiv(dim, cut.state_tile) ** 2
+
+    def run(only_ends):
+        states_grad_kernel[(cut.segments * tiles, heads, directions * batch)](
+            q, dh, fade, peak, start, overlap, doverlap, *ends, dmemory, dnorm, batch, length, heads, cut.num_chunks,
+            cut.segments, cut.chunks, ENDS=only_ends, **_math(q, eps),
+            **_constants(q, cut, cut.states, cut.state_tile),
+        )  # fmt: skip
+
+    if cut.segments > 1:
+        run(True)
+        _carry(carry_grads_kernel, q, cut.segments, *ends)
+    run(False)
+    return dmemory, dnorm
 
 
 @torch.library.custom_op("raysys::mlstm_grad", mutates_args=())
 def mlstm_backward(
-    q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float, h: Tensor, overlap: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float, gates: Tensor,
     memory: Tensor, norm: Tensor, start: Tensor, dh: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k, v (one for each direction) and both gates."""
-    directions, batch, length, heads, _ = q.shape
+    """Gradients of q, k, v and both gates."""
+    directions, batch, length, heads, dim = q.shape
     cut = _plan_of(q)
-    grads = dq, dk, dv, di, df = tuple(torch.empty_like(x) for x in (q, q, q, igate, fgate))
-    dmemory, dnorm, doverlap = _segment_grads(q, igate, fgate, start, h, overlap, dh, eps, cut)
-    saved = (memory, norm, start, overlap, dh, dmemory, dnorm)
+    shared = len(v) == 1
+    add_up = shared and directions > 1 and dim <= cut.tile
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(q), torch.empty_like(v if add_up else q)
+    di, df = torch.empty_like(igate), torch.empty_like(fgate)
+    overlap, fade, write, peak = gates
+    doverlap, past, column, future = torch.empty_like(gates)
+    across = start.new_empty(directions, batch, heads, cut.num_chunks)
     sizes = (batch, length, heads, cut.num_chunks)
-    common = _common(q, cut) | _math(q, eps) | _launch(cut.grad)
-    if cut.scan:
-        grad_scan_kernel[(cut.segments, heads, directions * batch)](
-            q, k, v, igate, fgate, *saved, *grads, *sizes, cut.segments, cut.chunks, len(v), **common
-        )
-    else:
-        grad_kernel[(cut.num_chunks, heads, directions * batch)](
-            q, k, v, igate, fgate, *saved, doverlap, *grads, *sizes, len(v), ONE_CHUNK=cut.num_chunks == 1, **common
-        )
-    return dq, dk, dv, di, df
+    constants = _constants(q, cut, cut.grad) | _math(q, eps)
+    constants |= {"R": directions, "SHARED": shared, "ONE_CHUNK": cut.num_chunks == 1}
+    query_grad_kernel[(cut.num_chunks * directions, heads, batch)](
+        q, k, v, fade, write, peak, memory, norm, start, overlap, dh, dq, doverlap, past, column, *sizes, **constants
+    )
+    dmemory, dnorm = _chunk_state_grads(q, dh, gates, doverlap, start, eps, cut)
+    key_value_grad_kernel[(cut.num_chunks * (1 if add_up else directions), heads, batch)](
+        q, k, v, fade, write, peak, memory, norm, start, overlap, doverlap, dh, dmemory, dnorm, dk, dv, future, across,
+        *sizes, SUM=add_up, **constants,
+    )  # fmt: skip
+    gates_grad_kernel[(cut.num_chunks, heads, directions * batch)](
+        fgate, past, column, future, across, di, df, *sizes, L=cut.chunk, ACC=constants["ACC"], num_warps=1
+    )
+    return dq, dk, dv.sum(0, keepdim=True) if len(dv) > len(v) else dv, di, df
 
 
 @mlstm_backward.register_fake
-def _(q, k, v, igate, fgate, eps, h, overlap, memory, norm, start, dh):
-    return tuple(torch.empty_like(x) for x in (q, q, q, igate, fgate))
+def _(q, k, v, igate, fgate, eps, gates, memory, norm, start, dh):
+    return tuple(torch.empty_like(x) for x in (q, k, v, igate, fgate))
 
 
 def _setup(ctx, inputs, output):
     *tensors, ctx.eps = inputs
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, *output[1:])
 
 
 def _backward(ctx, dh, *_):
-    q, k, v, igate, fgate, h, overlap, memory, norm, start = ctx.saved_tensors
-    grads = mlstm_backward(q, k, v, igate, fgate, ctx.eps, h, overlap, memory, norm, start, dh.contiguous())
-    dq, dk, dv, di, df = grads
-    if len(v) < len(q):
-        dv = dv.sum(0, keepdim=True)
-    return dq, dk, dv, di, df, None
+    q, k, v, igate, fgate, *saved = ctx.saved_tensors
+    return *mlstm_backward(q, k, v, igate, fgate, ctx.eps, *saved, dh.contiguous()), None
 
 
 mlstm_forward.register_autograd(_backward, setup_context=_setup)

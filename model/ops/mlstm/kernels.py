@@ -1,10 +1,11 @@
-"""Triton kernels of the mLSTM cell that treat all chunks at once, for heads of any size; the parts that all kernels share.
+"""Triton kernels of the mLSTM cell that treat all chunks at once: gates, hidden states, and their gradients.
 
-Every kernel handles both time directions: a program of direction 1 walks the same memory backward, so all formulas are
-written in logical time. Tensors are contiguous; equations and names are those of README.md.
+Both time directions run in one launch. A program of direction 1 reads memory in the same order as one of direction 0;
+only "earlier" and "later" are exchanged: the causal mask, the scans over gates and the order p of the chunks n
+(p = n forward, N - 1 - n backward). Tensors are contiguous; names and equations are those of README.md.
 
 Shape letters: R directions, B batch, S frames, H heads, E channels of a head, N chunks, L frames of a chunk.
-Program axes: 0 chunk (or tile of the state), 1 head, 2 direction and batch row.
+States are numbered by the chunk p that they enter: slot p - 1 of (R, B, H, N - 1, ...); the first chunk has none.
 """
 # ruff: noqa: SIM102 (a condition on a constant must stand alone, else the compiler keeps the branch)
 
@@ -22,32 +23,22 @@ def _larger(a, b):
 @triton.jit
 def _log_sigmoid(x):
     small = tl.exp(-tl.abs(x))
-    one_more = 1.0 + small
-    log1p = tl.where(
-        one_more == 1.0, small, tl.log(one_more) * (small / tl.where(one_more == 1.0, 1.0, one_more - 1.0))
-    )
+    more = 1.0 + small
+    log1p = tl.where(more == 1.0, small, tl.log(more) * (small / tl.where(more == 1.0, 1.0, more - 1.0)))
     return tl.minimum(x, 0.0) - log1p
 
 
 @triton.jit
-def _rows(n, r, S, L: tl.constexpr):
-    """Memory rows (L,) of chunk n of direction r, and which of them exist."""
+def _dot(a, b, acc):
+    """acc + a b. Products of 32-bit numbers stay 32-bit (no tf32)."""
+    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
+
+
+@triton.jit
+def _rows(n, S, L: tl.constexpr):
+    """Frames (L,) of chunk n, and which of them exist."""
     t = n * L + tl.arange(0, L)
-    return tl.where(r == 0, t, S - 1 - t), t < S
-
-
-@triton.jit
-def _gates(i_ptr, f_ptr, rows, ok, H, ACC: tl.constexpr):
-    """Log weights (L,): what the forget gates leave at t of the chunk's start, and g = log i - fade; logits of f."""
-    log_i = tl.load(i_ptr + rows * H, mask=ok, other=NEVER).to(ACC)
-    f = tl.load(f_ptr + rows * H, mask=ok, other=0.0).to(ACC)
-    fade = tl.cumsum(tl.where(ok, _log_sigmoid(f), 0.0), 0)
-    return fade, log_i - fade, f
-
-
-@triton.jit
-def _dot(a, b, acc, PRECISION: tl.constexpr):
-    return tl.dot(a, b, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+    return t, (t >= 0) & (t < S)
 
 
 @triton.jit
@@ -71,177 +62,285 @@ def _load_state(ptr, e0, f0, E: tl.constexpr, BE: tl.constexpr):
 
 
 @triton.jit
-def _load_norm(ptr, e0, E: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr):
+def _load_norm(ptr, e0, E: tl.constexpr, BE: tl.constexpr):
     e = e0 + tl.arange(0, BE)
-    return tl.load(ptr + e, mask=e < E, other=0.0).to(ACC)
+    return tl.load(ptr + e, mask=e < E, other=0.0)
 
 
 @triton.jit
-def _head(r_b, h, B, S, H, E: tl.constexpr):
-    """Offsets of a head in (R, B, S, H, E), in (R, B, S, H), and its running number r_b * H + h."""
-    row = r_b.to(tl.int64) * S * H + h
-    return row * E, row, r_b.to(tl.int64) * H + h
+def _head(r, b, h, B, S, H, E: tl.constexpr):
+    """Offset of a head in (R, B, S, H, E), and its running number (r B + b) H + h."""
+    row = r.to(tl.int64) * B + b
+    return (row * S * H + h) * E, row * H + h
 
 
 @triton.jit
-def _overlap_grad(rho, overlap, inverse, floor):
-    """Gradient with respect to the overlap, from rho = dh.h; zero where the floor exp(-m) was the larger."""
-    return tl.where(tl.abs(overlap) > floor, tl.where(overlap > 0.0, -rho, rho), 0.0) * inverse
+def _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, slot, has_past):
+    """Log scale of the state at the chunk's start, log writes, log scales m - fade (L,), and floors exp(-m).
+
+    A query that does not exist gets an infinite scale: nothing reaches it.
+    """
+    start = tl.load(start_ptr + slot, mask=has_past, other=NEVER)
+    write = tl.load(write_ptr + gate, mask=ok, other=NEVER)
+    top = tl.where(ok, tl.maximum(start, tl.load(peak_ptr + gate, mask=ok, other=NEVER)), -NEVER)
+    floor = tl.exp(-(tl.load(fade_ptr + gate, mask=ok, other=NEVER) + top))
+    return start, write, top, floor
+
+
+@triton.jit
+def _decay(write, top, r, L: tl.constexpr, scale):
+    """Weights exp(write_j - top_t) (query t, key j) times scale, 0 where key j is later than query t."""
+    t = tl.arange(0, L)
+    ahead = (t[:, None] - t[None, :]) * (1 - 2 * r)
+    return tl.exp(tl.where(ahead >= 0, write[None, :] - top[:, None], NEVER)) * scale
+
+
+@triton.jit
+def gates_kernel(
+    i_ptr, f_ptr, fade_ptr, write_ptr, peak_ptr, B, S, H, N, L: tl.constexpr, ACC: tl.constexpr
+):  # fmt: skip
+    """Of one chunk: log fading since its start, write = log i - fade, and the largest write so far; (R, B, H, S)."""
+    n, h, r_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    rows, ok = _rows(n, S, L)
+    at = (r_b.to(tl.int64) * S + rows) * H + h
+    log_i = tl.load(i_ptr + at, mask=ok, other=NEVER).to(ACC)
+    log_f = tl.where(ok, _log_sigmoid(tl.load(f_ptr + at, mask=ok, other=0.0).to(ACC)), 0.0)
+    out = (r_b.to(tl.int64) * H + h) * S + rows
+    if r_b < B:
+        fade = tl.cumsum(log_f, 0)
+        tl.store(peak_ptr + out, tl.associative_scan(log_i - fade, 0, _larger), ok)
+    else:
+        fade = tl.cumsum(log_f, 0, reverse=True)
+        tl.store(peak_ptr + out, tl.associative_scan(log_i - fade, 0, _larger, reverse=True), ok)
+    tl.store(fade_ptr + out, fade, ok)
+    tl.store(write_ptr + out, log_i - fade, ok)
 
 
 @triton.jit
 def hidden_kernel(
-    q_ptr, k_ptr, v_ptr, i_ptr, f_ptr, memory_ptr, norm_ptr, start_ptr, h_ptr, overlap_ptr, B, S, H, N,
-    v_directions: tl.constexpr,
-    scale: tl.constexpr, eps: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-    ONE_CHUNK: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, h_ptr, overlap_ptr, B, S, H,
+    N, R: tl.constexpr, SHARED: tl.constexpr, ONE_CHUNK: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
+    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Hidden states of one chunk, and the signed overlap n.q that their denominator came from."""
-    n, h, r_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    r = r_b // B
-    base, gate_base, head = _head(r_b, h, B, S, H, E)
-    v_base = base if v_directions == 2 else (r_b % B).to(tl.int64) * S * H * E + h * E
-    slot = head * (N - 1) + n - 1
-    rows, ok = _rows(n, r, S, L)
+    n, r, h, b = tl.program_id(0) // R, tl.program_id(0) % R, tl.program_id(1), tl.program_id(2)
+    base, head = _head(r, b, h, B, S, H, E)
+    v_base = b.to(tl.int64) * S * H * E + h * E if SHARED else base
+    p = tl.where(r == 0, n, N - 1 - n)
+    slot = head * (N - 1) + p - 1
+    rows, ok = _rows(n, S, L)
+    gate = head * S + rows
 
-    fade, write, _logit = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
-    start = tl.load(start_ptr + slot, mask=n > 0, other=NEVER)
-    top = tl.maximum(start, tl.associative_scan(write, 0, _larger))
-    carried = tl.exp(start - top) * scale
-
+    start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, slot, p > 0)
     weight = tl.zeros((L, L), ACC)
     overlap = tl.zeros((L,), ACC)
     for e0 in tl.static_range(0, E, BE):
         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-        weight = _dot(q, tl.trans(k), weight, PRECISION)
+        weight = _dot(q, tl.trans(k), weight)
         if not ONE_CHUNK:
-            if n > 0:
-                overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, E, BE, ACC)[None, :], 1)
-    t = tl.arange(0, L)
-    causal = t[:, None] >= t[None, :]
-    weight = weight * tl.exp(tl.where(causal, write[None, :] - top[:, None], NEVER)) * scale
+            if p > 0:
+                overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, E, BE)[None, :], 1)
+    weight *= _decay(write, top, r, L, scale)
+    carried = tl.exp(start - top) * scale
     overlap = overlap * carried + tl.sum(weight, 1)
-    denominator = tl.maximum(tl.abs(overlap), tl.exp(-(fade + top))) + eps
-    tl.store(overlap_ptr + gate_base + rows * H, overlap, ok)
+    denominator = tl.maximum(tl.abs(overlap), floor) + eps
+    tl.store(overlap_ptr + gate, overlap, ok)
 
     for f0 in tl.static_range(0, E, BE):
         v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
         out = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            if n > 0:
+            if p > 0:
                 for e0 in tl.static_range(0, E, BE):
-                    q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
-                    memory = _load_state(memory_ptr + slot * E * E, e0, f0, E, BE).to(q.dtype)
-                    out = _dot(q, memory, out, PRECISION)
+                    if E > BE:
+                        q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
+                    out = _dot(q, _load_state(memory_ptr + slot * E * E, e0, f0, E, BE), out)
                 out = out * carried[:, None]
-        out = _dot(weight.to(v.dtype), v, out, PRECISION) / denominator[:, None]
+        out = _dot(weight.to(v.dtype), v, out) / denominator[:, None]
         _store(h_ptr + base, out, rows, ok, H * E, f0, E, BE)
 
 
 @triton.jit
-def grad_kernel(
-    q_ptr, k_ptr, v_ptr, i_ptr, f_ptr, memory_ptr, norm_ptr, start_ptr, overlap_ptr, dh_ptr, dmemory_ptr, dnorm_ptr,
-    doverlap_ptr, dq_ptr, dk_ptr, dv_ptr, di_ptr, df_ptr, B, S, H, N,
-    v_directions: tl.constexpr,
-    scale: tl.constexpr, eps: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
-    ONE_CHUNK: tl.constexpr,
+def query_grad_kernel(
+    q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, overlap_ptr, dh_ptr, dq_ptr,
+    doverlap_ptr, past_ptr, column_ptr, B, S, H, N, R: tl.constexpr, SHARED: tl.constexpr, ONE_CHUNK: tl.constexpr,
+    scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one chunk: queries, keys, values and both gates."""
-    n, h, r_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    r = r_b // B
-    base, gate_base, head = _head(r_b, h, B, S, H, E)
-    v_base = base if v_directions == 2 else (r_b % B).to(tl.int64) * S * H * E + h * E
-    before = head * (N - 1) + n - 1
-    after = before + 1
-    rows, ok = _rows(n, r, S, L)
-    q_ptr, k_ptr, v_ptr, dh_ptr = q_ptr + base, k_ptr + base, v_ptr + v_base, dh_ptr + base
+    """Gradients of one chunk's queries and overlaps; sums of dlog over the past of a query and within a key's chunk."""
+    n, r, h, b = tl.program_id(0) // R, tl.program_id(0) % R, tl.program_id(1), tl.program_id(2)
+    base, head = _head(r, b, h, B, S, H, E)
+    v_base = b.to(tl.int64) * S * H * E + h * E if SHARED else base
+    p = tl.where(r == 0, n, N - 1 - n)
+    slot = head * (N - 1) + p - 1
+    rows, ok = _rows(n, S, L)
+    gate = head * S + rows
 
-    fade, write, f_logit = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
-    start = tl.load(start_ptr + before, mask=n > 0, other=NEVER)
-    top = tl.maximum(start, tl.associative_scan(write, 0, _larger))
-    last_top = tl.max(top, 0)
-    carried = tl.exp(start - top) * scale
-    written = tl.exp(write - last_top)
-
+    start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, slot, p > 0)
     weight = tl.zeros((L, L), ACC)
     dweight = tl.zeros((L, L), ACC)
+    read = tl.zeros((L,), ACC)
+    dq = tl.zeros((L, BE), ACC)
     for e0 in tl.static_range(0, E, BE):
-        q = _load(q_ptr, rows, ok, H * E, e0, E, BE)
-        k = _load(k_ptr, rows, ok, H * E, e0, E, BE)
-        weight = _dot(q, tl.trans(k), weight, PRECISION)
-        dh = _load(dh_ptr, rows, ok, H * E, e0, E, BE)
-        v = _load(v_ptr, rows, ok, H * E, e0, E, BE)
-        dweight = _dot(dh, tl.trans(v), dweight, PRECISION)
-    t = tl.arange(0, L)
-    decay = tl.exp(tl.where(t[:, None] >= t[None, :], write[None, :] - top[:, None], NEVER)) * scale
-    weight = weight * decay
-    overlap = tl.load(overlap_ptr + gate_base + rows * H, mask=ok, other=0.0)
-    floor = tl.exp(-(fade + top))
-    denominator = tl.maximum(tl.abs(overlap), floor) + eps
-    if ONE_CHUNK:
-        rho = tl.sum(weight * dweight, 1) / denominator
-        doverlap = _overlap_grad(rho, overlap, 1.0 / denominator, floor)
-    else:
-        doverlap = tl.load(doverlap_ptr + gate_base + rows * H, mask=ok, other=0.0)
-    dweight = dweight / denominator[:, None] + doverlap[:, None]
+        q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
+        k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
+        weight = _dot(q, tl.trans(k), weight)
+        dh = _load(dh_ptr + base, rows, ok, H * E, e0, E, BE)
+        v = _load(v_ptr + v_base, rows, ok, H * E, e0, E, BE)
+        dweight = _dot(dh, tl.trans(v), dweight)
+        if not ONE_CHUNK:
+            if p > 0:
+                dq = tl.zeros((L, BE), ACC)
+                for f0 in tl.static_range(0, E, BE):
+                    if E > BE:
+                        dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
+                    dq = _dot(dh, tl.trans(_load_state(memory_ptr + slot * E * E, e0, f0, E, BE)), dq)
+                read += tl.sum(q.to(ACC) * dq, 1)
+    decay = _decay(write, top, r, L, scale)
+    weight *= decay
+    overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
+    inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
+    carried = tl.exp(start - top) * scale
+    read *= carried * inverse
+    rho = tl.sum(weight * dweight, 1) * inverse + read
+    doverlap = tl.where(tl.abs(overlap) > floor, tl.where(overlap > 0.0, -rho, rho), 0.0) * inverse
+    tl.store(doverlap_ptr + gate, doverlap, ok)
+    dweight = dweight * inverse[:, None] + doverlap[:, None]
     dlog = weight * dweight
-    row, column = tl.sum(dlog, 1), tl.sum(dlog, 0)
+    past = tl.sum(dlog, 1) + read + doverlap * (overlap - tl.sum(weight, 1))
+    tl.store(past_ptr + gate, past, ok)
+    tl.store(column_ptr + gate, tl.sum(dlog, 0), ok)
     dscore = (dweight * decay).to(q_ptr.dtype.element_ty)
-    weight = (weight / denominator[:, None]).to(q_ptr.dtype.element_ty)
 
-    for f0 in tl.static_range(0, E, BE):
-        dv = tl.zeros((L, BE), ACC)
-        if not ONE_CHUNK:
-            if n < N - 1:
-                for e0 in tl.static_range(0, E, BE):
-                    k = _load(k_ptr, rows, ok, H * E, e0, E, BE)
-                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE).to(q_ptr.dtype.element_ty)
-                    dv = _dot(k, dmemory, dv, PRECISION)
-                dv = dv * written[:, None]
-        dh = _load(dh_ptr, rows, ok, H * E, f0, E, BE)
-        dv = _dot(tl.trans(weight), dh, dv, PRECISION)
-        _store(dv_ptr + base, dv, rows, ok, H * E, f0, E, BE)
-
-    from_past = tl.zeros((L,), ACC)
-    to_future = tl.zeros((L,), ACC)
-    across = tl.zeros((BE,), ACC)
     for e0 in tl.static_range(0, E, BE):
-        q = _load(q_ptr, rows, ok, H * E, e0, E, BE)
-        k = _load(k_ptr, rows, ok, H * E, e0, E, BE)
-        dq = tl.zeros((L, BE), ACC)
+        if E > BE:
+            k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
         if not ONE_CHUNK:
-            if n > 0:
-                for f0 in tl.static_range(0, E, BE):
-                    dh = _load(dh_ptr, rows, ok, H * E, f0, E, BE)
-                    memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE).to(q_ptr.dtype.element_ty)
-                    dq = _dot(dh, tl.trans(memory), dq, PRECISION)
-                norm = _load_norm(norm_ptr + before * E, e0, E, BE, ACC)
-                dq = (dq / denominator[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
-                from_past += tl.sum(q.to(ACC) * dq, 1)
-        dq = _dot(dscore, k, dq, PRECISION)
-        _store(dq_ptr + base, dq, rows, ok, H * E, e0, E, BE)
-        dk = tl.zeros((L, BE), ACC)
-        if not ONE_CHUNK:
-            if n < N - 1:
-                for f0 in tl.static_range(0, E, BE):
-                    v = _load(v_ptr, rows, ok, H * E, f0, E, BE)
-                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE).to(q_ptr.dtype.element_ty)
-                    dk = _dot(v, tl.trans(dmemory), dk, PRECISION)
-                    if n > 0:
-                        memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE).to(q_ptr.dtype.element_ty)
-                        across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
-                dnorm = _load_norm(dnorm_ptr + after * E, e0, E, BE, ACC)
-                dk = (dk + dnorm[None, :]) * written[:, None]
-                to_future += tl.sum(k.to(ACC) * dk, 1)
-                if n > 0:
-                    across += _load_norm(norm_ptr + before * E, e0, E, BE, ACC) * dnorm
-        dk = _dot(tl.trans(dscore), q, dk, PRECISION)
-        _store(dk_ptr + base, dk, rows, ok, H * E, e0, E, BE)
+            if p > 0:
+                if E > BE:
+                    dq = tl.zeros((L, BE), ACC)
+                    for f0 in tl.static_range(0, E, BE):
+                        dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
+                        dq = _dot(dh, tl.trans(_load_state(memory_ptr + slot * E * E, e0, f0, E, BE)), dq)
+                norm = _load_norm(norm_ptr + slot * E, e0, E, BE)
+                dq = (dq * inverse[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
+        else:
+            dq = tl.zeros((L, BE), ACC)
+        _store(dq_ptr + base, _dot(dscore, k, dq), rows, ok, H * E, e0, E, BE)
 
-    dfade = tl.sum(across, 0) * tl.exp(start - last_top) + tl.cumsum(to_future, 0) - to_future
-    dfade += tl.cumsum(from_past + row - column, 0, reverse=True)
-    tl.store(di_ptr + gate_base + rows * H, column + to_future, ok)
-    tl.store(df_ptr + gate_base + rows * H, dfade / (1.0 + tl.exp(f_logit)), ok)
+
+@triton.jit
+def key_value_grad_kernel(
+    q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, overlap_ptr, doverlap_ptr,
+    dh_ptr, dmemory_ptr, dnorm_ptr, dk_ptr, dv_ptr, future_ptr, across_ptr, B, S, H, N, R: tl.constexpr,
+    SHARED: tl.constexpr, SUM: tl.constexpr, ONE_CHUNK: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
+    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one chunk's keys and values; sums of dlog over the future of a key and across the chunk.
+
+    With SUM a program does all directions and adds up their gradients of the values that they share.
+    """
+    n, h, b = tl.program_id(0) // (1 if SUM else R), tl.program_id(1), tl.program_id(2)
+    first = 0 if SUM else tl.program_id(0) % R
+    rows, ok = _rows(n, S, L)
+    dv = tl.zeros((L, BE), ACC)
+    for turn in range(R if SUM else 1):
+        r = first + turn
+        base, head = _head(r, b, h, B, S, H, E)
+        v_base = b.to(tl.int64) * S * H * E + h * E if SHARED else base
+        p = tl.where(r == 0, n, N - 1 - n)
+        before = head * (N - 1) + p - 1
+        after = before + 1
+        gate = head * S + rows
+        start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, before, p > 0)
+        overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
+        inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
+        doverlap = tl.load(doverlap_ptr + gate, mask=ok, other=0.0)
+
+        # Transposed, (key, query), so that neither product below has to turn a tile.
+        weight = tl.zeros((L, L), ACC)
+        dweight = tl.zeros((L, L), ACC)
+        for e0 in tl.static_range(0, E, BE):
+            q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
+            k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
+            weight = _dot(k, tl.trans(q), weight)
+            dh = _load(dh_ptr + base, rows, ok, H * E, e0, E, BE)
+            v = _load(v_ptr + v_base, rows, ok, H * E, e0, E, BE)
+            dweight = _dot(v, tl.trans(dh), dweight)
+        t = tl.arange(0, L)
+        ahead = (t[None, :] - t[:, None]) * (1 - 2 * r)
+        decay = tl.exp(tl.where(ahead >= 0, write[:, None] - top[None, :], NEVER)) * scale
+        dscore = ((dweight * inverse[None, :] + doverlap[None, :]) * decay).to(q_ptr.dtype.element_ty)
+        weight = (weight * decay * inverse[None, :]).to(q_ptr.dtype.element_ty)
+        last_top = tl.maximum(start, tl.max(write, 0))
+        written = tl.exp(write - last_top)
+
+        for f0 in tl.static_range(0, E, BE):
+            if not SUM:
+                dv = tl.zeros((L, BE), ACC)
+            if not ONE_CHUNK:
+                if p < N - 1:
+                    from_state = tl.zeros((L, BE), ACC)
+                    for e0 in tl.static_range(0, E, BE):
+                        if E > BE:
+                            k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
+                        from_state = _dot(k, _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE), from_state)
+                    dv += from_state * written[:, None]
+            if E > BE:
+                dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
+            dv = _dot(weight, dh, dv)
+            if not SUM:
+                _store(dv_ptr + base, dv, rows, ok, H * E, f0, E, BE)
+
+        future = tl.zeros((L,), ACC)
+        across = tl.zeros((BE,), ACC)
+        for e0 in tl.static_range(0, E, BE):
+            if E > BE:
+                q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
+            dk = tl.zeros((L, BE), ACC)
+            if not ONE_CHUNK:
+                if p < N - 1:
+                    for f0 in tl.static_range(0, E, BE):
+                        if E > BE:
+                            v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
+                        dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
+                        dk = _dot(v, tl.trans(dmemory), dk)
+                        if p > 0:
+                            memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
+                            across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
+                    if E > BE:
+                        k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
+                    dnorm = _load_norm(dnorm_ptr + after * E, e0, E, BE)
+                    dk = (dk + dnorm[None, :]) * written[:, None]
+                    future += tl.sum(k.to(ACC) * dk, 1)
+                    if p > 0:
+                        across += _load_norm(norm_ptr + before * E, e0, E, BE) * dnorm
+            _store(dk_ptr + base, _dot(dscore, q, dk), rows, ok, H * E, e0, E, BE)
+        tl.store(future_ptr + gate, future, ok)
+        tl.store(across_ptr + head * N + n, tl.sum(across, 0) * tl.exp(start - last_top))
+    if SUM:
+        base, _number = _head(first, b, h, B, S, H, E)
+        _store(dv_ptr + base, dv, rows, ok, H * E, 0, E, BE)
+
+
+@triton.jit
+def gates_grad_kernel(
+    f_ptr, past_ptr, column_ptr, future_ptr, across_ptr, di_ptr, df_ptr, B, S, H, N, L: tl.constexpr, ACC: tl.constexpr
+):  # fmt: skip
+    """Gradients of both gates of one chunk: dlog f_s sums dlog over all pairs with j < s <= t."""
+    n, h, r_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    rows, ok = _rows(n, S, L)
+    head = r_b.to(tl.int64) * H + h
+    gate = head * S + rows
+    column = tl.load(column_ptr + gate, mask=ok, other=0.0)
+    future = tl.load(future_ptr + gate, mask=ok, other=0.0)
+    inside = tl.load(past_ptr + gate, mask=ok, other=0.0) - column
+    at = (r_b.to(tl.int64) * S + rows) * H + h
+    f = tl.load(f_ptr + at, mask=ok, other=0.0).to(ACC)
+    dlog_f = tl.load(across_ptr + head * N + n) - future
+    if r_b < B:
+        dlog_f += tl.cumsum(inside, 0, reverse=True) + tl.cumsum(future, 0)
+    else:
+        dlog_f += tl.cumsum(inside, 0) + tl.cumsum(future, 0, reverse=True)
+    tl.store(di_ptr + at, column + future, ok)
+    tl.store(df_ptr + at, dlog_f / (1.0 + tl.exp(f)), ok)

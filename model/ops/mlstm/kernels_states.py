@@ -1,63 +1,75 @@
-"""Triton kernels that carry states from one segment of the sequence to the next.
+"""Triton kernels that carry the state of the mLSTM cell, and its gradient, from chunk to chunk.
 
-A segment is a run of chunks that one program walks through. Its own contribution to the state is computed for all
-segments at once; a second kernel, cheap, then adds them up along the sequence.
+One program walks through a segment, a run of consecutive chunks, with a tile of the state in registers. One segment is
+the whole sequence if there are rows (R x B x H) enough to fill the GPU. Else a first pass (ENDS) finds what each segment
+adds, a cheap kernel adds that up along the sequence, and the second pass starts every segment from the right state.
 
-Program axes: 0 segment x tile of the state, 1 head, 2 direction and batch row. See kernels.py for the letters.
+Program axes: 0 segment x tile of the state, 1 head, 2 direction and batch row. Letters and slots: see kernels.py.
 """
+# ruff: noqa: SIM102 (a condition on a constant must stand alone, else the compiler keeps the branch)
 
 import triton
 import triton.language as tl
 
-from model.ops.mlstm.kernels import NEVER, _dot, _gates, _head, _larger, _load, _overlap_grad, _rows
+from model.ops.mlstm.kernels import NEVER, _dot, _head, _load, _rows, _stabilisers, _store
 
 
 @triton.jit
 def _tile(E: tl.constexpr, BE: tl.constexpr):
     """Segment of this program, and the first row and column of its tile of the state."""
-    tiles = tl.cdiv(E, BE)
+    tiles: tl.constexpr = (E + BE - 1) // BE
     tile = tl.program_id(0) % (tiles * tiles)
     return tl.program_id(0) // (tiles * tiles), (tile // tiles) * BE, (tile % tiles) * BE
 
 
 @triton.jit
-def segment_states_kernel(
-    k_ptr, v_ptr, i_ptr, f_ptr, memory_ptr, norm_ptr, peak_ptr, fade_ptr, B, S, H, segments, chunks,
-    v_directions: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+def states_kernel(
+    k_ptr, v_ptr, fade_ptr, write_ptr, memory0_ptr, norm0_ptr, start0_ptr, fade0_ptr, memory_ptr, norm_ptr, start_ptr,
+    B, S, H, N, segments, chunks, SHARED: tl.constexpr, ENDS: tl.constexpr, E: tl.constexpr, L: tl.constexpr,
+    BE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """What each segment but the last adds to memory and normaliser, its log scale, and its total log fading."""
-    segment, e0, f0 = _tile(E, BE)
-    h, r_b = tl.program_id(1), tl.program_id(2)
-    base, gate_base, head = _head(r_b, h, B, S, H, E)
-    v_base = base if v_directions == 2 else (r_b % B).to(tl.int64) * S * H * E + h * E
-    e = e0 + tl.arange(0, BE)
-    f = f0 + tl.arange(0, BE)
+    """Memory (E, E), normaliser (E,) and log scale that every chunk starts from.
 
-    memory = tl.zeros((BE, BE), ACC)
-    norm = tl.zeros((BE,), ACC)
-    peak = tl.max(tl.full((L,), NEVER, ACC), 0)
-    total = peak * 0.0
+    With ENDS: what each segment but the last adds to them, and its log fading, into the tensors numbered 0.
+    """
+    segment, e0, f0 = _tile(E, BE)
+    h, r, b = tl.program_id(1), tl.program_id(2) // B, tl.program_id(2) % B
+    base, head = _head(r, b, h, B, S, H, E)
+    v_base = b.to(tl.int64) * S * H * E + h * E if SHARED else base
+    e = e0 + tl.arange(0, BE)
+    slot0 = head * (segments - 1) + segment
+
+    carry = (segment > 0) & (not ENDS)
+    start = tl.load(start0_ptr + slot0 - 1, mask=carry, other=NEVER)
+    norm = tl.load(norm0_ptr + (slot0 - 1) * E + e, mask=(e < E) & carry, other=0.0)
+    memory = _load(memory0_ptr + (slot0 - 1) * E * E, e, (e < E) & carry, E, f0, E, BE)
+    total = start * 0.0
     for step in range(chunks):
-        rows, ok = _rows(segment * chunks + step, r_b // B, S, L)
+        p = segment * chunks + step
+        rows, ok = _rows(tl.where(r == 0, p, N - 1 - p), S, L)
         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
         v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
-        fade, write, _logit = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
-        top = tl.maximum(peak, tl.max(write, 0))
+        write = tl.load(write_ptr + head * S + rows, mask=ok, other=NEVER)
+        last_fade = tl.min(tl.load(fade_ptr + head * S + rows, mask=ok, other=0.0), 0)
+        top = tl.maximum(start, tl.max(write, 0))
+        keep = tl.exp(start - top)
         written = k.to(ACC) * tl.exp(write - top)[:, None]
-        memory = _dot(tl.trans(written.to(k.dtype)), v, memory * tl.exp(peak - top), PRECISION)
-        norm = norm * tl.exp(peak - top) + tl.sum(written, 0)
-        last = tl.min(fade, 0)
-        peak = last + top
-        total += last
-    slot = head * (segments - 1) + segment
-    mask = (e < E)[:, None] & (f < E)[None, :]
-    tl.store(memory_ptr + slot * E * E + e[:, None] * E + f[None, :], memory, mask)
-    if f0 == 0:
-        tl.store(norm_ptr + slot * E + e, norm, e < E)
-    if e0 + f0 == 0:
-        tl.store(peak_ptr + slot, peak)
-        tl.store(fade_ptr + slot, total)
+        memory = _dot(tl.trans(written.to(k.dtype)), v, memory * keep)
+        norm = norm * keep + tl.sum(written, 0)
+        start = last_fade + top
+        total += last_fade
+        if not ENDS:
+            there = p < N - 1
+            slot = head * (N - 1) + p
+            _store(memory_ptr + slot * E * E, memory, e, (e < E) & there, E, f0, E, BE)
+            tl.store(norm_ptr + slot * E + e, norm, (e < E) & there & (f0 == 0))
+            tl.store(start_ptr + slot, start, there & (e0 + f0 == 0))
+    if ENDS:
+        _store(memory0_ptr + slot0 * E * E, memory, e, e < E, E, f0, E, BE)
+        tl.store(norm0_ptr + slot0 * E + e, norm, (e < E) & (f0 == 0))
+        if e0 + f0 == 0:
+            tl.store(start_ptr + slot0, start)
+            tl.store(fade0_ptr + slot0, total)
 
 
 @triton.jit
@@ -89,61 +101,60 @@ def carry_states_kernel(
 
 
 @triton.jit
-def segment_grads_kernel(
-    q_ptr, i_ptr, f_ptr, start_ptr, h_ptr, overlap_ptr, dh_ptr, dmemory_ptr, dnorm_ptr, doverlap_ptr, keep_ptr,
-    B, S, H, N, segments, chunks, scale: tl.constexpr, eps: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+def states_grad_kernel(
+    q_ptr, dh_ptr, fade_ptr, peak_ptr, start_ptr, overlap_ptr, doverlap_ptr, dmemory0_ptr, dnorm0_ptr, keep0_ptr,
+    dmemory_ptr, dnorm_ptr, B, S, H, N, segments, chunks, ENDS: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
+    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """What each segment adds to the gradient of the state that it starts from, and the gradient of every overlap."""
-    segment, e0, f0 = _tile(E, BE)
-    h, r_b = tl.program_id(1), tl.program_id(2)
-    base, gate_base, head = _head(r_b, h, B, S, H, E)
-    e = e0 + tl.arange(0, BE)
-    f = f0 + tl.arange(0, BE)
+    """Gradient of the memory and normaliser that every chunk but the first starts from.
 
-    dmemory = tl.zeros((BE, BE), ACC)
-    dnorm = tl.zeros((BE,), ACC)
-    log_keep = tl.max(tl.zeros((L,), ACC), 0)
+    With ENDS: what each segment adds to that of its first chunk, and by what it fades the rest, into those numbered 0.
+    """
+    segment, e0, f0 = _tile(E, BE)
+    h, r, b = tl.program_id(1), tl.program_id(2) // B, tl.program_id(2) % B
+    base, head = _head(r, b, h, B, S, H, E)
+    e = e0 + tl.arange(0, BE)
+    slot0 = head * (segments - 1) + segment
+
+    carry = (segment < segments - 1) & (not ENDS)
+    dnorm = tl.load(dnorm0_ptr + slot0 * E + e, mask=(e < E) & carry, other=0.0)
+    dmemory = _load(dmemory0_ptr + slot0 * E * E, e, (e < E) & carry, E, f0, E, BE)
+    log_keep = tl.sum(dnorm, 0) * 0.0
     for step in range(chunks):
-        n = segment * chunks + chunks - 1 - step
-        rows, ok = _rows(n, r_b // B, S, L)
+        p = segment * chunks + chunks - 1 - step
+        slot = head * (N - 1) + p - 1
+        rows, ok = _rows(tl.where(r == 0, p, N - 1 - p), S, L)
+        gate = head * S + rows
         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
         dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
-        fade, write, _logit = _gates(i_ptr + gate_base, f_ptr + gate_base, rows, ok, H, ACC)
-        start = tl.load(start_ptr + head * (N - 1) + n - 1, mask=(n > 0) & (n < N), other=NEVER)
-        top = tl.maximum(start, tl.associative_scan(write, 0, _larger))
-        overlap = tl.load(overlap_ptr + gate_base + rows * H, mask=ok, other=0.0)
-        floor = tl.exp(-(fade + top))
-        denominator = tl.maximum(tl.abs(overlap), floor) + eps
+        start, _write, top, floor = _stabilisers(
+            fade_ptr, peak_ptr, peak_ptr, start_ptr, gate, ok, slot, (p > 0) & (p < N)
+        )
+        overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
         carried = tl.exp(start - top) * scale
-        keep = start - tl.max(top, 0)
-        read = q.to(ACC) * (carried / denominator)[:, None]
-        dmemory = _dot(tl.trans(read.to(q.dtype)), dh, dmemory * tl.exp(keep), PRECISION)
-        log_keep += keep
-        if f0 == 0:
-            rho = tl.zeros((L,), ACC)
-            for g0 in tl.static_range(0, E, BE):
-                dh_g = _load(dh_ptr + base, rows, ok, H * E, g0, E, BE)
-                rho += tl.sum(dh_g.to(ACC) * _load(h_ptr + base, rows, ok, H * E, g0, E, BE).to(ACC), 1)
-            doverlap = _overlap_grad(rho, overlap, 1.0 / denominator, floor)
-            dnorm = dnorm * tl.exp(keep) + tl.sum(q.to(ACC) * (carried * doverlap)[:, None], 0)
-            if e0 == 0:
-                tl.store(doverlap_ptr + gate_base + rows * H, doverlap, ok)
-    if segment > 0:
-        slot = head * (segments - 1) + segment - 1
-        mask = (e < E)[:, None] & (f < E)[None, :]
-        tl.store(dmemory_ptr + slot * E * E + e[:, None] * E + f[None, :], dmemory, mask)
-        if f0 == 0:
-            tl.store(dnorm_ptr + slot * E + e, dnorm, e < E)
-        if e0 + f0 == 0:
-            tl.store(keep_ptr + slot, log_keep)
+        fades = start - tl.maximum(start, tl.max(tl.where(ok, top, NEVER), 0))
+        read = q.to(ACC) * (carried / (tl.maximum(tl.abs(overlap), floor) + eps))[:, None]
+        dmemory = _dot(tl.trans(read.to(q.dtype)), dh, dmemory * tl.exp(fades))
+        doverlap = tl.load(doverlap_ptr + gate, mask=ok, other=0.0)
+        dnorm = dnorm * tl.exp(fades) + tl.sum(q.to(ACC) * (carried * doverlap)[:, None], 0)
+        log_keep += fades
+        if not ENDS:
+            there = (p > 0) & (p < N)
+            _store(dmemory_ptr + slot * E * E, dmemory, e, (e < E) & there, E, f0, E, BE)
+            tl.store(dnorm_ptr + slot * E + e, dnorm, (e < E) & there & (f0 == 0))
+    if ENDS:
+        if segment > 0:
+            _store(dmemory0_ptr + (slot0 - 1) * E * E, dmemory, e, e < E, E, f0, E, BE)
+            tl.store(dnorm0_ptr + (slot0 - 1) * E + e, dnorm, (e < E) & (f0 == 0))
+            if e0 + f0 == 0:
+                tl.store(keep0_ptr + slot0 - 1, log_keep)
 
 
 @triton.jit
 def carry_grads_kernel(
     dmemory_ptr, dnorm_ptr, keep_ptr, segments, E: tl.constexpr, BLOCK: tl.constexpr, EP: tl.constexpr
 ):
-    """Adds to each segment's gradient of its first state what the later segments contribute, in place."""
+    """Adds to each segment's gradient of its first state what the later segments contribute, in place. Axis 1: row."""
     row = tl.program_id(1).to(tl.int64) * (segments - 1)
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     e = tl.arange(0, EP)

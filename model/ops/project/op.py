@@ -1,0 +1,45 @@
+"""One door to both implementations of `project`."""
+
+import importlib.util
+
+from model.ops.project.reference import project_reference
+
+if importlib.util.find_spec("triton"):
+    from model.ops.project.fused import GATES, project_triton, tile_channels
+
+
+def project(
+    x,
+    conv_weight,
+    conv_bias,
+    q_weight,
+    k_weight,
+    v_weight,
+    gate_weight,
+    gate_bias,
+    *,
+    directions=(False, True),
+    backend="auto",
+):
+    """What the mLSTM cell needs of x: (conv, q, k, v, gates), for each direction.
+
+    conv (R, B, S, I) is SiLU of the causal convolution of x; q and k (R, B, S, I) are block-diagonal maps of conv,
+    v (1, B, S, I) one of x; gates (R, B, S, 2 H) are linear in q, k and v together, in fp32.
+
+    Args:
+        x: Up-projected input (B, S, I); may be a slice of a wider tensor's last dimension.
+        conv_weight: Taps (I, K) of the depthwise convolution, the last one on the frame itself.
+        conv_bias: (I,).
+        q_weight: Blocks (I / n, n, n) as (block, out, in); likewise k_weight and v_weight.
+        gate_weight: (2 H, 3 I), columns in the order q, k, v.
+        gate_bias: (2 H,).
+        directions: For each direction whether it runs backward in time: (False, True), (False,) or (True,).
+        backend: "torch", "triton", or "auto": triton on a GPU if I and H fit its tiles, else torch.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+    if backend == "auto":
+        fits = x.is_cuda and tile_channels(x.shape[-1], q_weight.shape[-1]) and len(gate_weight) <= GATES
+        backend = "triton" if fits else "torch"
+    run = project_triton if backend == "triton" else project_reference
+    return run(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate_weight, gate_bias, directions)

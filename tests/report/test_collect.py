@@ -1,0 +1,91 @@
+"""Reading folders: what is there, what is missing, what is damaged."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from raysys.report.collect import Run, Sweep, flatten, read_folder
+
+
+def test_a_run_is_read_with_later_lines_winning(run_folder):
+    path = run_folder(40)
+    with (path / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps({"step": 40, "train/contrastive": 1.25}) + "\n")
+    run = read_folder(path)
+    assert isinstance(run, Run)
+    assert run.metrics.loc[40, "train/contrastive"] == 1.25
+    assert np.isfinite(run.metrics.loc[40, "val/contrastive"]), "validation and training share the row of a step"
+    assert run.metrics.index.is_unique
+    assert run.untrained == {"probe/macro_ap": 0.07, "val/top1_tie": 0.024}
+    assert list(run.data["dataset"]) == ["ETHZ", "STEAD"]
+    assert run.left_out["ETHZ"] == {"sampling rate is 0": 4, "row points nowhere": 17}
+    assert run.notes == ()
+
+
+def test_damaged_lines_and_infinite_values_are_left_out_and_said(run_folder):
+    path = run_folder(40)
+    with (path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 41, "train/loss": Infinity}\n{"step": 42, "train/l')
+    run = read_folder(path)
+    assert np.isnan(run.metrics.loc[41, "train/loss"])
+    assert 42 not in run.metrics.index
+    assert run.notes == ("1 damaged line of metrics.jsonl left out",)
+
+
+def test_missing_files_become_notes(run_folder):
+    path = run_folder(4)
+    for name in ("config.json", "metrics.jsonl", "untrained.json", "dataset_summary.json"):
+        (path / name).unlink()
+    run = read_folder(path)
+    assert run.metrics.empty
+    assert run.data.empty
+    assert run.config == {}
+    assert run.notes == ("config.json is missing", "metrics.jsonl is missing")
+
+
+def test_a_summary_that_is_a_plain_list_is_read(run_folder):
+    path = run_folder(4)
+    row = {"dataset": "ETHZ", "traces": 5, "left_out": {"ETHZ": {"dead": 2}}}
+    (path / "dataset_summary.json").write_text(json.dumps([row]))
+    run = read_folder(path)
+    assert list(run.data["traces"]) == [5]
+    assert run.left_out == {"ETHZ": {"dead": 2}}
+
+
+def test_a_sweep_is_read_with_its_trial_names_as_text(sweep_folder):
+    sweep = read_folder(sweep_folder(12))
+    assert isinstance(sweep, Sweep)
+    assert sweep.trials["trial"].iloc[3] == "00003"
+    assert set(sweep.history["trial"]) <= set(sweep.trials["trial"])
+    assert sweep.trials["healthy"].dtype == bool
+    assert sweep.best["trial"] in set(sweep.trials["trial"])
+
+
+def test_a_sweep_without_columns_and_with_infinite_scores_is_read(tmp_path):
+    pd.DataFrame({"trial": ["a", "b"], "objective": [np.inf, 0.5]}).to_csv(tmp_path / "trials.csv", index=False)
+    sweep = read_folder(tmp_path)
+    assert np.isnan(sweep.trials["objective"].iloc[0])
+    assert sweep.trials["windows"].isna().all()
+    assert set(sweep.notes) == {"history.csv is missing", "config.json is missing", "best.json is missing"}
+
+
+def test_an_unknown_folder_names_what_was_looked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"neither a run .*metrics\.jsonl.* nor a sweep .*trials\.csv"):
+        read_folder(tmp_path)
+    with pytest.raises(ValueError, match="is no folder"):
+        read_folder(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_points_to_its_run(tmp_path):
+    folder = tmp_path / "run" / "step000000012"
+    folder.mkdir(parents=True)
+    for name in ("state.json", "record.json", "config.json"):
+        (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match=f"is a checkpoint: give the folder of its run, {tmp_path / 'run'}"):
+        read_folder(folder)
+
+
+def test_flatten_keeps_empty_dictionaries_as_values():
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}

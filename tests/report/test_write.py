@@ -1,0 +1,195 @@
+"""Whole reports: self-contained, complete, and honest about what is missing."""
+
+import base64
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from raysys.report.collect import read_folder
+from raysys.report.figures import loss_figure
+from raysys.report.sections_run import run_verdict
+from raysys.report.style import styled, svg_uri
+from raysys.report.write import write_report
+
+VOID = {"meta", "img", "wbr", "br"}
+
+
+class Checker(HTMLParser):
+    """Collects what a page refers to and whether its tags are balanced."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open, self.references, self.ids, self.tags, self.titles = [], [], [], set(), []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        attrs = dict(attrs)
+        self.references += [attrs[name] for name in ("src", "href") if name in attrs]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h3":
+            self.titles.append(data)
+
+
+def check_page(path) -> tuple[str, Checker]:
+    page = path.read_text()
+    checker = Checker(page)
+    assert checker.open == []
+    assert "script" not in checker.tags
+    assert len(set(checker.ids)) == len(checker.ids)
+    for reference in checker.references:
+        assert reference.startswith(("#", "data:image/svg+xml;base64,")), "nothing is fetched"
+        if reference.startswith("#"):
+            assert reference[1:] in checker.ids
+        else:
+            drawing = ElementTree.fromstring(base64.b64decode(reference.split(",", 1)[1]))
+            assert len(list(drawing.iter())) > 20
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert "nan" not in re.sub(r'"data:[^"]*"', "", page).lower().split()
+    return page, checker
+
+
+def test_a_run_makes_a_whole_page(run_folder):
+    path = run_folder(400)
+    page, checker = check_page(write_report([path]))
+    assert "The run learned: contrastive loss" in page
+    assert "chance 3.50" in page
+    assert "0.070 before training" in page
+    assert "17 row points nowhere; 4 sampling rate is 0" in page
+    assert "optim.<wbr>lr" in page
+    assert checker.titles == [
+        "Curves",
+        "Codebook",
+        "Seismograms and their codes",
+        "Data",
+        "What was run",
+        "What the numbers mean",
+    ]
+    assert page.count("<figure>") == 4
+    metrics = pd.read_csv(path / "report_tables" / "run_metrics.csv")
+    assert metrics["step"].iloc[-1] == 400
+
+
+def test_a_sweep_makes_a_whole_page(sweep_folder):
+    path = sweep_folder(24)
+    best = json.loads((path / "best.json").read_text())
+    page, _ = check_page(write_report([path]))
+    assert f"Trial {best['trial']} of 24 is the best, with probe/macro_ap {best['value']:.3f}" in page
+    assert "OutOfMemoryError" in page
+    assert "the codebook has collapsed: hard perplexity 96 of 640" in page
+    assert "did not pass the health gate" in page, "the lowest loss is that of a collapsed trial"
+    assert page.count("<figure>") == 8
+    top = pd.read_csv(path / "report_tables" / "sweep_top10.csv", dtype={"trial": str})
+    assert top["trial"].iloc[0] == best["trial"]
+    assert len(top) == 10
+    importance = pd.read_csv(path / "report_tables" / "sweep_importance.csv")
+    assert importance["key"].iloc[0] == "loss.temperature"
+
+
+def test_several_folders_share_a_page(run_folder, sweep_folder, tmp_path):
+    run, sweep = run_folder(16), sweep_folder(6)
+    page, checker = check_page(write_report([run, sweep, run], tmp_path / "both.html"))
+    assert "The runs side by side" in checker.titles
+    assert "Too few trials for an importance" in page
+    assert (tmp_path / "both_tables" / "sweep_top10.csv").exists()
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "missing", [["config.json"], ["metrics.jsonl"], ["record.json", "dataset_summary.json", "untrained.json"]]
+)
+def test_a_run_without_files_still_makes_a_page(run_folder, missing):
+    path = run_folder(16)
+    for name in missing:
+        (path / name).unlink()
+    check_page(write_report([path]))
+
+
+@pytest.mark.parametrize("missing", [["config.json"], ["trials.csv"], ["history.csv", "best.json"]])
+def test_a_sweep_without_files_still_makes_a_page(sweep_folder, missing):
+    path = sweep_folder(6)
+    for name in missing:
+        (path / name).unlink()
+    page, _ = check_page(write_report([path]))
+    assert all(f"{name} is missing" in page for name in missing)
+
+
+def test_columns_that_are_missing_leave_their_figures_out(sweep_folder, run_folder):
+    path = sweep_folder(6)
+    trials = pd.read_csv(path / "trials.csv", dtype={"trial": str})
+    gone = [c for c in trials if c.startswith(("val/", "codebook/"))] + ["budget_windows", "mask.ratio"]
+    trials.drop(columns=gone).to_csv(path / "trials.csv", index=False)
+    page, _ = check_page(write_report([path]))
+    assert "trials.csv holds no perplexity" in page
+    assert "mask.<wbr>ratio" not in page
+    run = run_folder(8)
+    (run / "metrics.jsonl").write_text('{"step": 1, "train/windows": 16}\n')
+    page, _ = check_page(write_report([run]))
+    assert page.count("<figure>") == 0
+    assert "has not been validated yet" in page
+
+
+def test_a_sweep_in_which_everything_failed_says_so(sweep_folder):
+    path = sweep_folder(6)
+    trials = pd.read_csv(path / "trials.csv", dtype={"trial": str})
+    trials.assign(status="ERROR", objective=math.nan, healthy=False, reason="").to_csv(path / "trials.csv", index=False)
+    page, _ = check_page(write_report([path]))
+    assert "None of the 6 trials has a valid score" in page
+    assert "no reason recorded" in page
+
+
+def test_text_from_files_is_escaped(run_folder):
+    path = run_folder(8)
+    record = json.loads((path / "record.json").read_text()) | {"command": "<script>alert(1)</script>"}
+    (path / "record.json").write_text(json.dumps(record))
+    check_page(write_report([path]))
+
+
+def test_the_same_numbers_give_the_same_figure(run_folder):
+    metrics = read_folder(run_folder(40)).metrics
+    with styled():
+        drawn = [svg_uri(loss_figure(metrics, math.log(33), 0.1)) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "words"),
+    [
+        ({}, "good", "The run learned"),
+        ({"val/contrastive": 3.6}, "bad", "no better than guessing"),
+        ({"codebook/used_fraction": 0.05, "val/contrastive": 0.0}, "bad", "The codebook has collapsed"),
+        ({"codebook/hard_perplexity": 10.0, "val/contrastive": 0.0}, "bad", "The codebook has collapsed"),
+        ({"probe/macro_ap": 0.07}, "warn", "the probe hardly moved"),
+        ({"val/contrastive": math.nan}, "warn", "has not been validated yet"),
+    ],
+)
+def test_the_verdict_follows_the_numbers(run_folder, changes, state, words):
+    run = read_folder(run_folder(40))
+    for name, value in changes.items():
+        run.metrics[name] = np.where(run.metrics["val/contrastive"].notna(), value, math.nan)
+    got, sentence = run_verdict(run, math.log(33))
+    assert got == state
+    assert words in sentence
+
+
+def test_the_job_writes_a_page(run_folder, tmp_path):
+    out = tmp_path / "page.html"
+    command = [sys.executable, "-m", "jobs.report", str(run_folder(8)), "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(out)
+    check_page(out)

@@ -1,0 +1,209 @@
+"""The doctor's lines: green where things are right, red with a remedy where they are not."""
+
+import http.server
+import os
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from raysys.doctor import machine, software
+from raysys.doctor.check import Check, fail, failed, guarded, ok, render, warn
+from raysys.doctor.cluster import _lock, check_cluster
+from raysys.doctor.diagnose import diagnose
+from raysys.doctor.places import check_data, check_storage
+from raysys.presets import smoke as smoke_preset
+from tests.data.conftest import write_set
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Returns a function (overrides) -> the smallest configuration on a folder that holds STEAD alone."""
+    waves = [np.random.default_rng(i).standard_normal((3, 900)).astype(np.float32) for i in range(5)]
+    write_set(tmp_path / "sets" / "stead", waves, columns={"split": ["train", "train", "train", "dev", "test"]})
+    paths = {"data.root": tmp_path / "sets", "data.cache": tmp_path / "cache", "storage": tmp_path / "runs"}
+
+    def build(**changes):
+        return smoke_preset().override({k: str(v) for k, v in paths.items()} | {"data.datasets": ["STEAD"]} | changes)
+
+    return build
+
+
+def only(checks, status: str) -> list[Check]:
+    return [check for check in checks if check.status == status]
+
+
+def test_a_data_set_is_counted_and_read(config):
+    root, stead = guarded("data", check_data(config()), "-")
+    assert root.status == stead.status == "OK"
+    assert "1 of the eight" in root.found
+    assert "5 traces (train 3, dev 1, test 1; P 0, S 0)" in stead.found
+
+
+def test_a_missing_root_is_one_red_line(config):
+    [line] = check_data(config(**{"data.root": "/no/such/folder", "data.datasets": ["all8"]}))
+    assert line.status == "FAIL"
+    assert "/no/such/folder" in line.found
+    assert "--data.root" in line.remedy
+
+
+def test_each_missing_data_set_comes_with_the_command_that_fetches_it(config):
+    red = only(check_data(config(**{"data.datasets": ["all8"]})), "FAIL")
+    assert len(red) == 7  # STEAD is there
+    pnw = next(line for line in red if "PNW" in line.name)
+    assert "63 GB" in pnw.found
+    assert "jobs.prepare" in pnw.remedy
+    assert "--data.datasets PNW" in pnw.remedy
+
+
+def test_an_unknown_data_set_is_red_with_the_nearest_name(config):
+    [line] = only(check_data(config(**{"data.datasets": ["STAED"]})), "FAIL")
+    assert "did you mean 'STEAD'" in line.found
+
+
+def test_a_truncated_file_is_red_and_named(config, tmp_path):
+    file = tmp_path / "sets" / "stead" / "waveforms.hdf5"
+    file.write_bytes(file.read_bytes()[:1000])
+    [line] = only(check_data(config()), "FAIL")
+    assert "waveforms.hdf5" in line.found
+    assert line.remedy
+
+
+def test_an_empty_training_split_is_a_warning(config, tmp_path):
+    write_set(tmp_path / "sets" / "mine", [np.ones((3, 900), np.float32)], columns={"split": ["test"]})
+    [line] = only(check_data(config(**{"data.datasets": ["mine"]})), "WARN")
+    assert "training split" in line.found
+
+
+@pytest.mark.parametrize("storage", ["{tmp}/deep/down", "file://{tmp}/deep", "memory://runs"])
+def test_good_storage_is_green_and_left_as_it_was(config, tmp_path, storage):
+    before = sorted(tmp_path.iterdir())
+    [line] = check_storage(config(storage=storage.format(tmp=tmp_path)))
+    assert line.status == "OK", line
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_storage_that_is_a_file_is_red(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    [line] = check_storage(config(storage=str(tmp_path / "file" / "runs")))
+    assert line.status == "FAIL"
+    assert f"{tmp_path}/file is a file" in line.found
+    assert "--storage" in line.remedy
+
+
+def test_a_url_of_unknown_kind_is_red(config):
+    [line] = check_storage(config(storage="gopher://host/runs"))
+    assert line.status == "FAIL"
+    assert "gopher" in line.found
+
+
+def test_this_environment_is_in_range():
+    assert not only([*software.check_python(), *software.check_packages(), *software.check_imports()], "FAIL")
+
+
+def test_packages_out_of_range_and_missing_ones_are_red(monkeypatch, capsys):
+    monkeypatch.setattr(software, "_metadata", lambda: (">=3.99", ["torch<1", "no-such-package>=2", "numpy"]))
+    [python] = software.check_python()
+    torch, missing, rest = software.check_packages()
+    assert python.status == torch.status == missing.status == "FAIL"
+    assert "<1" in torch.found
+    assert "pip install" in missing.remedy
+    assert rest.found.startswith("numpy")
+    with pytest.raises(SystemExit):
+        software.require_packages()
+    assert "no-such-package" in capsys.readouterr().out
+
+
+def test_the_kernels_are_compared_with_the_reference(config, monkeypatch):
+    assert not only(machine.check_kernels(config()), "FAIL")
+    monkeypatch.setitem(machine._TOLERANCE, "torch", 1e-12)
+    assert only(machine.check_kernels(config()), "FAIL")
+
+
+def test_a_low_limit_of_open_files_is_a_warning():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        [line] = machine.check_open_files()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert line.status == "WARN"
+    assert "ulimit" in line.remedy
+
+
+@pytest.mark.parametrize(("code", "status"), [(200, "FAIL"), (401, "OK"), (503, "WARN")])
+def test_a_dashboard_that_answers_without_a_token_is_red(code, status):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert _lock(f"127.0.0.1:{server.server_port}").status == status
+        server.shutdown()
+
+
+def test_a_broken_check_is_a_red_line_and_keeps_what_came_before():
+    def checks():
+        yield ok("first", "fine")
+        raise OSError("the disk\nis gone")
+
+    first, second = guarded("second", checks(), "buy a disk")
+    assert first.status == "OK"
+    assert render([first, second]).splitlines() == [
+        "OK    first   fine",
+        "FAIL  second  OSError: the disk is gone -> buy a disk",
+        "1 OK, 0 WARN, 1 FAIL",
+    ]
+
+
+def test_only_red_lines_decide_the_exit_code():
+    assert failed([ok("a", "."), warn("b", ".", "mend it")]) == 0
+    assert failed([ok("a", "."), fail("b", ".", "mend it")]) == 1
+    with pytest.raises(AssertionError):
+        fail("b", "no remedy", "")
+
+
+def test_ray_is_reached_locked_and_has_room(config, ray_cluster):
+    lines = {line.name: line for line in check_cluster(config())}
+    assert {line.status for line in lines.values()} == {"OK"}
+    assert "imports the project" in lines["ray worker"].found
+    assert "only with the token" in lines["ray dashboard"].found
+    greedy = config(**{"train.num_workers": 999, "train.device": "auto"})
+    assert only(check_cluster(greedy), "WARN")[0].name == "ray workers"
+    gpu = config(**{"train.device": "cuda"})
+    if not ray.cluster_resources().get("GPU"):
+        assert "no GPU" in only(check_cluster(gpu), "FAIL")[0].found
+    assert ray.is_initialized()  # a Ray that was running goes on
+
+
+def test_the_command_prints_every_check_and_its_exit_code_follows(config, tmp_path, ray_cluster):
+    good = config()
+    names = {line.name for line in diagnose(good)}
+    assert {"python", "packages", "mlstm torch", "data.root", "storage", "open files", "scratch", "ray"} <= names
+    (tmp_path / "file").write_text("")
+    overrides = ["--data.root", good.data.root, "--data.datasets", "STEAD", "--storage", str(tmp_path / "file")]
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.doctor", "smoke", *overrides, "--data.cache", good.data.cache],
+        cwd=ROOT,
+        env=os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    red = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert done.returncode == 1, done.stderr
+    assert len(red) == 1, done.stdout
+    assert "is a file -> --storage" in red[0]
+    assert "joined at" in done.stdout
