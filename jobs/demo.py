@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jobs.command import Options, parse
 from raysys.demo import run_demo
+from raysys.train.describe import describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,7 @@ class DemoOptions(Options):
 
 def main() -> None:
     config, options = parse(__doc__, DemoOptions, preset="demo")
-    run_demo(config, options.data, options.out)
+    print(describe(config)) if options.dry_run else run_demo(config, options.data, options.out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from raysys.cluster import configure_logging
 from raysys.report.write import write_report
 
 
-def main(directories: tyro.conf.Positional[tuple[str, ...]], /, out: str | None = None) -> None:
+def main(directories: tyro.conf.Positional[tuple[str, ...]], out: str | None = None) -> None:
     configure_logging()
     print(write_report(directories, out))
 

@@ -47,7 +47,8 @@ def write_run(directory: str, config: RunConfig, record: dict[str, Any]) -> None
         _write_json(fs, f"{path}/record.json", record)
         _write_json(fs, f"{path}/config.json", config.to_dict())
         return
-    changed = differences(read_config(directory), config)
+    with fs.open(f"{path}/config.json") as stream:
+        changed = differences(RunConfig.from_dict(json.load(stream)), config)
     if changed:
         lines = "\n".join(f"  {key}: {old!r} -> {new!r}" for key, (old, new) in changed.items())
         raise ValueError(

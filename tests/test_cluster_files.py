@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.command import parse
 from raysys.config import RunConfig
@@ -46,6 +45,13 @@ def rayjob() -> dict:
     return yaml.safe_load((DEPLOY / "kuberay" / "rayjob.yaml").read_text())
 
 
+def validate(cluster: dict) -> None:
+    """What `ray up` checks before it asks AWS for anything."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(copy.deepcopy(cluster)))
+
+
 def misfits(value, shape, where="") -> list[str]:
     """The places where a nested value has other keys or types than its shape."""
     if isinstance(shape, dict):
@@ -57,7 +63,7 @@ def misfits(value, shape, where="") -> list[str]:
 
 
 def test_ray_accepts_the_cluster_file(cluster):
-    validate_config(prepare_config(copy.deepcopy(cluster)))
+    validate(cluster)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_ray_accepts_the_cluster_file(cluster):
 def test_ray_refuses_a_spoilt_cluster_file(cluster, spoil):
     spoil(cluster)
     with pytest.raises(Exception):  # noqa: B017 - of several kinds, none of them public
-        validate_config(prepare_config(cluster))
+        validate(cluster)
 
 
 def test_node_types_have_known_keys_and_bounds(cluster):

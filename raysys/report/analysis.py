@@ -73,9 +73,14 @@ def axes_of(sweep: Sweep) -> list[Axis]:
 
 
 def scored(trials: pd.DataFrame) -> pd.DataFrame:
-    """Returns the trials with a score: healthy and not failed, the best first."""
+    """Returns the trials with a score, healthy and not failed: those that went furthest before the others, the best first.
+
+    A trial that was stopped may have had a lucky last score; the winner is one that kept its promise to the end.
+    """
     good = trials[trials["healthy"] & (trials["status"] != "ERROR") & trials["objective"].notna()]
-    return good.sort_values("objective", ascending=False, kind="stable")
+    furthest = good["windows"] == good["windows"].max()
+    order = good.assign(furthest=furthest).sort_values(["furthest", "objective"], ascending=False, kind="stable").index
+    return good.loc[order]
 
 
 def objective_of(sweep: Sweep) -> str:
@@ -113,20 +118,28 @@ def rungs(config: dict[str, Any], budget: float) -> list[float]:
     return out
 
 
-def at_equal_budget(sweep: Sweep) -> tuple[pd.Series, float]:
-    """Returns trial -> objective where all trials have seen about the same number of windows, and that number.
+def first_rung(sweep: Sweep) -> tuple[pd.DataFrame, float]:
+    """Returns the metrics of all trials where they had seen about the same number of windows, and that number.
 
     Stopped trials have a lower score because they trained less: comparing last scores would mistake that for an effect
-    of their values. The first rung is the last place that every trial reaches.
+    of their values. The first rung is the last place that every trial reaches. Columns: trial, status, healthy, and the
+    metrics of history.csv; trials that died before the rung are not there.
     """
-    objective = objective_of(sweep)
     history, places = sweep.history, rungs(sweep.config, budget_of(sweep)) or [budget_of(sweep)]
-    if objective not in history or not {"trial", "windows"} <= set(history) or not math.isfinite(places[0]):
-        return pd.Series(dtype=float), math.nan
+    if not {"trial", "windows"} <= set(history) or not math.isfinite(places[0]):
+        return pd.DataFrame(columns=["trial", "status", "healthy"]), math.nan
     reached = history[history["windows"] >= 0.999 * places[0]].sort_values("windows").groupby("trial").first()
-    reached = reached[reached["windows"] <= 1.5 * places[0]]
-    good = sweep.trials.loc[sweep.trials["healthy"], "trial"]
-    return reached.loc[reached.index.isin(good), objective].dropna(), float(places[0])
+    reached = reached[reached["windows"] <= 1.5 * places[0]].drop(columns=["status", "healthy"], errors="ignore")
+    outcome = sweep.trials[["trial", "status", "healthy"]]
+    return outcome.merge(reached, left_on="trial", right_index=True), float(places[0])
+
+
+def at_equal_budget(sweep: Sweep) -> tuple[pd.Series, float]:
+    """Returns trial -> objective of the healthy trials at the first rung, and its number of windows."""
+    frame, windows = first_rung(sweep)
+    if objective_of(sweep) not in frame:
+        return pd.Series(dtype=float), windows
+    return frame[frame["healthy"]].set_index("trial")[objective_of(sweep)].dropna(), windows
 
 
 def importance(sweep: Sweep, axes: list[Axis], seed: int = 0) -> pd.DataFrame:

@@ -76,7 +76,7 @@ def health_figure(trials: pd.DataFrame, num_codes: int, gate: float, objective: 
                 marker,
                 color=color,
                 alpha=0.8,
-                label="healthy" if healthy else "failed",
+                label="healthy" if healthy else "failed the gate",
             )
         limit = gate if column.endswith("perplexity") else ALARM
         ax.axvspan(0, limit, color=RED, alpha=0.07, linewidth=0)
@@ -115,7 +115,7 @@ def compute_figure(trials: pd.DataFrame) -> Figure | None:
     few = len(known) <= 32
     ax.set_xticks(
         range(len(known)) if few else [],
-        known["trial"] if few else [],
+        known["trial"].str.split("_").str[-1] if few else [],
         rotation=90 if known["trial"].str.len().max() > 3 else 0,
     )
     ax.set(xlabel="trial", ylabel="of its budget", ylim=(0, 1.02), xlim=(-0.6, len(known) - 0.4))

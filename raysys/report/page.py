@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from raysys.report.style import svg_uri
 
-_TEMPLATE = Template((Path(__file__).parent / "page.html").read_text())
+_TEMPLATE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,14 @@ def number(value: Any, digits: int = 4) -> str:
         places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
         return f"{value:,.{places}f}"
     return f"{value:.{digits - 1}g}"
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in the unit that suits it, "n/a" where it is not known."""
+    if not seconds > 0:
+        return "n/a"
+    size, unit = next((size, unit) for size, unit in ((3600, "h"), (60, "min"), (1, "s"), (0, "s")) if seconds >= size)
+    return f"{seconds / max(1, size):.1f} {unit}"
 
 
 def slug(title: str, prefix: Any) -> str:

@@ -13,6 +13,7 @@ from raysys.report.seismograms import coded_windows, seismogram_figure
 
 GAIN = 1.1
 """Factor by which the probe must beat the model it is compared with before the report says that the run learned."""
+_KEPT = "kept: "
 TIE_CHANCE = 1 / 101
 """Of val/top1_tie, which always has 100 negatives."""
 
@@ -75,14 +76,19 @@ def run_verdict(run: Run, chance: float) -> tuple[str, str]:
 
 def _before(run: Run) -> tuple[float, str]:
     """The probe's score to compare with, and when it was taken."""
-    if "probe/macro_ap" in run.untrained:
-        return run.untrained["probe/macro_ap"], "before training"
+    if "probe/macro_ap" in untrained_scores(run):
+        return untrained_scores(run)["probe/macro_ap"], "before training"
     values = run.metrics["probe/macro_ap"].dropna() if "probe/macro_ap" in run.metrics else ()
     return (
         (float(values.iloc[0]), f"at the first validation (step {values.index[0]:,})")
         if len(values) > 1
         else (math.nan, "")
     )
+
+
+def untrained_scores(run: Run) -> dict[str, float]:
+    """Returns the scores of the model before training: those of untrained.json, else of the validation at step 0."""
+    return run.untrained or (run.metrics.loc[0].dropna().to_dict() if 0 in run.metrics.index else {})
 
 
 def _perplexity_share(run: Run) -> float:
@@ -129,7 +135,7 @@ def _curves(run: Run, config: dict, chance: float) -> Section:
                 "No loss curves: the metrics hold no contrastive loss.",
             ),
             figure(
-                figures.probe_figure(run.metrics, run.untrained, TIE_CHANCE),
+                figures.probe_figure(run.metrics, untrained_scores(run), TIE_CHANCE),
                 "What the frozen features know. The probe should rise above the model before training; the label-free accuracy on the "
                 "right should rise with it. If only the loss improves, the model has found a shortcut.",
                 "No probe curves: the run scored no probe and no tie-aware accuracy.",
@@ -192,32 +198,28 @@ def _seismograms(run: Run, config: dict) -> Section:
 def _data(run: Run) -> Section:
     if run.data.empty:
         return Section("Data", (note("No table: the run folder holds no dataset_summary.json."),))
-    data, labels = (
-        run.data,
-        {
-            "traces": "traces",
-            "train": "train",
-            "dev": "dev",
-            "test": "test",
-            "p_labels": "P picks",
-            "s_labels": "S picks",
-        },
-    )
-    counts = [c for c in labels if c in data]
+    data = run.data
+    labels = {
+        "traces": "traces",
+        "train": "train",
+        "dev": "dev",
+        "test": "test",
+        "p_labels": "P picks",
+        "s_labels": "S picks",
+    }
+    counts = [name for name in labels if name in data]
+    reasons = {name: _reasons(run, name) for name in data["dataset"]}
     rows = [
-        [row["dataset"], *(row[c] for c in counts), _rates(row.get("rates_hz")), _left_out(run, row["dataset"])]
+        [row["dataset"], *(row[c] for c in counts), _rates(row.get("rates_hz")), *map(_listed, reasons[row["dataset"]])]
         for _, row in data.iterrows()
     ]
-    total = ["all", *(int(data[c].sum()) for c in counts), "", sum(_count(run, name) for name in data["dataset"])]
-    total[-1] = number(total[-1]) if run.left_out else "not recorded"
-    columns = ("data set", *(labels[c] for c in counts), "sampling rates (Hz)", "left out")
-    blocks = [table(columns, [*rows, total], strong=len(rows))]
-    blocks.append(
-        paragraph(
-            "Numbers are traces. Traces left out were refused when the data was indexed, each for the reason given."
-        )
-    )
-    return Section("Data", tuple(blocks))
+    totals = [sum(sum(pair[k].values()) for pair in reasons.values()) if run.left_out else "" for k in (0, 1)]
+    total = ["all", *(int(data[c].sum()) for c in counts), "", *totals]
+    columns = ("data set", *(labels[c] for c in counts), "rates (Hz)", "left out", "kept, flagged")
+    words = "Numbers are traces. Traces left out were refused for the reason given; flagged ones have a flaw that was mended or does no harm."
+    if not run.left_out:
+        words = "Numbers are traces. What was left out is not recorded."
+    return Section("Data", (table(columns, [*rows, total], strong=len(rows)), paragraph(words)))
 
 
 def _rates(rates) -> str:
@@ -227,12 +229,16 @@ def _rates(rates) -> str:
     return ", ".join(shown) if len(shown) <= 4 else f"{len(shown)} rates, {shown[0]} to {shown[-1]}"
 
 
-def _count(run: Run, dataset: str) -> int:
-    return sum(run.left_out.get(dataset, {}).values())
+def _reasons(run: Run, dataset: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Traces left out, and traces kept though flagged, by reason; the latter are recorded as "kept: reason"."""
+    out, kept = {}, {}
+    for reason, count in run.left_out.get(dataset, {}).items():
+        (kept if reason.startswith(_KEPT) else out)[reason.removeprefix(_KEPT)] = count
+    return out, kept
 
 
-def _left_out(run: Run, dataset: str) -> str:
-    reasons = {k: v for k, v in run.left_out.get(dataset, {}).items() if v}
-    return "; ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1])) or (
-        "0" if run.left_out else ""
+def _listed(reasons: dict[str, int]) -> str:
+    return (
+        "; ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1]) if count)
+        or "none"
     )

@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
+import pandas as pd
+
 from raysys.report import analysis, figures_space, figures_sweep
 from raysys.report.analysis import FEWEST, Axis, objective_of, scored, top_rows
 from raysys.report.collect import Sweep, flatten
-from raysys.report.page import Chapter, Section, figure, note, number, paragraph, table
+from raysys.report.page import Chapter, Section, duration, figure, note, number, paragraph, table
 from raysys.report.provenance import provenance, show
 
 
@@ -89,8 +91,6 @@ def _tiles(sweep: Sweep) -> tuple[tuple[str, str, str], ...]:
     if not len(sweep.trials):
         return ()
     trials, spent, good = sweep.trials, analysis.compute(sweep.trials), scored(sweep.trials)
-    hours = spent["seconds"] / 3600
-    time = (f"{hours:.1f} h" if hours >= 1 else f"{spent['seconds'] / 60:.1f} min") if spent["seconds"] > 0 else "n/a"
     return (
         (
             f"best {objective_of(sweep)}",
@@ -100,7 +100,7 @@ def _tiles(sweep: Sweep) -> tuple[tuple[str, str, str], ...]:
         ("trials", number(len(trials)), f"{(trials['status'] == 'TERMINATED').sum()} ran to the end"),
         ("stopped early", number(int((trials["status"] == "STOPPED_EARLY").sum())), "by the scheduler"),
         ("no valid score", number(len(trials) - len(good)), "failed or unhealthy"),
-        ("trial time", time, "summed over trials"),
+        ("trial time", duration(spent["seconds"]), "summed over trials"),
         (
             "compute saved",
             f"{spent['saved']:.0%}" if math.isfinite(spent["saved"]) else "n/a",
@@ -213,37 +213,28 @@ def _health(sweep: Sweep, config: dict[str, Any], name: str) -> Section:
 
 
 def _agreement(sweep: Sweep, name: str) -> Section:
+    frame, windows = analysis.first_rung(sweep)
     label_free = "val/top1_tie" if name != "val/top1_tie" else "probe/macro_ap"
-    others = {"val/loss": "Validation loss", label_free: "The other comparable score"}
-    drawn = figures_sweep.agreement_figure(sweep.trials, name, others)
-    good = scored(sweep.trials)
-    words = []
-    if {"val/loss", name} <= set(good):
-        r = analysis.rank_correlation(-good["val/loss"], good[name])
+    drawn = figures_sweep.agreement_figure(
+        frame, name, {"val/loss": "Validation loss", label_free: "The other comparable score"}
+    )
+    good, words = frame[frame["healthy"]], []
+    if {"val/loss", name} <= set(frame) and frame["val/loss"].notna().any():
         words.append(
-            f"Ranking by low validation loss agrees with ranking by {name} at {_rho(r)}; 1 would be the same ranking."
+            f"Does a low validation loss rank the trials as {name} does? {_rho(-good['val/loss'], good[name])} The loss itself depends on the "
+            "temperature, the number and kind of negatives, the diversity weight and the mask ratio, so it does not compare between trials."
         )
-        lowest = sweep.trials.loc[sweep.trials["val/loss"].idxmin()] if sweep.trials["val/loss"].notna().any() else None
-        if lowest is not None and len(good) and lowest["trial"] != good["trial"].iloc[0]:
-            state = (
-                f"with {name} {number(lowest[name], 3)}" if lowest["healthy"] else "which did not pass the health gate"
-            )
-            words.append(f"The lowest loss, {lowest['val/loss']:.2f}, belongs to trial {lowest['trial']}, {state}.")
-        words.append(
-            "Temperature, number of negatives, diversity weight and mask ratio change the loss itself: it does not compare between trials."
-        )
-    if {label_free, name} <= set(good):
-        words.append(
-            f"{label_free} agrees with {name} at {_rho(analysis.rank_correlation(good[label_free], good[name]))}."
-        )
+        lowest = frame.loc[frame["val/loss"].idxmin()]
+        state = f"has {name} {number(lowest[name], 3)} there" if lowest["healthy"] else "did not pass the health gate"
+        words.append(f"The trial with the lowest loss, {lowest['val/loss']:.2f}, is {lowest['trial']}: it {state}.")
+    if {label_free, name} <= set(frame):
+        words.append(f"Does {label_free} rank them as {name} does? {_rho(good[label_free], good[name])}")
     caption = (
-        "Left: if the loss could rank trials, the points would fall from upper left to lower right. Right: the other score that compares "
-        "between trials; the tighter its rise, the more the two can stand in for each other."
+        f"All at {windows:,.0f} windows. Left: if the loss could rank trials, the points would fall from upper left to lower right. Right: "
+        "the other score that compares between trials; the tighter its rise, the more the two can stand in for each other."
     )
-    return Section(
-        "Why not the loss",
-        (*map(paragraph, words), figure(drawn, caption, "Left out: trials.csv holds no validation loss.")),
-    )
+    missing = "Left out: history.csv holds no validation loss at the first rung."
+    return Section("Why not the loss", (*map(paragraph, words), figure(drawn, caption, missing)))
 
 
 def _compute(sweep: Sweep) -> Section:
@@ -252,7 +243,7 @@ def _compute(sweep: Sweep) -> Section:
     if math.isfinite(spent["saved"]):
         words += f" Early stopping saved {spent['saved']:.0%}."
     if spent["seconds"] > 0:
-        words += f" Trials took {spent['seconds'] / 3600:.2f} hours in all, {spent['seconds'] / max(1, len(sweep.trials)):.0f} s each on average."
+        words += f" Trials took {duration(spent['seconds'])} in all, {duration(spent['seconds'] / len(sweep.trials))} each on average."
     caption = "What each trial used of its budget. Many short bars and a few full ones are what early stopping is for."
     return Section(
         "Compute",
@@ -272,10 +263,11 @@ def _failures(sweep: Sweep) -> Section:
     return Section("Failures", (table(("trial", "status", "reason", "windows"), rows),))
 
 
-def _rho(result: dict[str, float]) -> str:
+def _rho(a: pd.Series, b: pd.Series) -> str:
+    result = analysis.rank_correlation(a, b)
     if not math.isfinite(result["rho"]):
-        return f"an unknown rank correlation (only {result['n']} trials, {FEWEST} needed)"
-    return f"a rank correlation of {result['rho']:+.2f} (n = {result['n']}, p = {result['p']:.2g})"
+        return f"Too few trials to say: {result['n']} healthy ones reached the first rung, {FEWEST} are needed."
+    return f"Rank correlation {result['rho']:+.2f} (n = {result['n']}, p = {result['p']:.2g}); +1 is the same ranking."
 
 
 def _word(value: Any) -> Any:

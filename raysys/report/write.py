@@ -50,7 +50,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
     tables = _write_tables(folders, out.with_name(out.stem + "_tables"))
     page = render(_title(chapters), _subtitle(tables), chapters, appendix)
     part = out.with_name(out.name + ".part")
-    part.write_text(page)
+    part.write_text(page, encoding="utf-8")
     part.replace(out)
     log.info("report on %s written to %s (%.1f MB)", ", ".join(map(str, directories)), out, out.stat().st_size / 1e6)
     return out

@@ -6,12 +6,12 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.data.conftest import write_set
 
 from raysys.config import DataConfig
 from raysys.data.catalog import resolve
 from raysys.data.corpus import load_corpus, summary
 from raysys.data.index import assign_missing_split, dropped_rows, load_index
+from tests.data.conftest import write_set
 
 
 def test_every_twin_is_indexed_with_its_quirks(miniatures, tmp_path):
@@ -43,7 +43,9 @@ def test_a_second_look_comes_from_the_cache_until_a_file_changes(noise_set, tmp_
 def test_bad_rows_are_left_out_counted_and_named(tmp_path, caplog):
     waveforms = [np.random.default_rng(i).standard_normal((3, 500)).astype(np.float32) for i in range(6)]
     folder = write_set(
-        tmp_path / "bad", waveforms, columns={"split": ["train"] * 6, "trace_component_order": ["ZNE", "XYZ", "ZZE", "Z", "ZNE", "Z12"]}
+        tmp_path / "bad",
+        waveforms,
+        columns={"split": ["train"] * 6, "trace_component_order": ["ZNE", "XYZ", "ZZE", "Z", "ZNE", "Z12"]},
     )
     text = (folder / "metadata.csv").read_text().replace('"bucket0$4,:3,:500",100.0', '"bucket0$99,:3,:500",100.0')
     text += '"nowhere",100.0,train,ZNE\n"bucket0$0,:3,:500",0.0,train,ZNE\n"bucket0$0,:3,:9999",100.0,train,ZNE\n'
@@ -93,7 +95,7 @@ def test_a_file_in_another_dimension_order_is_refused(noise_set, tmp_path):
 
 
 def test_an_unknown_name_gets_a_suggestion_and_a_missing_set_a_command(miniatures, tmp_path):
-    with pytest.raises(ValueError, match="unknown data set 'STAED'.*did you mean 'STEAD'"):
+    with pytest.raises(ValueError, match=r"unknown data set 'STAED'.*did you mean 'STEAD'"):
         resolve(("STAED",), str(miniatures))
     with pytest.raises(FileNotFoundError, match=r"data set STEAD: no folder .*jobs\.prepare.*--download"):
         resolve(("stead",), str(tmp_path))
@@ -103,7 +105,9 @@ def test_an_unknown_name_gets_a_suggestion_and_a_missing_set_a_command(miniature
 
 def test_a_missing_split_never_parts_an_event_and_never_follows_the_row_order(miniatures, tmp_path):
     table = load_index(str(miniatures / "obst2024"), "OBST2024", str(tmp_path))
-    noise = np.array([not e and np.isnan(p) for e, p in zip(table["event"].to_pylist(), table["p_s"].to_pylist(), strict=True)])
+    noise = np.array(
+        [not e and np.isnan(p) for e, p in zip(table["event"].to_pylist(), table["p_s"].to_pylist(), strict=True)]
+    )
     splits = np.array(table["split"].to_pylist())
     assert set(splits[noise]) >= {"train"}
     assert set(splits[~noise]) >= {"train"}

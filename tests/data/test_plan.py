@@ -28,7 +28,9 @@ def test_exactly_once_across_workers_and_through_changes_of_their_number():
 
 def test_a_global_batch_does_not_depend_on_the_number_of_workers():
     one = PLAN.rank_visits(64, 0, 6, rank=0, world=1, batch=8)[1].reshape(6, 8)
-    two = np.concatenate([PLAN.rank_visits(64, 0, 6, rank=r, world=2, batch=4)[1].reshape(6, 4) for r in (0, 1)], axis=1)
+    two = np.concatenate(
+        [PLAN.rank_visits(64, 0, 6, rank=r, world=2, batch=4)[1].reshape(6, 4) for r in (0, 1)], axis=1
+    )
     np.testing.assert_array_equal(one, two)
 
 

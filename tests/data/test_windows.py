@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from tests.data.conftest import write_set
 
 from raysys.config import DataConfig
 from raysys.data.corpus import load_corpus
 from raysys.data.index import load_index
 from raysys.data.windows import RATE_HZ, Traces, read_windows, resampling_filter
+from tests.data.conftest import write_set
 
 
 def traces_of(folder, cache) -> Traces:
@@ -26,7 +26,9 @@ def test_windows_are_the_stored_samples_however_they_are_stored(tmp_path, storag
     assert valid.tolist() == [512, 400, 512]
 
 
-@pytest.mark.parametrize(("order", "rows"), [("ENZ", [2, 1, 0]), ("Z12", [0, 1, 2]), ("NE", [None, 0, 1]), ("Z", [0, None, None])])
+@pytest.mark.parametrize(
+    ("order", "rows"), [("ENZ", [2, 1, 0]), ("Z12", [0, 1, 2]), ("NE", [None, 0, 1]), ("Z", [0, None, None])]
+)
 def test_components_come_out_as_zne_and_missing_ones_are_zero(tmp_path, order, rows):
     waveforms = [np.random.default_rng(i).standard_normal((len(order), 600)).astype(np.float32) for i in range(2)]
     traces = traces_of(write_set(tmp_path / "set", waveforms, order=order), tmp_path / "cache")
@@ -42,10 +44,15 @@ def test_a_pick_stays_on_its_sample_after_resampling_and_cropping(tmp_path, rate
     seconds, onset_s = 60.0, 31.25
     t = np.arange(round(seconds * rate_hz)) / rate_hz
     rng = np.random.default_rng(1)
-    signal = np.where(t >= onset_s, np.exp(-(t - onset_s) / 5) * np.sin(2 * np.pi * min(8.0, rate_hz / 4) * (t - onset_s)), 0.0)
+    signal = np.where(
+        t >= onset_s, np.exp(-(t - onset_s) / 5) * np.sin(2 * np.pi * min(8.0, rate_hz / 4) * (t - onset_s)), 0.0
+    )
     waveform = (1e-3 * rng.standard_normal((3, len(t))) + signal).astype(np.float32)
     folder = write_set(
-        tmp_path / "set", [waveform, waveform], rate_hz=rate_hz, columns={"trace_P_arrival_sample": [onset_s * rate_hz] * 2}
+        tmp_path / "set",
+        [waveform, waveform],
+        rate_hz=rate_hz,
+        columns={"trace_P_arrival_sample": [onset_s * rate_hz] * 2},
     )
     traces = traces_of(folder, tmp_path / "cache")
     assert traces.p_s[0] == pytest.approx(onset_s)

@@ -27,25 +27,12 @@ def run_folder(tmp_path):
 def write_sweep(path, trials, seed=0):
     rng = np.random.default_rng(seed)
     path.mkdir()
-    rungs = [BUDGET // 4, BUDGET * 3 // 4, BUDGET]
     rows, history = [], []
     drawn = [_values(rng) for _ in range(trials)]
     drawn[min(7, trials - 1)]["loss.diversity_lambda"] = 0.011
     final = np.array([_score(v, rng) for v in drawn])
     for i, values in enumerate(drawn):
-        rank = (final > final[i]).sum() / trials
-        stop = rungs[0] if rank > 1 / 2 else rungs[1] if rank > 1 / 5 else rungs[2]
-        status = "TERMINATED" if stop == BUDGET else "STOPPED_EARLY"
-        reason, healthy = "", values["loss.diversity_lambda"] > 0.012
-        if i == 5:
-            status, reason, stop = (
-                "ERROR",
-                "OutOfMemoryError: CUDA out of memory, tried to allocate 2.1 GiB",
-                BUDGET // 8,
-            )
-        elif not healthy:
-            reason, stop = "the codebook has collapsed: hard perplexity 96 of 640, gate 20%", rungs[0]
-            status = "STOPPED_EARLY"
+        status, reason, stop, healthy = _outcome(i, values, (final > final[i]).mean())
         for windows in range(BUDGET // 8, stop + 1, BUDGET // 8):
             metrics = _metrics(values, final[i], windows / BUDGET, healthy, rng)
             history.append(
@@ -67,14 +54,29 @@ def write_sweep(path, trials, seed=0):
     frame = pd.DataFrame(rows)
     frame.to_csv(path / "trials.csv", index=False)
     pd.DataFrame(history).to_csv(path / "history.csv", index=False)
+    _write_best(path, frame)
+    return path
+
+
+def _outcome(i, values, rank):
+    """Status, reason, windows and health of a trial; `rank` is the fraction of trials that are better."""
+    if i == 5:
+        return "ERROR", "OutOfMemoryError: CUDA out of memory, tried to allocate 2.1 GiB", BUDGET // 8, True
+    if values["loss.diversity_lambda"] < 0.012:
+        return "STOPPED_EARLY", "the codebook has collapsed: hard perplexity 96 of 640, gate 20%", BUDGET // 4, False
+    if rank > 1 / 5:
+        return "STOPPED_EARLY", "", BUDGET // 4 if rank > 1 / 2 else BUDGET * 3 // 4, True
+    return "TERMINATED", "", BUDGET, True
+
+
+def _write_best(path, frame):
     config = base().override({"name": "four-values"})
     (path / "config.json").write_text(json.dumps(config.to_dict()))
-    scored = frame[frame["healthy"] & (frame["status"] != "ERROR")]
+    scored = frame[frame["healthy"] & (frame["status"] == "TERMINATED")]
     best = scored.loc[scored["objective"].idxmax()]
     winner = config.override({key: best[key].item() for key in KEYS}).to_dict()
     content = {"trial": best["trial"], "objective": "probe/macro_ap", "value": best["objective"], "config": winner}
     (path / "best.json").write_text(json.dumps(content))
-    return path
 
 
 def _values(rng):
@@ -131,6 +133,11 @@ def write_run_folder(path, steps, seed=0):
     lines = [line for step in range(1, steps + 1) for line in _lines(step, steps, rng)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (path / "untrained.json").write_text(json.dumps({"probe/macro_ap": 0.07, "val/top1_tie": 0.024}))
+    _write_data_table(path)
+    return path
+
+
+def _write_data_table(path):
     rows = [
         {
             "dataset": "ETHZ",
@@ -153,9 +160,8 @@ def write_run_folder(path, steps, seed=0):
             "rates_hz": [100.0],
         },
     ]
-    left_out = {"ETHZ": {"sampling rate is 0": 4, "row points nowhere": 17}, "STEAD": {}}
+    left_out = {"ETHZ": {"sampling rate is 0": 4, "row points nowhere": 17, "kept: clipped": 8}, "STEAD": {}}
     (path / "dataset_summary.json").write_text(json.dumps({"datasets": rows, "left_out": left_out}))
-    return path
 
 
 def _lines(step, steps, rng):

@@ -64,7 +64,21 @@ def test_unhealthy_and_failed_trials_have_no_score(sweep_folder):
     sweep = read_folder(sweep_folder(24))
     good = analysis.scored(sweep.trials)
     assert not {"00005", "00007"} & set(good["trial"])
-    assert good["objective"].is_monotonic_decreasing
+    furthest = good[good["windows"] == good["windows"].max()]
+    assert furthest["objective"].is_monotonic_decreasing
+
+
+def test_the_best_trial_is_one_that_went_furthest():
+    trials = pd.DataFrame(
+        {
+            "trial": ["a", "b", "c"],
+            "status": "X",
+            "healthy": True,
+            "windows": [25, 100, 100],
+            "objective": [0.9, 0.5, 0.6],
+        }
+    )
+    assert list(analysis.scored(trials)["trial"]) == ["c", "b", "a"]
 
 
 def test_compute_saved_counts_stopped_trials_only():

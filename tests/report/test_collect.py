@@ -20,7 +20,7 @@ def test_a_run_is_read_with_later_lines_winning(run_folder):
     assert run.metrics.index.is_unique
     assert run.untrained == {"probe/macro_ap": 0.07, "val/top1_tie": 0.024}
     assert list(run.data["dataset"]) == ["ETHZ", "STEAD"]
-    assert run.left_out["ETHZ"] == {"sampling rate is 0": 4, "row points nowhere": 17}
+    assert run.left_out["ETHZ"] == {"sampling rate is 0": 4, "row points nowhere": 17, "kept: clipped": 8}
     assert run.notes == ()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from raysys.report.collect import read_folder
 from raysys.report.figures import loss_figure
-from raysys.report.sections_run import run_verdict
+from raysys.report.sections_run import run_verdict, untrained_scores
 from raysys.report.style import styled, svg_uri
 from raysys.report.write import write_report
 
@@ -70,7 +70,7 @@ def test_a_run_makes_a_whole_page(run_folder):
     assert "The run learned: contrastive loss" in page
     assert "chance 3.50" in page
     assert "0.070 before training" in page
-    assert "17 row points nowhere; 4 sampling rate is 0" in page
+    assert "<td>17 row points nowhere; 4 sampling rate is 0</td><td>8 clipped</td>" in page
     assert "optim.<wbr>lr" in page
     assert checker.titles == [
         "Curves",
@@ -92,7 +92,7 @@ def test_a_sweep_makes_a_whole_page(sweep_folder):
     assert f"Trial {best['trial']} of 24 is the best, with probe/macro_ap {best['value']:.3f}" in page
     assert "OutOfMemoryError" in page
     assert "the codebook has collapsed: hard perplexity 96 of 640" in page
-    assert "did not pass the health gate" in page, "the lowest loss is that of a collapsed trial"
+    assert "it did not pass the health gate" in page, "the lowest loss is that of a collapsed trial"
     assert page.count("<figure>") == 8
     top = pd.read_csv(path / "report_tables" / "sweep_top10.csv", dtype={"trial": str})
     assert top["trial"].iloc[0] == best["trial"]
@@ -101,12 +101,17 @@ def test_a_sweep_makes_a_whole_page(sweep_folder):
     assert importance["key"].iloc[0] == "loss.temperature"
 
 
-def test_several_folders_share_a_page(run_folder, sweep_folder, tmp_path):
-    run, sweep = run_folder(16), sweep_folder(6)
-    page, checker = check_page(write_report([run, sweep, run], tmp_path / "both.html"))
+def test_several_folders_share_a_page(run_folder, tmp_path):
+    run, sweep = run_folder(16), tmp_path / "sweep"
+    sweep.mkdir()
+    pd.DataFrame({"trial": ["a", "b"], "objective": [0.4, 0.5]}).to_csv(sweep / "trials.csv", index=False)
+    page, checker = check_page(write_report([run, sweep, run], tmp_path / "all.html"))
     assert "The runs side by side" in checker.titles
-    assert "Too few trials for an importance" in page
-    assert (tmp_path / "both_tables" / "sweep_top10.csv").exists()
+    assert "Trial b of 2 is the best" in page
+    assert sorted(path.name for path in (tmp_path / "all_tables").glob("*metrics.csv")) == [
+        "run_3_metrics.csv",
+        "run_metrics.csv",
+    ]
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -126,6 +131,7 @@ def test_a_sweep_without_files_still_makes_a_page(sweep_folder, missing):
     for name in missing:
         (path / name).unlink()
     page, _ = check_page(write_report([path]))
+    assert ("Too few trials for an importance" in page) == ("trials.csv" not in missing)
     assert all(f"{name} is missing" in page for name in missing)
 
 
@@ -185,6 +191,16 @@ def test_the_verdict_follows_the_numbers(run_folder, changes, state, words):
     got, sentence = run_verdict(run, math.log(33))
     assert got == state
     assert words in sentence
+
+
+def test_a_validation_at_step_0_is_the_model_before_training(run_folder):
+    path = run_folder(40)
+    (path / "untrained.json").unlink()
+    with (path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 0, "probe/macro_ap": 0.03, "val/contrastive": 3.5}\n')
+    run = read_folder(path)
+    assert untrained_scores(run)["probe/macro_ap"] == 0.03
+    assert "0.030 before training" in run_verdict(run, math.log(33))[1]
 
 
 def test_the_job_writes_a_page(run_folder, tmp_path):

@@ -34,7 +34,14 @@ def test_a_run_reports_finite_metrics_of_every_group(smoke, data, tmp_path):
     metrics = trainer(smoke, data, tmp_path / "run", tmp_path / "log").run()
     assert metrics["step"] == smoke.train.max_steps
     assert metrics["windows"] == smoke.train.max_steps * smoke.train.batch_size
-    assert {name.split("/")[0] for name in metrics if "/" in name} >= {"train", "val", "probe", "codebook", "perf", "optim"}
+    assert {name.split("/")[0] for name in metrics if "/" in name} >= {
+        "train",
+        "val",
+        "probe",
+        "codebook",
+        "perf",
+        "optim",
+    }
     assert all(torch.isfinite(torch.tensor(float(value))) for value in metrics.values())
     lines = [json.loads(line) for line in (tmp_path / "log" / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 0
@@ -81,7 +88,9 @@ def test_a_run_that_only_skips_stops_and_says_why(smoke, data, tmp_path, monkeyp
 def test_the_budget_counts_windows_whatever_the_number_of_workers(smoke):
     steps = smoke.override({"train.num_workers": 4, "optim.accumulate": 2})
     assert Budget.of(steps, 1000).windows == smoke.train.max_steps * 4 * 2 * smoke.train.batch_size
-    epochs = dataclasses.replace(smoke, train=dataclasses.replace(smoke.train, max_steps=None, epochs=1.5, validate_every=None))
+    epochs = dataclasses.replace(
+        smoke, train=dataclasses.replace(smoke.train, max_steps=None, epochs=1.5, validate_every=None)
+    )
     assert Budget.of(epochs, 1000).windows == 1500
     assert Budget.of(epochs, 1000).between_validations == 250
 

@@ -24,22 +24,32 @@ WANTED_PROGRAMS = 512
 """Rows (R x B x H) are cut into segments until there are about so many programs: four for each multiprocessor."""
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one kernel is launched."""
+
+    tile: int
+    """Channels of a tile, a power of two >= 16."""
+    warps: int = 4
+    stages: int = 1
+    registers: int | None = None
+    """Most registers a thread may use; fewer let more programs share a multiprocessor."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """How the work is cut; changes the speed, not the result. Pairs are (warps, pipeline stages)."""
+    """How the work is cut; changes the speed, not the result."""
 
     chunk: int
     """Frames of a chunk (L), a power of two >= 16."""
-    tile: int
-    """Channels of a tile of the kernels that treat all chunks at once, a power of two >= 16."""
-    state_tile: int
-    """Rows and columns of a tile of the state."""
     num_chunks: int
     chunks: int
     """Chunks of a segment."""
-    hidden: tuple[int, int] = (4, 1)
-    grad: tuple[int, int] = (4, 1)
-    states: tuple[int, int] = (4, 3)
+    hidden: Launch
+    query: Launch
+    key_value: Launch
+    states: Launch
+    states_grad: Launch
 
     @property
     def segments(self):
@@ -54,10 +64,13 @@ def plan(rows, length, dim):
     segments = min(num_chunks, max(1, WANTED_PROGRAMS // rows))
     return Plan(
         chunk=chunk,
-        tile=min(128, width),
-        state_tile=min(64, width),
         num_chunks=num_chunks,
         chunks=triton.cdiv(num_chunks, segments),
+        hidden=Launch(min(128, width)),
+        query=Launch(min(128, width)),
+        key_value=Launch(min(64, width)),
+        states=Launch(min(64, width), stages=3),
+        states_grad=Launch(min(64, width), stages=3),
     )
 
 
@@ -70,10 +83,11 @@ def _exact(q):
     return torch.promote_types(q.dtype, torch.float32)
 
 
-def _constants(q, cut, setting, tile=None):
+def _constants(q, cut, launch):
     acc = tl.float64 if q.dtype == torch.float64 else tl.float32
-    sizes = {"E": q.shape[-1], "L": cut.chunk, "BE": tile or cut.tile, "ACC": acc}
-    return sizes | {"num_warps": setting[0], "num_stages": setting[1]}
+    constants = {"E": q.shape[-1], "L": cut.chunk, "BE": launch.tile, "ACC": acc}
+    constants |= {"num_warps": launch.warps, "num_stages": launch.stages}
+    return constants | ({"maxnreg": launch.registers} if launch.registers else {})
 
 
 def _math(q, eps):
@@ -107,12 +121,12 @@ def _chunk_states(q, k, v, fade, write, cut):
         return saved
     memory0, norm0, start0 = _states(q, cut.segments - 1, _exact(q))
     peak0, fade0 = torch.empty_like(start0), torch.empty_like(start0)
-    tiles = triton.cdiv(dim, cut.state_tile) ** 2
+    tiles = triton.cdiv(dim, cut.states.tile) ** 2
 
     def run(ends, segments, start):
         states_kernel[(segments * tiles, heads, directions * batch)](
             k, v, fade, write, memory0, norm0, start0, fade0, *saved[:2], start, batch, length, heads, cut.num_chunks,
-            cut.segments, cut.chunks, SHARED=len(v) == 1, ENDS=ends, **_constants(q, cut, cut.states, cut.state_tile),
+            cut.segments, cut.chunks, SHARED=len(v) == 1, ENDS=ends, **_constants(q, cut, cut.states),
         )  # fmt: skip
 
     if cut.segments > 1:
@@ -160,13 +174,13 @@ def _chunk_state_grads(q, dh, gates, doverlap, start, eps, cut):
         return dmemory, dnorm
     overlap, fade, _, peak = gates
     ends = _states(q, cut.segments - 1, _exact(q))
-    tiles = triton.cdiv(dim, cut.state_tile) ** 2
+    tiles = triton.cdiv(dim, cut.states_grad.tile) ** 2
 
     def run(only_ends):
         states_grad_kernel[(cut.segments * tiles, heads, directions * batch)](
             q, dh, fade, peak, start, overlap, doverlap, *ends, dmemory, dnorm, batch, length, heads, cut.num_chunks,
             cut.segments, cut.chunks, ENDS=only_ends, **_math(q, eps),
-            **_constants(q, cut, cut.states, cut.state_tile),
+            **_constants(q, cut, cut.states_grad),
         )  # fmt: skip
 
     if cut.segments > 1:
@@ -185,25 +199,51 @@ def mlstm_backward(
     directions, batch, length, heads, dim = q.shape
     cut = _plan_of(q)
     shared = len(v) == 1
-    add_up = shared and directions > 1 and dim <= cut.tile
+    add_up = shared and directions > 1 and dim <= cut.key_value.tile
     dq, dk, dv = torch.empty_like(q), torch.empty_like(q), torch.empty_like(v if add_up else q)
     di, df = torch.empty_like(igate), torch.empty_like(fgate)
     overlap, fade, write, peak = gates
     doverlap, past, column, future = torch.empty_like(gates)
     across = start.new_empty(directions, batch, heads, cut.num_chunks)
     sizes = (batch, length, heads, cut.num_chunks)
-    constants = _constants(q, cut, cut.grad) | _math(q, eps)
-    constants |= {"R": directions, "SHARED": shared, "ONE_CHUNK": cut.num_chunks == 1}
+    constants = _math(q, eps) | {"R": directions, "SHARED": shared, "ONE_CHUNK": cut.num_chunks == 1}
     query_grad_kernel[(cut.num_chunks * directions, heads, batch)](
-        q, k, v, fade, write, peak, memory, norm, start, overlap, dh, dq, doverlap, past, column, *sizes, **constants
+        q,
+        k,
+        v,
+        fade,
+        write,
+        peak,
+        memory,
+        norm,
+        start,
+        overlap,
+        dh,
+        dq,
+        doverlap,
+        past,
+        column,
+        *sizes,
+        **constants,
+        **_constants(q, cut, cut.query),
     )
     dmemory, dnorm = _chunk_state_grads(q, dh, gates, doverlap, start, eps, cut)
     key_value_grad_kernel[(cut.num_chunks * (1 if add_up else directions), heads, batch)](
         q, k, v, fade, write, peak, memory, norm, start, overlap, doverlap, dh, dmemory, dnorm, dk, dv, future, across,
-        *sizes, SUM=add_up, **constants,
+        *sizes, SUM=add_up, **constants, **_constants(q, cut, cut.key_value),
     )  # fmt: skip
     gates_grad_kernel[(cut.num_chunks, heads, directions * batch)](
-        fgate, past, column, future, across, di, df, *sizes, L=cut.chunk, ACC=constants["ACC"], num_warps=1
+        fgate,
+        past,
+        column,
+        future,
+        across,
+        di,
+        df,
+        *sizes,
+        L=cut.chunk,
+        ACC=_constants(q, cut, cut.query)["ACC"],
+        num_warps=1,
     )
     return dq, dk, dv.sum(0, keepdim=True) if len(dv) > len(v) else dv, di, df
 

@@ -84,8 +84,9 @@ def project_backward(
     dconv, dxv, dx = torch.empty_like(dq), torch.empty_like(dv), x.new_empty(x.shape)
     constants = _constants(x, taps.shape[1], directions, first, tile, frames)
     sizes = (batch, length, x.stride(1), tiles)
+    da_turn = da.stride(0) if directions > 1 else 0
     project_grad_kernel[(columns, runs)](
-        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, *squares, *thin, *sizes, G=GATES,
+        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, *squares, *thin, *sizes, da_turn, G=GATES,
         **constants, num_warps=4, num_stages=1,
     )  # fmt: skip
     convolve_grad_kernel[(columns, runs)](
@@ -119,7 +120,7 @@ project_forward.register_autograd(_backward, setup_context=_setup)
 
 def _tiles(weight, size):
     """Block-diagonal tiles (I / C, in, out) of the blocks (I / n, out, in)."""
-    _, out, inp = weight.shape
+    out = weight.shape[1]
     blocks = weight.unflatten(0, (-1, size // out))
     eye = torch.eye(size // out, device=weight.device, dtype=weight.dtype)
     dense = eye[:, None, :, None] * blocks.transpose(-1, -2)[:, :, :, None, :]
@@ -128,7 +129,7 @@ def _tiles(weight, size):
 
 def _through(weight, gate):
     """(I, 2 H): what the blocks (I / n, out, in) followed by the gate weights (2 H, I) do to their input."""
-    num_blocks, out, inp = weight.shape
+    num_blocks, out, _ = weight.shape
     gate = gate.t().reshape(num_blocks, out, 1, -1)
     return (weight[..., None] * gate).sum(1).flatten(0, 1)
 

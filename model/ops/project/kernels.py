@@ -85,7 +85,7 @@ def project_kernel(
 @triton.jit
 def project_grad_kernel(
     x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, wv_ptr, on_a_ptr, on_x_ptr, da_ptr, dq_ptr, dk_ptr, dv_ptr, dgates_ptr,
-    dconv_ptr, dx_ptr, dwq_ptr, dwk_ptr, dwv_ptr, don_a_ptr, don_x_ptr, B, S, stride, tiles, I: tl.constexpr,
+    dconv_ptr, dx_ptr, dwq_ptr, dwk_ptr, dwv_ptr, don_a_ptr, don_x_ptr, B, S, stride, tiles, da_turn, I: tl.constexpr,
     K: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
@@ -133,7 +133,11 @@ def project_grad_kernel(
             a = tl.where(ok[:, None], conv * gate, 0.0).to(x.dtype)
             dq = tl.load(dq_ptr + at_r, mask=ok[:, None], other=0.0)
             dwq = _dot(tl.trans(a), dq, dwq)
-            da = _dot(dq, tl.trans(wq), tl.load(da_ptr + at_r, mask=ok[:, None], other=0.0).to(ACC))
+            da = _dot(
+                dq,
+                tl.trans(wq),
+                tl.load(da_ptr + r * tl.cast(da_turn, tl.int64) + at, mask=ok[:, None], other=0.0).to(ACC),
+            )
             dk = tl.load(dk_ptr + at_r, mask=ok[:, None], other=0.0)
             dwk = _dot(tl.trans(a), dk, dwk)
             da = _dot(dk, tl.trans(wk), da)

@@ -1,0 +1,82 @@
+"""The kernels of `combine` as PyTorch operators.
+
+Shape letters: R directions, B batch, S frames, H heads, E channels of a head, I = H E inner channels.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.ops.combine.kernels import combine_grad_kernel, combine_kernel
+from model.ops.combine.reference import EPS
+
+WANTED_PROGRAMS = 1056
+"""Programs of the kernel that adds up gradients of weights: eight for each multiprocessor."""
+
+
+def _sizes(h):
+    """Rows, tiles of rows, and the constants of both kernels."""
+    directions, batch, length, heads, dim = h.shape
+    padded = triton.next_power_of_2(dim)
+    frames = max(1, 2048 // padded)
+    acc = tl.float64 if h.dtype == torch.float64 else tl.float32
+    constants = {"I": heads * dim, "E": dim, "R": directions, "L": frames, "EP": padded, "eps": EPS, "ACC": acc}
+    rows = batch * length
+    return rows, triton.cdiv(rows, frames), constants | {"num_warps": 4}
+
+
+@torch.library.custom_op("raysys::combine", mutates_args=())
+def combine_forward(h: Tensor, conv: Tensor, z: Tensor, weight: Tensor, skip: Tensor) -> Tensor:
+    """(B, S, I); h and conv are contiguous, z is dense but for a row stride."""
+    rows, tiles, constants = _sizes(h)
+    y = h.new_empty(z.shape)
+    combine_kernel[(tiles, h.shape[3])](h, conv, z, weight, skip, y, rows, z.stride(1), **constants)
+    return y
+
+
+@combine_forward.register_fake
+def _(h, conv, z, weight, skip):
+    return h.new_empty(z.shape)
+
+
+@torch.library.custom_op("raysys::combine_grad", mutates_args=())
+def combine_backward(
+    h: Tensor, conv: Tensor, z: Tensor, weight: Tensor, skip: Tensor, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of h, of conv (B, S, I), the same in every direction, of z, and of both weights."""
+    rows, num_tiles, constants = _sizes(h)
+    heads, exact = h.shape[3], torch.promote_types(h.dtype, torch.float32)
+    tiles = triton.cdiv(num_tiles, max(1, WANTED_PROGRAMS // heads))
+    runs = triton.cdiv(num_tiles, tiles)
+    dh, dconv, dz = torch.empty_like(h), h.new_empty(z.shape), z.new_empty(z.shape)
+    dweight, dskip = h.new_empty(2, runs, len(skip), dtype=exact)
+    combine_grad_kernel[(runs, heads)](
+        h, conv, z, weight, skip, dy, dh, dconv, dz, dweight, dskip, rows, z.stride(1), tiles, **constants
+    )
+    return dh, dconv, dz, dweight.sum(0).to(weight.dtype), dskip.sum(0).to(skip.dtype)
+
+
+@combine_backward.register_fake
+def _(h, conv, z, weight, skip, dy):
+    return torch.empty_like(h), h.new_empty(z.shape), z.new_empty(z.shape), *map(torch.empty_like, (weight, skip))
+
+
+def _setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, dy):
+    h, conv, *rest = ctx.saved_tensors
+    dh, dconv, dz, dweight, dskip = combine_backward(h, conv, *rest, dy.contiguous())
+    return dh, dconv.expand_as(conv), dz, dweight, dskip
+
+
+combine_forward.register_autograd(_backward, setup_context=_setup)
+
+
+def combine_triton(h, conv, z, norm_weight, skip):
+    """As `combine_reference`, by this project's kernels; see README.md beside this file."""
+    if z.stride(-1) != 1 or z.stride(0) != z.shape[1] * z.stride(1):
+        z = z.contiguous()
+    return combine_forward(h.contiguous(), conv.contiguous(), z, norm_weight, skip)

@@ -1,0 +1,88 @@
+"""Triton kernels of `combine`: every tensor is read and written once.
+
+Shape letters: R directions, B batch, S frames, H heads, E channels of a head, I = H E inner channels, N = B S rows,
+L rows of a tile. Program axes: 0 (run of) tiles of rows, 1 head.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _tile(tile, h, N, z_stride, I: tl.constexpr, E: tl.constexpr, L: tl.constexpr, EP: tl.constexpr):
+    """Offsets (L, EP) into (N, I) and into z, and which of them exist."""
+    n = tile.to(tl.int64) * L + tl.arange(0, L)
+    e = tl.arange(0, EP)
+    c = h * E + e
+    return n[:, None] * I + c[None, :], n[:, None] * z_stride + c[None, :], (n < N)[:, None] & (e < E)[None, :]
+
+
+@triton.jit
+def _normalise(h_ptr, at, ok, E: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr):
+    """Normalised rows (L, EP) and the inverse of their deviation (L, 1)."""
+    x = tl.load(h_ptr + at, mask=ok, other=0.0).to(ACC)
+    x = tl.where(ok, x - tl.sum(x, 1, keep_dims=True) / E, 0.0)
+    inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / E + eps)
+    return x * inverse, inverse
+
+
+@triton.jit
+def combine_kernel(
+    h_ptr, conv_ptr, z_ptr, weight_ptr, skip_ptr, y_ptr, N, z_stride, I: tl.constexpr, E: tl.constexpr,
+    R: tl.constexpr, L: tl.constexpr, EP: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Gated sum of one tile of one head."""
+    h = tl.program_id(1)
+    at, z_at, ok = _tile(tl.program_id(0), h, N, z_stride, I, E, L, EP)
+    e = tl.arange(0, EP)
+    weight = 1.0 + tl.load(weight_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
+    skip = tl.load(skip_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
+    total = tl.zeros((L, EP), ACC)
+    for r in tl.static_range(R):
+        turn = tl.cast(N, tl.int64) * I * r
+        normed, _inverse = _normalise(h_ptr + turn, at, ok, E, eps, ACC)
+        conv = tl.load(conv_ptr + turn + at, mask=ok, other=0.0).to(ACC)
+        total += normed * weight[None, :] + conv * skip[None, :]
+    z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)
+    tl.store(y_ptr + at, (total * z / (1.0 + tl.exp(-z))).to(y_ptr.dtype.element_ty), ok)
+
+
+@triton.jit
+def combine_grad_kernel(
+    h_ptr, conv_ptr, z_ptr, weight_ptr, skip_ptr, dy_ptr, dh_ptr, dconv_ptr, dz_ptr, dweight_ptr, dskip_ptr, N,
+    z_stride, tiles, I: tl.constexpr, E: tl.constexpr, R: tl.constexpr, L: tl.constexpr, EP: tl.constexpr,
+    eps: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Gradients of `tiles` tiles of one head; dconv is the same for all directions."""
+    h = tl.program_id(1)
+    e = tl.arange(0, EP)
+    weight = 1.0 + tl.load(weight_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
+    skip = tl.load(skip_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
+    dweight = tl.zeros((EP,), ACC)
+    dskip = tl.zeros((EP,), ACC)
+    for step in range(tiles):
+        at, z_at, ok = _tile(tl.program_id(0) * tiles + step, h, N, z_stride, I, E, L, EP)
+        z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)
+        dy = tl.load(dy_ptr + at, mask=ok, other=0.0).to(ACC)
+        gate = 1.0 / (1.0 + tl.exp(-z))
+        dtotal = dy * z * gate
+        normed_sum = tl.zeros((L, EP), ACC)
+        conv_sum = tl.zeros((L, EP), ACC)
+        scaled = dtotal * weight[None, :]
+        mean = tl.sum(scaled, 1, keep_dims=True) / E
+        for r in tl.static_range(R):
+            turn = tl.cast(N, tl.int64) * I * r
+            normed, inverse = _normalise(h_ptr + turn, at, ok, E, eps, ACC)
+            normed_sum += normed
+            conv_sum += tl.load(conv_ptr + turn + at, mask=ok, other=0.0).to(ACC)
+            along = tl.sum(scaled * normed, 1, keep_dims=True) / E
+            dh = (scaled - mean - normed * along) * inverse
+            tl.store(dh_ptr + turn + at, dh.to(dh_ptr.dtype.element_ty), ok)
+        total = normed_sum * weight[None, :] + conv_sum * skip[None, :]
+        tl.store(dz_ptr + at, (dy * total * gate * (1.0 + z * (1.0 - gate))).to(dz_ptr.dtype.element_ty), ok)
+        tl.store(dconv_ptr + at, (dtotal * skip[None, :]).to(dconv_ptr.dtype.element_ty), ok)
+        dweight += tl.sum(dtotal * normed_sum, 0)
+        dskip += tl.sum(dtotal * conv_sum, 0)
+    out = tl.program_id(0) * I + h * E + e
+    tl.store(dweight_ptr + out, dweight, e < E)
+    tl.store(dskip_ptr + out, dskip, e < E)

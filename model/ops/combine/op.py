@@ -1,0 +1,26 @@
+"""One door to both implementations of `combine`."""
+
+import importlib.util
+
+from model.ops.combine.reference import combine_reference
+
+if importlib.util.find_spec("triton"):
+    from model.ops.combine.fused import combine_triton
+
+
+def combine(h, conv, z, norm_weight, skip, *, backend="auto"):
+    """(B, S, I): sum over directions of LayerNorm(h_r) (1 + norm_weight) + skip conv_r, times SiLU(z).
+
+    Args:
+        h: Hidden states of the cell (R, B, S, H, E); every head is normalised alone, over E, with eps 1e-5.
+        conv: Convolved input (R, B, S, I), I = H E.
+        z: Pre-activation of the output gate (B, S, I); may be a slice of a wider tensor's last dimension.
+        norm_weight: Scale of the norm less one (I,).
+        skip: Weight of the convolved input (I,).
+        backend: "torch", "triton", or "auto": triton on a GPU, torch elsewhere.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+    if backend == "triton" or (backend == "auto" and h.is_cuda):
+        return combine_triton(h, conv, z, norm_weight, skip)
+    return combine_reference(h, conv, z, norm_weight, skip)
