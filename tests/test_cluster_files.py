@@ -122,7 +122,13 @@ def test_what_is_mounted_exists_and_setup_installs_it(cluster):
     sources = [source for source in cluster["file_mounts"].values() if not source.startswith("~")]
     assert [source for source in sources if not (ROOT / source).exists()] == []
     installs = [command for command in cluster["setup_commands"] if "pip install" in command]
-    assert ["-c constraints.txt -e ." in command for command in installs] == [True]
+    assert ["-c constraints.txt -e ." in command for command in installs] == [True, False]
+
+
+def test_the_s3_driver_has_the_version_of_fsspec():
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    s3 = dict(line.split("==") for line in (DEPLOY / "aws" / "requirements.txt").read_text().split() if "==" in line)
+    assert s3["s3fs"] == pins["fsspec"]
 
 
 def test_every_file_pins_the_same_ray(cluster, rayjob):
