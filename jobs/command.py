@@ -3,7 +3,10 @@
 import dataclasses
 import difflib
 import sys
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -12,6 +15,8 @@ from raysys.cluster import configure_logging
 from raysys.config import RunConfig
 from raysys.presets import PRESETS
 from raysys.record import read_config
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +73,14 @@ def _start(argv: list[str], preset: str) -> RunConfig:
             + f" (known: {', '.join(PRESETS)})"
         )
     return PRESETS[name]()
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls a job's `main`; an error that this project raises on purpose becomes one line instead of a traceback."""
+    try:
+        main()
+    except (ValueError, OSError, RuntimeError) as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        if Path(frame.filename).is_relative_to(_ROOT / "raysys") and (frame.line or "").startswith("raise "):
+            raise SystemExit(f"error: {error}") from None
+        raise

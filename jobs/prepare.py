@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jobs.command import Options, parse
+from jobs.command import Options, parse, run
 from raysys.cluster import connect
 from raysys.data.shards import prepare
 
@@ -20,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """Pretrain the model: python -m jobs.pretrain base --data.root /path/to/datasets --name my-run"""
 
-from jobs.command import parse
+from jobs.command import parse, run
 from raysys.train.describe import describe
 from raysys.train.driver import pretrain
 
@@ -11,4 +11,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

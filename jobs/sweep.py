@@ -1,6 +1,6 @@
 """Search hyperparameters: python -m jobs.sweep base --data.root /path/to/datasets --name my-sweep"""
 
-from jobs.command import parse
+from jobs.command import parse, run
 from raysys.train.describe import describe
 from raysys.tune.sweep import sweep
 
@@ -11,4 +11,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -127,6 +127,11 @@ class PretrainModel(nn.Module):
         """Returns the context (B, S, width), nothing masked, of a waveform (B, 3, T) in any unit."""
         return self.backbone(standardize(waveform, num_valid))
 
+    def features(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
+        """Returns what a frozen model offers a reader, (B, S, encoder width + width): local features, then context."""
+        local = self.backbone.encoder(standardize(waveform, num_valid))
+        return torch.cat([local, self.backbone.context(local)], dim=-1)
+
     @torch.no_grad()
     def codes(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
         """Returns the most probable codes (B, S, G) int64 of a waveform (B, 3, T); changes no state."""

@@ -47,10 +47,23 @@ class DataConfig:
     prefetch_batches: int = 4
     split_seed: int = 0
     """Decides the split of data sets that come without one (by event, station or time)."""
+    scan: bool = False
+    """Read every trace of a SeisBench folder once, when it is indexed, to know its flaws. (Shards know theirs.)"""
+    drop: tuple[str, ...] = ("dead", "short")
+    """Flaws for which traces are left out, of: not finite, dead, dead component, clipped, gap, short. Traces with any
+    other flaw are kept and repaired: samples that are not finite, and dead components, are zero in the model's input."""
+    exclude_leaks: bool = False
+    """Leave out training traces of earthquakes that any data set of the run evaluates on (its dev or test split)."""
+    shard_dtype: Literal["float32", "float16"] = "float32"
+    """Samples in the shards that `jobs.prepare` writes; float16 has one scale a trace and no mean."""
+    shard_mb: int = 256
+    """Size of a shard, before float16 halves it."""
 
     def __post_init__(self):
         if self.alpha < 0:
             raise ValueError(f"data.alpha={self.alpha} must not be negative: 1 is proportional, 0 is uniform")
+        if self.shard_mb < 1:
+            raise ValueError(f"data.shard_mb={self.shard_mb} must be at least 1")
         if not self.datasets:
             raise ValueError("data.datasets is empty: name at least one data set, or all8")
 
@@ -134,8 +147,10 @@ class ProbeConfig:
     """Labelled windows of the dev split that score it."""
     ridge: float = 1e-3
     """Relative to the mean variance of a feature."""
-    tolerance_s: float = 0.1
-    """A frame counts as P or S within this time of the pick."""
+    before_s: float = 0.1
+    """A frame counts as P or S from this long before the pick ..."""
+    after_s: float = 0.5
+    """... to this long after it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

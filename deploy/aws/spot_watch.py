@@ -1,7 +1,7 @@
 """Drains this Ray node when AWS announces, two minutes ahead, that it takes the spot instance back.
 
-Workers then save a checkpoint while they can, and Ray Train counts a preemption instead of a failure. Ends after the
-notice; on other instances there never is one. Needs no package.
+Ray then places nothing on the node any more, and Ray Train counts a preemption instead of a failure. Ends after the
+notice; on other instances there never is one. Needs no package besides Ray's command line.
 
 Notice: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
 """

@@ -1,6 +1,8 @@
-"""All data sets of a run as one table, and its splits."""
+"""All data sets of a run as one table: what is in it, what was left out of it and why, and its splits."""
 
+import dataclasses
 import hashlib
+import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,25 +11,58 @@ import pyarrow.compute as pc
 
 from raysys.config import DataConfig
 from raysys.data.catalog import resolve
-from raysys.data.index import load_index
+from raysys.data.index import dropped_rows, load_index
+from raysys.data.leakage import leak_lines, leaks
 from raysys.data.plan import Plan, mixture
+from raysys.data.quality import mask, quality_row, quality_table, reasons
 from raysys.data.windows import Traces
 
 log = logging.getLogger(__name__)
+
+LEAKED = "event of an evaluation split"
+"""Reason for which `data.exclude_leaks` leaves out a training trace."""
 
 
 def load_corpus(config: DataConfig) -> pa.Table:
     """Returns the index of every data set of the run, one after the other, each in file order.
 
+    Traces with a flaw of `data.drop` are not in it, and with `data.exclude_leaks` no training trace whose event is
+    evaluated anywhere. What was left out travels with the table (`quality_report`, `leak_report`) and is logged.
+
     Raises:
         ValueError, FileNotFoundError: what `resolve` and `load_index` say of a bad name, folder or file.
     """
+    drop = mask(config.drop)
     sources = resolve(config.datasets, config.root)
+
+    def load(item: tuple[str, str]) -> pa.Table:
+        return load_index(item[1], item[0], config.cache, config.split_seed, scan=config.scan)
+
     with ThreadPoolExecutor(max_workers=8) as pool:
-        tables = list(
-            pool.map(lambda item: load_index(item[1], item[0], config.cache, config.split_seed), sources.items())
-        )
-    return pa.concat_tables([table.replace_schema_metadata(None) for table in tables]).combine_chunks()
+        indices = dict(zip(sources, pool.map(load, sources.items()), strict=True))
+    tables, left_out = [], {}
+    for name, index in indices.items():
+        flawed = index["flags"].to_numpy() & drop
+        left_out[name] = dropped_rows(index) | reasons(flawed)
+        tables.append(index.filter(pa.array(flawed == 0)).replace_schema_metadata(None))
+    corpus = pa.concat_tables(tables).combine_chunks()
+    leaking, table = leaks(corpus)
+    if table:
+        log.info("events that both training and evaluation splits hold:\n%s", leak_lines(table))
+    if config.exclude_leaks:
+        for name in indices:
+            count = int((leaking & pc.equal(corpus["dataset"], name).to_numpy()).sum())
+            left_out[name] |= {LEAKED: count} if count else {}
+        corpus = corpus.filter(pa.array(~leaking)).combine_chunks()
+    rows = [_quality(name, corpus, index, left_out[name]) for name, index in indices.items()]
+    log.info("quality (-: traces left out, ?: nobody has looked, data.scan does)\n%s", quality_table(rows))
+    found = [dataclasses.asdict(leak) for leak in table]
+    return corpus.replace_schema_metadata({"quality": json.dumps(rows), "leaks": json.dumps(found)})
+
+
+def _quality(name: str, corpus: pa.Table, index: pa.Table, left_out: dict[str, int]) -> dict:
+    kept = corpus.filter(pc.equal(corpus["dataset"], name))["flags"].to_numpy()
+    return quality_row(name, kept, left_out, b"scanned" in (index.schema.metadata or {}))
 
 
 def select(corpus: pa.Table, split: str) -> pa.Table:

@@ -121,8 +121,7 @@ def read_ranges(files: Sequence[str], first: np.ndarray, last: np.ndarray) -> li
         place[i] = (len(merged) - 1, a - merged[-1][1])
     content = _fetch(merged)
     return [
-        memoryview(content[block])[at : at + int(b - a)]
-        for (block, at), a, b in zip(place, first, last, strict=True)
+        memoryview(content[block])[at : at + int(b - a)] for (block, at), a, b in zip(place, first, last, strict=True)
     ]
 
 

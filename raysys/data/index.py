@@ -10,20 +10,28 @@ import logging
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
 
+from raysys.data.files import with_retries
+from raysys.data.quality import flag_traces
 from raysys.data.seisbench_format import read_chunk
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Of the schema; a cached index of another version is built again."""
+_SCAN_ROWS = 2048
+"""Traces that one task looks at."""
 
 SCHEMA = pa.schema(
     [
@@ -31,6 +39,7 @@ SCHEMA = pa.schema(
         ("chunk", pa.string()),
         ("trace_name", pa.string()),
         ("file", pa.string()),
+        ("file_size", pa.int64()),
         ("node", pa.string()),  # path of the HDF5 dataset, or "" in a shard
         ("node_row", pa.int32()),  # row in a block of traces, -1 where the node is one trace
         ("offset", pa.int64()),  # first byte of the trace in the file, -1 where the node is chunked or compressed
@@ -38,6 +47,7 @@ SCHEMA = pa.schema(
         ("num_samples", pa.int32()),  # of them, those that are not padding
         ("num_components", pa.int8()),
         ("dtype", pa.string()),
+        ("scale", pa.float32()),  # of a stored unit
         ("rate_hz", pa.float64()),
         ("components", pa.string()),
         ("p_s", pa.float64()),  # first P onset, seconds after the first sample; NaN where there is none
@@ -58,7 +68,7 @@ SCHEMA = pa.schema(
 """Components are in stored order; identity of a trace is (dataset, chunk, trace_name)."""
 
 
-def load_index(folder: str, name: str, cache: str, split_seed: int = 0) -> pa.Table:
+def load_index(folder: str, name: str, cache: str, split_seed: int = 0, *, scan: bool = False) -> pa.Table:
     """Returns the index of a data set, from the cache where the files have not changed since.
 
     Args:
@@ -66,25 +76,29 @@ def load_index(folder: str, name: str, cache: str, split_seed: int = 0) -> pa.Ta
         name: label that goes into the `dataset` column.
         cache: local folder for indices.
         split_seed: decides the split where the metadata has none.
+        scan: read every trace once, to fill in its quality flags. (Shards have them.)
 
     Raises:
         FileNotFoundError: no metadata or no waveforms.
         ValueError: a file that cannot be read, or nothing usable in it (naming the file and the fix).
     """
     fs, path = fsspec.core.url_to_fs(folder)
-    if fs.exists(f"{path}/index.parquet"):
-        return _read_shard_index(fs, path, folder, name)
-    chunks = _chunks(fs, path, folder)
-    stamp = _fingerprint(fs, path, chunks, split_seed)
+    if with_retries(lambda: fs.exists(f"{path}/index.parquet"), folder):
+        return with_retries(lambda: _read_shard_index(fs, path, folder, name), f"{folder}/index.parquet")
+    chunks = with_retries(lambda: _chunks(fs, path, folder), folder)
+    stamp = with_retries(lambda: _fingerprint(fs, path, chunks, split_seed), folder)
     cached = Path(cache).expanduser() / f"{name}-{hashlib.sha1(folder.encode()).hexdigest()[:12]}.parquet"
-    if cached.exists():
-        table = pq.read_table(cached)
-        if (table.schema.metadata or {}).get(b"fingerprint") == stamp:
-            return table
-        log.info("%s: files changed since they were indexed, indexing again", name)
-    table, dropped = _build(folder, name, chunks, split_seed)
-    table = table.replace_schema_metadata({"fingerprint": stamp, "dropped": json.dumps(dropped)})
-    write_atomically(cached, lambda partial: pq.write_table(table, partial))
+    table = _cached(cached, stamp, name)
+    if table is None:
+        table, dropped = _build(folder, name, chunks, split_seed)
+        table = table.replace_schema_metadata({"fingerprint": stamp, "dropped": json.dumps(dropped)})
+        _save(table, cached)
+    if scan and b"scanned" not in table.schema.metadata:
+        flags = pa.array(_scan(table, name), pa.int32())
+        metadata = table.schema.metadata | {b"scanned": b"1"}
+        table = table.set_column(table.schema.get_field_index("flags"), "flags", flags)
+        table = table.replace_schema_metadata(metadata)
+        _save(table, cached)
     return table
 
 
@@ -104,6 +118,33 @@ def write_atomically(target: Path, write) -> None:
     except BaseException:
         Path(partial).unlink(missing_ok=True)
         raise
+
+
+def in_parallel(function: Callable, calls: list[tuple]) -> list[Any]:
+    """Returns the results of calls in order: Ray tasks where Ray runs, threads of this process elsewhere."""
+    if len(calls) > 1 and ray.is_initialized():
+        task = ray.remote(max_retries=3)(function)
+        references = [task.remote(*call) for call in calls]
+        try:
+            return ray.get(references)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(lambda call: function(*call), calls))
+
+
+def _save(table: pa.Table, cached: Path) -> None:
+    write_atomically(cached, lambda partial: pq.write_table(table, partial))
+
+
+def _cached(cached: Path, stamp: bytes, name: str) -> pa.Table | None:
+    if not cached.exists():
+        return None
+    table = pq.read_table(cached)
+    if (table.schema.metadata or {}).get(b"fingerprint") == stamp:
+        return table
+    log.info("%s: files changed since they were indexed, indexing again", name)
+    return None
 
 
 def _chunks(fs, path: str, folder: str) -> list[str]:
@@ -131,12 +172,12 @@ def _fingerprint(fs, path: str, chunks: list[str], split_seed: int) -> bytes:
 def _build(folder: str, name: str, chunks: list[str], split_seed: int) -> tuple[pa.Table, dict[str, int]]:
     dropped: Counter[str] = Counter()
     tables = []
-    for chunk in chunks:
-        table, bad, example = read_chunk(folder, name, chunk)
+    for chunk, read in zip(chunks, in_parallel(_read_chunk, [(folder, name, c) for c in chunks]), strict=True):
+        table, bad, example = read
         for reason, count in bad.items():
             log.warning("%s%s: %d traces left out: %s (first: %s)", name, chunk, count, reason, example[reason])
         dropped.update(bad)
-        tables.append(table.select(SCHEMA.names).cast(SCHEMA))
+        tables.append(table)
     table = pa.concat_tables(tables)
     table, duplicates = _drop_duplicates(table)
     if duplicates:
@@ -145,18 +186,23 @@ def _build(folder: str, name: str, chunks: list[str], split_seed: int) -> tuple[
     if not len(table):
         raise ValueError(f"{folder}: no usable trace ({dict(dropped) or 'the metadata is empty'})")
     table = assign_missing_split(table, name, split_seed)
-    order = pc.sort_indices(
-        table,
-        sort_keys=[("file", "ascending"), ("offset", "ascending"), ("node", "ascending"), ("node_row", "ascending")],
-    )
+    keys = [("file", "ascending"), ("offset", "ascending"), ("node", "ascending"), ("node_row", "ascending")]
     log.info("%s: indexed %d traces", name, len(table))
-    return table.take(order), dict(dropped)
+    return table.take(pc.sort_indices(table, sort_keys=keys)), dict(dropped)
+
+
+def _read_chunk(folder: str, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
+    table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), f"{folder}/metadata{chunk}.csv")
+    return table.select(SCHEMA.names).cast(SCHEMA), bad, example
 
 
 def _drop_duplicates(table: pa.Table) -> tuple[pa.Table, int]:
     identity = pc.binary_join_element_wise(table["chunk"], table["trace_name"], "\x1f")
-    _, first = np.unique(identity.to_numpy(zero_copy_only=False).astype(str), return_index=True)
-    return (table, 0) if len(first) == len(table) else (table.take(np.sort(first)), len(table) - len(first))
+    coded = identity.combine_chunks().dictionary_encode()
+    if len(coded.dictionary) == len(table):
+        return table, 0
+    _, first = np.unique(coded.indices.to_numpy(), return_index=True)
+    return table.take(np.sort(first)), len(table) - len(first)
 
 
 def assign_missing_split(table: pa.Table, name: str, seed: int) -> pa.Table:
@@ -165,26 +211,38 @@ def assign_missing_split(table: pa.Table, name: str, seed: int) -> pa.Table:
     Rows without a split are assigned 60/10/30 by a hash of their event, or else their day and station, or else
     their name: never by row order, so that no event and no noise block straddles two splits.
     """
-    given = table["split"].to_pylist()
-    if all(value in ("train", "dev", "test") for value in given):
+    given = pc.is_in(table["split"], pa.array(["train", "dev", "test"]))
+    missing = np.flatnonzero(~given.to_numpy())
+    if not len(missing):
         return table
-    events, stations, times, names = (table[c].to_pylist() for c in ("event", "station", "start_time", "trace_name"))
-    filled = 0
-    for i, value in enumerate(given):
-        if value in ("train", "dev", "test"):
-            continue
-        key = events[i] or (f"{stations[i]}/{times[i][:10]}" if times[i] else stations[i] or names[i])
-        draw = int.from_bytes(hashlib.blake2b(f"{seed}/{name}/{key}".encode(), digest_size=4).digest(), "big") / 2**32
-        given[i] = "train" if draw < 0.6 else "dev" if draw < 0.7 else "test"
-        filled += 1
-    log.info("%s: %d traces without a split were assigned one by event, station and day", name, filled)
-    return table.set_column(table.schema.get_field_index("split"), "split", pa.array(given, pa.string()))
+    rows = table.select(["event", "station", "start_time", "trace_name"]).take(missing).combine_chunks()
+    event, station, time, trace = (pc.if_else(pc.equal(c, ""), None, c) for c in rows.columns)
+    day = pc.binary_join_element_wise(pc.fill_null(station, ""), pc.utf8_slice_codeunits(time, 0, 10), "/")
+    key = pc.coalesce(event, day, station, trace).combine_chunks().dictionary_encode()
+    drawn = [_draw(f"{seed}/{name}/{one}") for one in key.dictionary.to_pylist()]
+    split = np.array(table["split"].to_pylist(), object)
+    split[missing] = np.array(drawn, object)[key.indices.to_numpy()]
+    log.info("%s: %d traces without a split were assigned one by event, station and day", name, len(missing))
+    return table.set_column(table.schema.get_field_index("split"), "split", pa.array(split, pa.string()))
+
+
+def _draw(key: str) -> str:
+    draw = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big") / 2**32
+    return "train" if draw < 0.6 else "dev" if draw < 0.7 else "test"
+
+
+def _scan(table: pa.Table, name: str) -> np.ndarray:
+    """Quality flags of every trace."""
+    log.info("%s: looking at %d traces, once", name, len(table))
+    parts = [(table.slice(first, _SCAN_ROWS),) for first in range(0, len(table), _SCAN_ROWS)]
+    return np.concatenate(in_parallel(flag_traces, parts))
 
 
 def _read_shard_index(fs, path: str, folder: str, name: str) -> pa.Table:
     with fs.open(f"{path}/index.parquet") as stream:
         table = pq.read_table(stream)
-    table = table.replace_schema_metadata(table.schema.metadata)
+    if table.schema.names != SCHEMA.names:
+        raise ValueError(f"{folder}/index.parquet has another layout: prepare the shards again")
     files = pc.binary_join_element_wise(pa.scalar(folder.rstrip("/")), table["file"], "/")
     table = table.set_column(table.schema.get_field_index("file"), "file", files)
     return table.set_column(0, "dataset", pa.array([name] * len(table), pa.string()))

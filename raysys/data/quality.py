@@ -1,6 +1,12 @@
-"""What can be wrong with a seismogram, and how it is told."""
+"""What can be wrong with a seismogram, how it is told, and the table that counts it."""
+
+import difflib
+import json
 
 import numpy as np
+import pyarrow as pa
+
+from raysys.data.windows import Traces, whole_traces
 
 FLAGS = {
     "not finite": 1,
@@ -48,10 +54,64 @@ def trace_flags(waveform: np.ndarray, rate_hz: float = 100.0) -> int:
     return flags
 
 
+def flag_traces(table: pa.Table) -> np.ndarray:
+    """Returns the flags of every trace of an index, (rows,) int32, after reading all of them."""
+    flags = np.zeros(len(table), np.int32)
+    for i, waveform in whole_traces(Traces.from_table(table)):
+        flags[i] = trace_flags(waveform)
+    return flags
+
+
+def mask(names: tuple[str, ...]) -> int:
+    """Returns the bits of some reasons.
+
+    Raises:
+        ValueError: an unknown reason, with the nearest known one.
+    """
+    for name in names:
+        if name not in FLAGS:
+            near = difflib.get_close_matches(name, FLAGS, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"data.drop: unknown reason {name!r}{hint} (known: {', '.join(FLAGS)})")
+    return sum(FLAGS[name] for name in set(names))
+
+
 def reasons(flags: np.ndarray) -> dict[str, int]:
     """Returns how many traces carry each flag, reasons without any left out."""
     counts = {reason: int(((flags & bit) != 0).sum()) for reason, bit in FLAGS.items()}
     return {reason: count for reason, count in counts.items() if count}
+
+
+def quality_row(dataset: str, kept: np.ndarray, left_out: dict[str, int], seen: bool) -> dict:
+    """Returns one data set's row of the quality report.
+
+    Args:
+        dataset: name.
+        kept: flags of the traces that are kept.
+        left_out: reason -> traces that are not.
+        seen: whether somebody has looked at the samples; if not, flags are unknown rather than absent.
+    """
+    return {"dataset": dataset, "traces": len(kept), "left_out": left_out, "kept": reasons(kept), "scanned": seen}
+
+
+def quality_report(corpus: pa.Table) -> list[dict]:
+    """Returns the rows (`quality_row`) that came with a corpus: what was left out of it, and what was kept though flawed."""
+    return json.loads((corpus.schema.metadata or {}).get(b"quality", b"[]"))
+
+
+def quality_table(rows: list[dict]) -> str:
+    """Returns the report as text: one line a data set, one column a reason."""
+    names = list(dict.fromkeys(reason for row in rows for reason in (*row["left_out"], *row["kept"])))
+    lines = [["data set", "traces", *names]]
+    for row in rows:
+        cells = []
+        for name in names:
+            out, kept = row["left_out"].get(name, 0), row["kept"].get(name, 0)
+            unknown = name in FLAGS and not row["scanned"] and not out
+            cells.append("?" if unknown else " ".join([f"-{out}"] * bool(out) + [f"{kept} kept"] * bool(kept)))
+        lines.append([row["dataset"], str(row["traces"]), *cells])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def _longest_run(mask: np.ndarray) -> int:

@@ -5,6 +5,7 @@ Format: https://seisbench.readthedocs.io (data format). A trace name is either a
 """
 
 from collections import Counter
+from typing import Any
 
 import fsspec
 import h5py
@@ -27,6 +28,7 @@ _TEXT = {
     "components": ("trace_component_order",),
 }
 _NUMBER = {"latitude": ("source_latitude_deg",), "longitude": ("source_longitude_deg",)}
+_EMPTY = ["", "nan", "NaN", "None", "NA"]
 
 
 def read_chunk(folder: str, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
@@ -37,27 +39,23 @@ def read_chunk(folder: str, name: str, chunk: str) -> tuple[pa.Table, Counter, d
     """
     fs, path = fsspec.core.url_to_fs(folder)
     metadata = _read_csv(fs, f"{path}/metadata{chunk}.csv")
-    columns = {key: _text(metadata, wanted) for key, wanted in _TEXT.items()}
+    n = len(metadata)
+    columns: dict[str, Any] = {key: _text(metadata, wanted) for key, wanted in _TEXT.items()}
     columns |= {key: _number(metadata, wanted) for key, wanted in _NUMBER.items()}
     waveforms = f"{folder.rstrip('/')}/waveforms{chunk}.hdf5"
-    where, defaults = _locate(fs, f"{path}/waveforms{chunk}.hdf5", waveforms, metadata["trace_name"].to_pylist())
+    where, defaults = _locate(fs, f"{path}/waveforms{chunk}.hdf5", waveforms, metadata["trace_name"].combine_chunks())
     columns |= where
-    n = len(metadata)
     columns["rate_hz"] = _rates(metadata, defaults["rate_hz"])
-    order = np.array([value or defaults["components"] for value in columns["components"]], dtype=object)
-    columns["components"] = order
+    given = columns["components"]
+    columns["components"] = pc.if_else(pc.equal(given, ""), defaults["components"], given)
     columns |= _picks(metadata, columns["rate_hz"])
-    columns["station"] = np.array(
-        [
-            ".".join(part for part in pair if part)
-            for pair in zip(columns.pop("network"), columns["station"], strict=True)
-        ],
-        dtype=object,
-    )
-    columns["flags"] = np.zeros(n, np.int32)
-    columns["dataset"], columns["chunk"] = np.full(n, name, object), np.full(n, chunk, object)
-    columns["trace_name"] = np.array(metadata["trace_name"].to_pylist(), dtype=object)
-    columns["file"] = np.full(n, waveforms, object)
+    network = columns.pop("network")
+    both = pc.binary_join_element_wise(network, columns["station"], ".")
+    columns["station"] = pc.if_else(pc.equal(network, ""), columns["station"], both)
+    columns["flags"], columns["scale"] = np.zeros(n, np.int32), np.ones(n, np.float32)
+    columns["trace_name"] = metadata["trace_name"].combine_chunks()
+    for key, value in (("dataset", name), ("chunk", chunk), ("file", waveforms)):
+        columns[key] = pa.repeat(pa.scalar(value, pa.string()), n)
     return _keep_usable(columns, f"metadata{chunk}.csv")
 
 
@@ -75,7 +73,7 @@ def _read_csv(fs, path: str) -> pa.Table:
         include_columns=present,
         column_types={c: pa.string() for c in present if c in text}
         | {c: pa.float64() for c in present if c not in text},
-        null_values=["", "nan", "NaN", "None", "NA"],
+        null_values=_EMPTY,
         strings_can_be_null=True,
     )
     try:
@@ -87,13 +85,10 @@ def _read_csv(fs, path: str) -> pa.Table:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _text(metadata: pa.Table, names: tuple[str, ...]) -> np.ndarray:
-    out = np.full(len(metadata), "", object)
-    for name in names:
-        if name in metadata.column_names:
-            values = metadata[name].fill_null("").to_numpy(zero_copy_only=False)
-            out = np.where(out == "", values, out)
-    return out
+def _text(metadata: pa.Table, names: tuple[str, ...]) -> pa.Array:
+    present = [metadata[name].combine_chunks() for name in names if name in metadata.column_names]
+    nothing = pa.repeat(pa.scalar("", pa.string()), len(metadata))
+    return pc.coalesce(*present, nothing)
 
 
 def _number(metadata: pa.Table, names: tuple[str, ...]) -> np.ndarray:
@@ -112,81 +107,84 @@ def _rates(metadata: pa.Table, default: float) -> np.ndarray:
     return np.where(np.isnan(rates), default, rates)
 
 
-def _picks(metadata: pa.Table, rates: np.ndarray) -> dict[str, np.ndarray]:
+def _picks(metadata: pa.Table, rates: np.ndarray) -> dict[str, Any]:
     """The first P and the first S of every trace in seconds, and the phase names they were given."""
-    out = {}
+    out: dict[str, Any] = {}
+    names = list(PHASES)
     for wave in "PS":
-        onset, phase = np.full(len(metadata), np.inf), np.full(len(metadata), "", object)
-        for column, kind in PHASES.items():
+        onset, phase = np.full(len(metadata), np.inf), np.full(len(metadata), len(names), np.int32)
+        for code, (column, kind) in enumerate(PHASES.items()):
             name = f"trace_{column}_arrival_sample"
             if kind == wave and name in metadata.column_names:
                 values = metadata[name].to_numpy(zero_copy_only=False).astype(float)
                 earlier = values < onset
-                onset, phase = np.where(earlier, values, onset), np.where(earlier, column, phase)
+                onset[earlier], phase[earlier] = values[earlier], code
         with np.errstate(divide="ignore", invalid="ignore"):
             out[f"{wave.lower()}_s"] = np.where(np.isinf(onset), np.nan, onset / rates)
-        out[f"{wave.lower()}_phase"] = phase
+        out[f"{wave.lower()}_phase"] = pa.array([*names, ""]).take(pa.array(phase))
     return out
 
 
-def _locate(fs, path: str, shown: str, names: list[str]) -> tuple[dict[str, np.ndarray], dict]:
+def _locate(fs, path: str, shown: str, names: pa.Array) -> tuple[dict[str, Any], dict]:
     """Where each trace lies in the HDF5 file; offset -2 marks a trace that the file does not hold."""
-    n = len(names)
-    parts = pc.extract_regex(pa.array(names, pa.string()), _BLOCK)
-    block = parts.is_valid().to_numpy(zero_copy_only=False)
-    nodes = np.where(block, pc.struct_field(parts, "node").to_numpy(zero_copy_only=False), np.array(names, object))
+    parts = pc.extract_regex(names, _BLOCK)
+    coded = pc.coalesce(pc.struct_field(parts, "node"), names).dictionary_encode()
+    node = coded.indices.to_numpy(zero_copy_only=False)
 
-    def integer(field):
-        values = np.full(n, -1, np.int64)
-        values[block] = np.array([int(v) for v in pc.struct_field(parts, field).drop_null().to_pylist()], np.int64)
-        return values
+    def integer(field: str) -> np.ndarray:
+        text = pc.struct_field(parts, field)
+        return pc.fill_null(text.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
 
     row, components, samples = integer("row"), integer("components"), integer("samples")
-    out = {
-        "node": nodes,
-        "node_row": row.astype(np.int32),
-        "offset": np.full(n, -2, np.int64),
-        "stride": np.zeros(n, np.int32),
-        "num_samples": np.zeros(n, np.int32),
-        "num_components": np.zeros(n, np.int8),
-        "dtype": np.full(n, "", object),
-    }
     try:
         with fs.open(path) as stream, h5py.File(stream, "r") as file:
-            defaults = _data_format(file, shown)
-            size = fs.size(path)
-            unique, inverse = np.unique(nodes.astype(str), return_inverse=True)
-            by_node = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
-            for node, rows in zip(unique, by_node, strict=False):  # without rows there is one empty group
-                if node in file["data"]:
-                    _place(out, rows, file["data"][node], row[rows], components[rows], samples[rows], size)
+            defaults, size = _data_format(file, shown), fs.size(path)
+            stored = _nodes(file["data"], coded.dictionary.to_pylist())
     except (OSError, KeyError, RuntimeError) as error:
+        if "://" in shown and isinstance(error, OSError):
+            raise  # the network may have failed; the caller tries again
         raise ValueError(f"{shown}: unreadable HDF5 file ({error}). Delete it and fetch it again") from error
+    single = row < 0
+    begin, dims, held, kept, stride, item = (stored[k][node] for k in ("offset", "dims", *_SHAPE, "itemsize"))
+    components, samples = np.where(single, kept, components), np.where(single, stride, samples)
+    fits = (components <= kept) & (samples <= stride) & (samples > 0)
+    fits &= np.where(dims == 2, single, (dims == 3) & ~single & (row < held))
+    trace_bytes = kept * stride * item
+    offset = np.where(begin < 0, -1, begin + np.maximum(row, 0) * trace_bytes)
+    fits &= (begin < 0) | (offset + trace_bytes <= size)
+    out = {
+        "node": coded.dictionary.take(pa.array(node)),
+        "node_row": row.astype(np.int32),
+        "offset": np.where(fits, offset, -2),
+        "stride": stride.astype(np.int32),
+        "num_samples": samples.astype(np.int32),
+        "num_components": components.astype(np.int8),
+        "dtype": pa.array(stored["dtype"]).take(pa.array(node)),
+        "file_size": np.full(len(names), size, np.int64),
+    }
     return out, defaults
 
 
-def _place(out, rows, dataset, row, components, samples, size) -> None:
-    """Fills in the rows that lie in one HDF5 dataset; a row that does not fit into it keeps offset -2."""
-    shape, item = dataset.shape, dataset.dtype.itemsize
-    start = dataset.id.get_offset() if dataset.chunks is None and dataset.compression is None else None
-    single = row < 0
-    stored_components, stride = shape[-2], shape[-1]
-    components = np.where(single, stored_components, components)
-    samples = np.where(single, stride, samples)
-    fits = (components <= stored_components) & (samples <= stride) & (samples > 0)
-    fits &= single if len(shape) == 2 else (~single & (row < shape[0]))
-    if start is None:
-        offset = np.full(len(rows), -1, np.int64)
-    else:
-        trace_bytes = stored_components * stride * item
-        offset = start + np.maximum(row, 0) * trace_bytes
-        fits &= offset + trace_bytes <= size
-    kept = rows[fits]
-    out["offset"][kept] = offset[fits]
-    out["stride"][kept] = stride
-    out["num_samples"][kept] = samples[fits]
-    out["num_components"][kept] = components[fits]
-    out["dtype"][kept] = dataset.dtype.str
+_SHAPE = ("rows", "components", "samples")
+
+
+def _nodes(group: h5py.Group, names: list[str]) -> dict[str, Any]:
+    """Layout of HDF5 datasets: first byte (-1 where chunked or compressed), shape, type. Zeros for what is not there."""
+    table = np.zeros((len(names), 6), np.int64)
+    dtypes = [""] * len(names)
+    for i, name in enumerate(names):
+        try:
+            node = h5py.h5d.open(group.id, name.encode())
+        except KeyError:
+            continue
+        if node.rank not in (2, 3):
+            continue
+        layout = node.get_create_plist().get_layout()
+        begin = node.get_offset() if layout == h5py.h5d.CONTIGUOUS else None
+        shape = node.shape if node.rank == 3 else (1, *node.shape)
+        table[i] = (-1 if begin is None else begin, node.rank, *shape, node.dtype.itemsize)
+        dtypes[i] = node.dtype.str
+    return dict(zip(("offset", "dims", *_SHAPE, "itemsize"), table.T, strict=True)) | {"dtype": dtypes}
 
 
 def _data_format(file: h5py.File, shown: str) -> dict:
@@ -205,17 +203,19 @@ def _data_format(file: h5py.File, shown: str) -> dict:
     return {"components": value("component_order", ""), "rate_hz": float(value("sampling_rate", np.nan))}
 
 
-def _keep_usable(columns: dict[str, np.ndarray], metadata: str) -> tuple[pa.Table, Counter, dict[str, str]]:
-    order = columns["components"]
-    known = {c: bool(c) and len(set(c)) == len(c) and set(c) <= set("ZNE12RT") for c in set(order.tolist())}
+def _keep_usable(columns: dict[str, Any], metadata: str) -> tuple[pa.Table, Counter, dict[str, str]]:
+    orders = columns["components"].dictionary_encode()
+    code, names = orders.indices.to_numpy(zero_copy_only=False), orders.dictionary.to_pylist()
+    known = np.array([bool(c) and len(set(c)) == len(c) and set(c) <= set("ZNE12RT") for c in names], bool)
+    length = np.array([len(c) for c in names], int)
+    rate = columns["rate_hz"]
     reasons = {
         "no such trace in the waveform file (or beyond its end)": columns["offset"] == -2,
-        "sampling rate is zero, negative or missing": ~(columns["rate_hz"] > 0) | np.isinf(columns["rate_hz"]),
-        "component order is not made of Z, N, E, 1, 2": ~np.array([known[c] for c in order], bool),
-        "component order does not match the stored components": np.array([len(c) for c in order], int)
-        != columns["num_components"],
+        "sampling rate is zero, negative or missing": ~(rate > 0) | np.isinf(rate),
+        "component order is not made of Z, N, E, 1, 2": ~known[code],
+        "component order does not match the stored components": length[code] != columns["num_components"],
     }
-    keep = np.ones(len(order), bool)
+    keep = np.ones(len(code), bool)
     dropped, example = Counter(), {}
     for reason, bad in reasons.items():
         bad = bad & keep
@@ -224,4 +224,4 @@ def _keep_usable(columns: dict[str, np.ndarray], metadata: str) -> tuple[pa.Tabl
             dropped[reason] = int(bad.sum())
             example[reason] = f"{metadata} row {first + 2}, trace_name {columns['trace_name'][first]}"
             keep &= ~bad
-    return pa.table({key: pa.array(values[keep]) for key, values in columns.items()}), dropped, example
+    return pa.table(columns).filter(pa.array(keep)), dropped, example

@@ -1,15 +1,19 @@
-"""Shards: traces at 100 Hz in ZNE order, in Arrow IPC files that readers map into memory.
+"""Shards: traces at 100 Hz in ZNE order, in Arrow IPC files of which readers take one window at a time.
 
-A shard is an Arrow IPC file with one row a trace, its samples float32 in a binary column. Its index says at which byte
-of the file each trace begins, so that shards are read by the very code that reads contiguous HDF5. Parquet would
-have to be decoded whole; these files are read one window at a time.
+A shard is an Arrow IPC file with one row a trace, its samples in a binary column: float32 as they are, or float16 after
+the mean of each component is taken off, with one scale a trace. Its index says at which byte of the file each trace
+begins, so that shards are read by the very code that reads contiguous HDF5.
 """
 
+import errno
 import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -18,17 +22,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from raysys.config import RunConfig
+from raysys.config import DataConfig, RunConfig
 from raysys.data.catalog import resolve
+from raysys.data.files import with_retries, write_whole
 from raysys.data.index import SCHEMA, VERSION, dropped_rows, load_index
-from raysys.data.quality import FLAGS, reasons, trace_flags
-from raysys.data.windows import RATE_HZ, Traces, read_windows
+from raysys.data.quality import mask, quality_row, quality_table, reasons, trace_flags
+from raysys.data.windows import RATE_HZ, Traces, whole_traces
 
 log = logging.getLogger(__name__)
 
-_SHARD_BYTES = 256 << 20
-_DROPPED = FLAGS["dead"] | FLAGS["short"]
-"""Traces with one of these flags are of no use to anybody and are left out."""
+_HALF_PEAK = 32768.0
+"""Largest value of a trace in float16, so that its smallest normal number lies 2e-9 below the peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,99 +53,140 @@ def prepare(config: RunConfig, out: str) -> list[Prepared]:
     completed, without writing its finished shards again.
 
     Args:
-        config: names the data sets (`data`).
+        config: names the data sets (`data`), their flaws that are left out and the form of the shards.
         out: folder or URL; becomes `data.root` of later runs.
 
     Raises:
         ValueError, FileNotFoundError: bad data sets; OSError: `out` cannot be written. Finished shards stay.
     """
+    mask(config.data.drop)
     done = []
     for name, folder in resolve(config.data.datasets, config.data.root).items():
+        if folder.rstrip("/") == f"{out.rstrip('/')}/{name.lower()}":
+            raise ValueError(f"--out {out} holds the source of {name}: name another folder for the shards")
         index = load_index(folder, name, config.data.cache, config.data.split_seed)
-        done.append(_prepare_dataset(name, index, f"{out.rstrip('/')}/{name.lower()}"))
-        log.info("%s: %d traces in %s, left out %s, flagged %s", *_said(done[-1]))
+        done.append(_prepare_dataset(name, index, f"{out.rstrip('/')}/{name.lower()}", config.data))
+        log.info("%s: %d traces in %s", name, done[-1].traces, done[-1].folder)
+    rows = [quality_row(one.dataset, np.zeros(one.traces), one.left_out, True) | {"kept": one.flagged} for one in done]
+    log.info("quality (-: traces left out)\n%s", quality_table(rows))
     return done
 
 
-def _said(one: Prepared) -> tuple:
-    return one.dataset, one.traces, one.folder, one.left_out or "none", one.flagged or "none"
-
-
-def _prepare_dataset(name: str, index: pa.Table, folder: str) -> Prepared:
+def _prepare_dataset(name: str, index: pa.Table, folder: str, config: DataConfig) -> Prepared:
     fs, path = fsspec.core.url_to_fs(folder)
-    fs.makedirs(path, exist_ok=True)
-    source = hashlib.sha1(
-        json.dumps([VERSION, (index.schema.metadata or {}).get(b"fingerprint", b"").decode()]).encode()
-    ).hexdigest()
-    if fs.exists(f"{path}/manifest.json"):
-        with fs.open(f"{path}/manifest.json") as stream:
-            manifest = json.load(stream)
+    with_retries(lambda: fs.makedirs(path, exist_ok=True), folder)
+    made_from = (index.schema.metadata or {}).get(b"fingerprint", b"").decode()
+    recipe = [VERSION, made_from, config.shard_dtype, config.shard_mb, sorted(config.drop)]
+    source = hashlib.sha1(json.dumps(recipe).encode()).hexdigest()
+    manifest = _read_json(f"{folder}/manifest.json")
+    if manifest is not None:
         if manifest["source"] == source:
             return _prepared(name, folder, manifest)
-        log.info("%s: its source has changed, preparing it again", name)
-    parts = _parts(index)
-    waiting = {
-        _write_shard.remote(index.slice(first, count), folder, number, source): number
-        for number, (first, count) in enumerate(parts)
-    }
-    shards: list[Any] = [None] * len(parts)
+        log.info("%s: its source or its form has changed, preparing it again", name)
+        for stale in ("manifest.json", "index.parquet"):
+            if fs.exists(f"{path}/{stale}"):
+                fs.rm(f"{path}/{stale}")
+    parts = _parts(index, config.shard_mb << 20)
+    calls = [(index.slice(a, n), folder, k, source, config) for k, (a, n) in enumerate(parts)]
+    shards = _write_all(name, folder, calls)
+    return _prepared(name, folder, _finish(fs, folder, shards, source, dropped_rows(index), config))
+
+
+def _write_all(name: str, folder: str, calls: list[tuple]) -> list[dict[str, Any]]:
+    """The lines of the manifest. A task that fails for good stops the others, whose finished shards stay."""
+    waiting = {_write_shard.remote(*call): number for number, call in enumerate(calls)}
+    shards: list[Any] = [None] * len(calls)
     while waiting:
-        ready, _ = ray.wait(list(waiting), num_returns=1)
-        shards[waiting.pop(ready[0])] = ray.get(ready[0])
-        if len(parts) > 1:
-            log.info("%s: %d of %d shards", name, len(parts) - len(waiting), len(parts))
-    return _prepared(name, folder, _finish(fs, path, shards, source, dropped_rows(index)))
+        [ready], _ = ray.wait(list(waiting), num_returns=1)
+        number = waiting.pop(ready)
+        try:
+            shards[number] = ray.get(ready)
+        except ray.exceptions.RayTaskError as error:
+            for other in waiting:
+                ray.cancel(other)
+            done = sum(shard is not None for shard in shards)
+            kept = f"{done} of {len(calls)} shards are finished and kept; the same command goes on from there"
+            if isinstance(error.cause, OSError):
+                raise OSError(error.cause.errno, f"{name}: {_plain(error.cause)}. {kept}") from None
+            raise
+        if len(calls) > 1:
+            log.info("%s: %d of %d shards", name, len(calls) - len(waiting), len(calls))
+    return shards
 
 
-def _parts(index: pa.Table) -> list[tuple[int, int]]:
+def _plain(error: OSError) -> str:
+    hint = ": free some space, or choose another --out" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"{error.strerror or error}{hint}"
+
+
+def _parts(index: pa.Table, shard_bytes: int) -> list[tuple[int, int]]:
     """First row and number of rows of each shard."""
     traces = Traces.from_table(index)
     size = np.cumsum(traces.output_samples(np.arange(len(traces))) * 12)
-    edges = np.searchsorted(size, np.arange(0, size[-1] + _SHARD_BYTES, _SHARD_BYTES))
+    edges = np.searchsorted(size, np.arange(0, size[-1] + shard_bytes, shard_bytes))
     edges = np.unique(np.append(edges, len(index)))
     return [(int(a), int(b - a)) for a, b in pairwise(edges) if b > a]
 
 
-@ray.remote(max_retries=3, retry_exceptions=[OSError])
-def _write_shard(index: pa.Table, folder: str, number: int, source: str) -> dict[str, Any]:
+@ray.remote(max_retries=3)
+def _write_shard(index: pa.Table, folder: str, number: int, source: str, config: DataConfig) -> dict[str, Any]:
     """Writes one shard and its index, or finds them written; returns its line of the manifest."""
-    fs, path = fsspec.core.url_to_fs(folder)
-    stem = f"{path}/shard-{number:05d}"
-    if fs.exists(f"{stem}.json"):
-        with fs.open(f"{stem}.json") as stream:
-            line = json.load(stream)
-        if line["source"] == source:
-            return line
-    traces = Traces.from_table(index)
-    samples, flags = [], np.zeros(len(traces), np.int32)
-    lengths = traces.output_samples(np.arange(len(traces)))
-    for i in range(len(traces)):
-        waveform, _ = read_windows(traces, np.array([i]), np.array([0]), int(lengths[i]))
-        flags[i] = trace_flags(waveform[0])
-        samples.append(waveform[0])
-    keep = (flags & _DROPPED) == 0
-    buffer, offsets = _arrow_file([s for s, k in zip(samples, keep, strict=True) if k])
-    _write(fs, f"{stem}.arrow", buffer)
-    table = _shard_index(index, flags, lengths, keep, offsets, f"shard-{number:05d}.arrow")
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    _write(fs, f"{stem}.parquet", sink.getvalue())
+    stem = f"{folder}/shard-{number:05d}"
+    line = _read_json(f"{stem}.json")
+    if line is not None and line["source"] == source:
+        return line
+    drop = mask(config.drop)
+    flags, scales, rows = np.zeros(len(index), np.int32), np.ones(len(index), np.float32), []
+    for i, waveform in whole_traces(Traces.from_table(index)):
+        flags[i] = trace_flags(waveform)
+        if not flags[i] & drop:
+            if config.shard_dtype == "float16":
+                waveform, scales[i] = to_half(waveform)
+            rows.append(waveform)
+    keep = (flags & drop) == 0
+    buffer, offsets = _arrow_file(rows)
+    replaced = {"flags": flags[keep], "scale": scales[keep], "offset": offsets}
+    replaced["stride"] = replaced["num_samples"] = np.array([row.shape[1] for row in rows], np.int32)
+    file = f"shard-{number:05d}.arrow"
+    table = _shard_index(index.filter(pa.array(keep)), replaced, file, buffer.size, config.shard_dtype)
+    write_whole(f"{folder}/{file}", buffer)
+    write_whole(f"{stem}.parquet", _parquet(table))
     line = {
-        "file": f"shard-{number:05d}.arrow",
+        "file": file,
         "source": source,
         "traces": int(keep.sum()),
         "bytes": buffer.size,
         "sha256": hashlib.sha256(buffer).hexdigest(),
-        "left_out": reasons(flags[~keep] & _DROPPED),
+        "left_out": reasons(flags[~keep] & drop),
         "flagged": reasons(flags[keep]),
     }
-    _write(fs, f"{stem}.json", json.dumps(line).encode())
+    write_whole(f"{stem}.json", json.dumps(line).encode())
     return line
+
+
+def to_half(waveform: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    """Returns a trace in float16, each component without its mean, and the scale that gives back its unit.
+
+    Args:
+        waveform: (3, samples) float32; samples that are not finite stay so.
+    """
+    finite = np.isfinite(waveform)
+    count = np.maximum(1, finite.sum(axis=-1, keepdims=True))
+    mean = np.where(finite, waveform, 0).sum(axis=-1, keepdims=True, dtype=np.float64) / count
+    centred = waveform - mean
+    peak = np.abs(centred[finite]).max(initial=0.0)
+    scale = np.float32(peak / _HALF_PEAK) or np.float32(1)
+    return (centred / scale).astype(np.float16), scale
 
 
 def _arrow_file(waveforms: list[np.ndarray]) -> tuple[pa.Buffer, np.ndarray]:
     """An Arrow IPC file with one row a trace, and the byte at which each trace begins in it."""
-    column = pa.array([np.ascontiguousarray(w).tobytes() for w in waveforms], pa.large_binary())
+    ends = np.cumsum([0, *(waveform.nbytes for waveform in waveforms)], dtype=np.int64)
+    joined = np.empty(ends[-1], np.uint8)
+    for waveform, (a, b) in zip(waveforms, pairwise(ends), strict=True):
+        joined[a:b] = np.ascontiguousarray(waveform).view(np.uint8).reshape(-1)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(joined)]
+    column = pa.Array.from_buffers(pa.large_binary(), len(waveforms), buffers)
     batch = pa.record_batch({"waveform": column})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
@@ -150,56 +195,52 @@ def _arrow_file(waveforms: list[np.ndarray]) -> tuple[pa.Buffer, np.ndarray]:
     if not waveforms:
         return buffer, np.zeros(0, np.int64)
     stored = pa.ipc.open_file(buffer).get_batch(0).column(0).buffers()
-    starts = np.frombuffer(stored[1], np.int64)[: len(waveforms)]
-    return buffer, starts + (stored[2].address - buffer.address)
+    return buffer, ends[:-1] + (stored[2].address - buffer.address)
 
 
-def _shard_index(index: pa.Table, flags, lengths, keep, offsets, file: str) -> pa.Table:
-    n = int(keep.sum())
-    replaced = {
-        "file": pa.array([file] * n, pa.string()),
-        "node": pa.array([""] * n, pa.string()),
-        "node_row": pa.array(np.full(n, -1), pa.int32()),
-        "offset": pa.array(offsets, pa.int64()),
-        "stride": pa.array(lengths[keep], pa.int32()),
-        "num_samples": pa.array(lengths[keep], pa.int32()),
-        "num_components": pa.array(np.full(n, 3), pa.int8()),
-        "dtype": pa.array(["<f4"] * n, pa.string()),
-        "rate_hz": pa.array(np.full(n, RATE_HZ)),
-        "components": pa.array(["ZNE"] * n, pa.string()),
-        "flags": pa.array(flags[keep], pa.int32()),
+def _shard_index(kept: pa.Table, replaced: dict[str, np.ndarray], file: str, size: int, dtype: str) -> pa.Table:
+    n = len(kept)
+    constant = {
+        "file": file,
+        "file_size": size,
+        "node": "",
+        "node_row": -1,
+        "num_components": 3,
+        "dtype": np.dtype(dtype).newbyteorder("<").str,
+        "rate_hz": RATE_HZ,
+        "components": "ZNE",
     }
-    kept = index.filter(pa.array(keep))
-    return pa.table({name: replaced.get(name, kept[name]) for name in SCHEMA.names}, schema=SCHEMA)
+    columns = {name: pa.array(values, SCHEMA.field(name).type) for name, values in replaced.items()}
+    columns |= {name: pa.repeat(pa.scalar(value, SCHEMA.field(name).type), n) for name, value in constant.items()}
+    return pa.table({name: columns.get(name, kept[name]) for name in SCHEMA.names}, schema=SCHEMA)
 
 
-def _finish(fs, path: str, shards: list[dict[str, Any]], source: str, dropped: dict[str, int]) -> dict[str, Any]:
-    """Writes index.parquet and, last of all, manifest.json; removes what only an interrupted run needs."""
-    stems = [f"{path}/{shard['file'].removesuffix('.arrow')}" for shard in shards]
-    tables = []
-    for stem in stems:
-        with fs.open(f"{stem}.parquet") as stream:
-            tables.append(pq.read_table(stream))
-    sink = pa.BufferOutputStream()
+def _finish(fs, folder: str, shards: list[dict[str, Any]], source: str, dropped: dict[str, int], config: DataConfig):
+    """Writes index.parquet and, last of all, manifest.json; removes what only an interrupted run needs or left."""
+    stems = [f"{folder}/{shard['file'].removesuffix('.arrow')}" for shard in shards]
+    tables = [with_retries(lambda stem=stem: _read_parquet(f"{stem}.parquet"), stem) for stem in stems]
     left_out = dict(dropped)
     for shard in shards:
         for reason, count in shard["left_out"].items():
             left_out[reason] = left_out.get(reason, 0) + count
-    metadata = {"dropped": json.dumps(left_out), "fingerprint": source}
-    pq.write_table(pa.concat_tables(tables).replace_schema_metadata(metadata), sink)
-    _write(fs, f"{path}/index.parquet", sink.getvalue())
+    metadata = {"dropped": json.dumps(left_out), "fingerprint": source, "scanned": "1"}
+    write_whole(f"{folder}/index.parquet", _parquet(pa.concat_tables(tables).replace_schema_metadata(metadata)))
     manifest = {
         "source": source,
         "format": VERSION,
+        "code": _code_version(),
         "rate_hz": RATE_HZ,
         "components": "ZNE",
+        "dtype": config.shard_dtype,
+        "dropped_for": sorted(config.drop),
         "left_out": left_out,
         "shards": shards,
     }
-    _write(fs, f"{path}/manifest.json", json.dumps(manifest, indent=1).encode())
-    for stem in stems:
-        fs.rm(f"{stem}.parquet")
-        fs.rm(f"{stem}.json")
+    write_whole(f"{folder}/manifest.json", json.dumps(manifest, indent=1).encode())
+    finished = {shard["file"] for shard in shards}
+    for left in with_retries(lambda: fs.glob(f"{fs._strip_protocol(folder)}/shard-*"), folder):
+        if left.rsplit("/", 1)[-1] not in finished:
+            with_retries(partial(fs.rm, left), left)
     return manifest
 
 
@@ -211,14 +252,54 @@ def _prepared(name: str, folder: str, manifest: dict[str, Any]) -> Prepared:
     return Prepared(name, folder, sum(s["traces"] for s in manifest["shards"]), manifest["left_out"], flagged)
 
 
-def _write(fs, path: str, content: bytes | pa.Buffer) -> None:
-    """Writes a whole file under another name and renames it, so that a reader never sees half of it."""
-    partial = f"{path}.part"
-    try:
-        with fs.open(partial, "wb") as stream:
-            stream.write(content)
-        fs.mv(partial, path)
-    except BaseException:
-        if fs.exists(partial):
-            fs.rm(partial)
-        raise
+def _code_version() -> dict[str, str]:
+    """Version of the package and a digest of the code that reads and writes traces."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return {"raysys": version("raysys"), "data_code": digest.hexdigest()[:16]}
+
+
+def _read_json(file: str) -> dict[str, Any] | None:
+    fs, path = fsspec.core.url_to_fs(file)
+
+    def read() -> dict[str, Any] | None:
+        if not fs.exists(path):
+            return None
+        with fs.open(path) as stream:
+            return json.load(stream)
+
+    return with_retries(read, file)
+
+
+def _read_parquet(file: str) -> pa.Table:
+    with fsspec.open(file) as stream:
+        return pq.read_table(stream)
+
+
+def _parquet(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def verify(folder: str) -> list[str]:
+    """Returns the shards below a prepared folder whose bytes are not those of its manifest; reads all of them.
+
+    Raises:
+        FileNotFoundError: there is no manifest.
+    """
+    manifest = _read_json(f"{folder}/manifest.json")
+    if manifest is None:
+        raise FileNotFoundError(f"{folder}/manifest.json: not there, so nothing was prepared or it was not finished")
+    bad = []
+    for shard in manifest["shards"]:
+        fs, path = fsspec.core.url_to_fs(f"{folder}/{shard['file']}")
+        digest = hashlib.sha256()
+        if fs.exists(path):
+            with fs.open(path) as stream:
+                while block := stream.read(16 << 20):
+                    digest.update(block)
+        if digest.hexdigest() != shard["sha256"]:
+            bad.append(shard["file"])
+    return bad

@@ -15,7 +15,7 @@ from ray.data.extensions import ArrowTensorArray
 from raysys.data.plan import Plan, crop_starts
 from raysys.data.windows import Traces, read_windows
 
-_ROW_BYTES = 32
+_ROW_BYTES = 36
 _LOADED: dict[str, Traces] = {}
 
 
@@ -101,11 +101,13 @@ class WindowDatasource(Datasource):
     def get_read_tasks(self, parallelism: int, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
         epochs, visits = ray.get(self._order)
         tasks = []
+        first = 0
         for bounds in self._tasks:
             part, rows = slice(bounds[0], bounds[-1]), int(bounds[-1] - bounds[0])
             size = rows * (3 * self._window * 4 + _ROW_BYTES)
             metadata = BlockMetadata(num_rows=rows, size_bytes=size, input_files=None, exec_stats=None)
-            order = (epochs[part].copy(), visits[part].copy(), bounds - bounds[0])
+            order = (epochs[part].copy(), visits[part].copy(), bounds - bounds[0], first)
+            first += len(bounds) - 1
             read = partial(_read_blocks, self._traces, self._plan, *order, self._window)
             tasks.append(ReadTask(read, metadata, per_task_row_limit=per_task_row_limit))
         return tasks
@@ -122,10 +124,11 @@ def _tasks(sizes: np.ndarray, blocks_per_task: int) -> list[np.ndarray]:
     return [bounds[first : last + 1] for first, last in pairwise([*starts, len(sizes)])]
 
 
-def _read_blocks(reference, plan: Plan, epochs, visits, bounds, window: int) -> Iterator[pa.Table]:
+def _read_blocks(reference, plan: Plan, epochs, visits, bounds, number: int, window: int) -> Iterator[pa.Table]:
     traces = _load(reference)
-    for first, last in pairwise(bounds):
+    for block, (first, last) in enumerate(pairwise(bounds), start=number):
         columns = cut(traces, plan, epochs[first:last], visits[first:last], window)
+        columns["block"] = np.full(last - first, block, np.int32)
         columns["waveform"] = ArrowTensorArray.from_numpy(columns["waveform"])
         yield pa.table(columns)
 

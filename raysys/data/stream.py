@@ -8,10 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 import torch
 from ray.data import ExecutionOptions
+from ray.data.collate_fn import ArrowBatchCollateFn
 from ray.train.collective import broadcast_from_rank_zero
 
 from raysys.config import DataConfig
@@ -20,6 +23,7 @@ from raysys.data.source import WindowDatasource, cut, deal
 from raysys.data.windows import Traces
 
 log = logging.getLogger(__name__)
+_TORCH = {"float32": torch.float32, "int32": torch.int32, "int64": torch.int64}
 
 
 class Batch(NamedTuple):
@@ -107,11 +111,40 @@ def ray_batches(
             iterator = dataset.iterator() if worker.world == 1 else dataset.streaming_split(worker.world, equal=False)
         if worker.world > 1:
             iterator = broadcast_from_rank_zero(iterator)[worker.rank]
-        batches = iterator.iter_torch_batches(
-            batch_size=worker.batch, prefetch_batches=config.prefetch_batches, device="cpu", pin_memory=pin
+        ahead = -(-config.prefetch_batches * worker.batch // config.block_rows)
+        blocks_of_rank = iterator.iter_torch_batches(
+            batch_size=None, prefetch_batches=max(1, ahead), collate_fn=_ToTensors(pin), device="cpu"
         )
-        for columns in batches:
-            yield Batch(*(columns[name] for name in Batch._fields))
+        for number, columns in enumerate(blocks_of_rank):
+            yield from _batches(columns, worker, number)
+
+
+class _ToTensors(ArrowBatchCollateFn):
+    """Copies a block once, out of the object store into tensors of its own (pinned for a GPU); runs ahead in a thread."""
+
+    def __init__(self, pin: bool):
+        self._pin = pin
+
+    def __call__(self, block: pa.Table) -> dict[str, torch.Tensor]:
+        out = {}
+        for name in (*Batch._fields, "block"):
+            [column] = block[name].chunks
+            values = column.to_numpy(zero_copy_only=False)
+            out[name] = torch.empty(values.shape, dtype=_TORCH[values.dtype.name], pin_memory=self._pin)
+            np.copyto(out[name].numpy(), values)
+        return out
+
+
+def _batches(columns: dict[str, torch.Tensor], worker: Worker, number: int) -> Iterator[Batch]:
+    """The batches of a block, which must be the `number`-th of this worker."""
+    block, expected = columns["block"], number * worker.world + worker.rank
+    if not (len(block) % worker.batch == 0 and bool((block == expected).all())):
+        raise RuntimeError(
+            f"rank {worker.rank} was dealt block {block.unique().tolist()} ({len(block)} windows) in place of block "
+            f"{expected}: the stream is out of order. Start again from the last checkpoint, or set data.reader=process"
+        )
+    for first in range(0, len(block), worker.batch):
+        yield Batch(*(columns[name][first : first + worker.batch] for name in Batch._fields))
 
 
 def _dataset(source: WindowDatasource, config: DataConfig) -> ray.data.Dataset:

@@ -1,27 +1,28 @@
 """Windows cut out of stored traces: the right bytes, at 100 Hz, in the order Z, N, E.
 
-Only what a window needs is read. Resampling is a zero-phase polyphase filter whose output at a sample depends on the
-samples around it and on nothing else, so a window is the same whether it is cut before or after resampling.
+Only the bytes that a window needs are read, straight into the window where the file stores what it wants.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import lru_cache, partial
+from functools import partial
 
-import fsspec
-import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.signal import firwin, upfirdn
 
-RATE_HZ = 100.0
-"""Sampling rate of every window."""
+from raysys.data.files import open_local, read_hdf5, read_ranges, with_retries
+from raysys.data.resample import RATE_HZ, ratio, resampler
+
+__all__ = ["RATE_HZ", "Traces", "read_windows"]
+
 COMPONENT_ROW = {"Z": 0, "N": 1, "E": 2, "1": 1, "2": 2, "R": 1, "T": 2}
 """Component letter -> row of a window."""
-_RETRIES = 3
+_RESAMPLED_TOGETHER = 16
+"""Windows of one sampling rate that are resampled in one go: about what fits a processor's cache."""
+
+_READ_BYTES = 16 << 20
+"""Whole traces that are read together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Traces:
     datasets: tuple[str, ...]
     file: np.ndarray
     files: tuple[str, ...]
+    file_sizes: np.ndarray
     node: np.ndarray
     nodes: tuple[str, ...]
     node_row: np.ndarray
@@ -41,6 +43,7 @@ class Traces:
     num_components: np.ndarray
     dtype: np.ndarray
     dtypes: tuple[np.dtype, ...]
+    scale: np.ndarray
     order: np.ndarray
     orders: tuple[tuple[int, ...], ...]
     up: np.ndarray
@@ -55,15 +58,18 @@ class Traces:
         coded["node"] = _coded(pc.if_else(pc.less(table["offset"], 0), table["node"], ""))  # only HDF5 reads need it
         plain = {
             name: table[name].to_numpy(zero_copy_only=False)
-            for name in ("node_row", "offset", "stride", "num_samples", "num_components", "p_s", "s_s")
+            for name in ("node_row", "offset", "stride", "num_samples", "num_components", "scale", "p_s", "s_s")
         }
+        sizes = np.full(len(coded["file"][1]), -1, np.int64)
+        sizes[coded["file"][0]] = table["file_size"].to_numpy(zero_copy_only=False)
         rates, inverse = np.unique(table["rate_hz"].to_numpy(), return_inverse=True)
-        ratios = np.array([_ratio(rate) for rate in rates], np.int32).reshape(-1, 2)
+        ratios = np.array([ratio(rate) for rate in rates], np.int32).reshape(-1, 2)
         return cls(
             dataset=coded["dataset"][0],
             datasets=coded["dataset"][1],
             file=coded["file"][0],
             files=coded["file"][1],
+            file_sizes=sizes,
             node=coded["node"][0],
             nodes=coded["node"][1],
             dtype=coded["dtype"][0],
@@ -82,6 +88,10 @@ class Traces:
         """Returns the lengths of traces at 100 Hz, in samples."""
         return -(-self.num_samples[ids].astype(np.int64) * self.up[ids] // self.down[ids])
 
+    def remote(self, ids: np.ndarray) -> np.ndarray:
+        """Returns which traces lie on an object store."""
+        return np.array(["://" in file for file in self.files], bool)[self.file[ids]]
+
 
 def read_windows(traces: Traces, ids: np.ndarray, starts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns windows (n, 3, window) float32 in ZNE order and how many of their samples are data (n,) int32.
@@ -93,128 +103,140 @@ def read_windows(traces: Traces, ids: np.ndarray, starts: np.ndarray, window: in
         window: samples of a window; a shorter trace leaves zeros behind it, a missing component leaves zeros.
 
     Raises:
-        OSError: a file is gone, shorter than it was when it was indexed, or unreadable after three attempts.
+        OSError: a file is gone, is not the one that was indexed, or cannot be read after several attempts.
     """
-    out = np.zeros((len(ids), 3, window), np.float32)
+    ids, starts = np.asarray(ids), np.asarray(starts)
+    out = _uninitialised(len(ids), window)
     valid = np.minimum(window, traces.output_samples(ids) - starts).astype(np.int32)
-    fetch = _fetcher(traces, ids)
-    for j in np.lexsort((traces.offset[ids], traces.file[ids])):
-        i, start, length = ids[j], int(starts[j]), int(valid[j])
-        rows = traces.orders[traces.order[i]]
-        up, down = int(traces.up[i]), int(traces.down[i])
-        if up == down:
-            data = fetch(i, start, start + length)
-        else:
-            data = _resampled(fetch, i, int(traces.num_samples[i]), start, length, up, down)
-        if rows == (0, 1, 2):
-            out[j, :, :length] = data
-        else:
-            for row, component in zip(rows, data, strict=True):
-                out[j, row, :length] = component
+    out[(valid < window) | (traces.num_components[ids] < 3)] = 0
+    up, down = traces.up[ids], traces.down[ids]
+    native = up == down
+    code = next((k for k, dtype in enumerate(traces.dtypes) if dtype == np.dtype("<f4")), -1)
+    as_stored = native & (traces.dtype[ids] == code) & (traces.scale[ids] == 1) & (traces.offset[ids] >= 0)
+    direct = as_stored & ~traces.remote(ids)
+    _read_direct(traces, ids, starts, valid, out, np.flatnonzero(direct))
+    for rows in _batches(np.flatnonzero(native & ~direct), 64):
+        stored = _stored(traces, ids[rows], starts[rows], starts[rows] + valid[rows])
+        for row, samples in zip(rows.tolist(), stored, strict=True):
+            out[row][list(traces.orders[traces.order[ids[row]]]), : samples.shape[1]] = samples
+    pairs = np.stack([up, down], axis=1)
+    for pair in np.unique(pairs[~native], axis=0):
+        same = np.flatnonzero((pairs == pair).all(axis=1) & ~native)
+        same = same[np.lexsort((traces.offset[ids[same]], traces.file[ids[same]]))]
+        for rows in _batches(same, _RESAMPLED_TOGETHER):
+            _read_resampled(traces, ids[rows], starts[rows], valid[rows], out, rows)
     return out, valid
 
 
-def resampling_filter(up: int, down: int) -> np.ndarray:
-    """Returns the taps of the polyphase low-pass; every phase has unit gain at 0 Hz, so an offset leaves no ripple."""
-    return _filter(up, down)
+def whole_traces(traces: Traces) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields every trace at 100 Hz with its number, as (3, samples) float32 in ZNE order; read a few at a time."""
+    lengths = traces.output_samples(np.arange(len(traces)))
+    per_read = np.maximum(1, _READ_BYTES // (12 * lengths))
+    first = 0
+    while first < len(traces):
+        same = int(np.argmax(np.append(lengths[first:], -1) != lengths[first]))
+        ids = np.arange(first, first + min(same, int(per_read[first])))
+        waveforms, _ = read_windows(traces, ids, np.zeros(len(ids), np.int64), int(lengths[first]))
+        yield from zip(ids.tolist(), waveforms, strict=True)
+        first += len(ids)
 
 
-@lru_cache(maxsize=64)
-def _filter(up: int, down: int) -> np.ndarray:
-    half = -(-10 * max(up, down) // down) * down  # a multiple of `down`: the delay is whole output samples
-    taps = firwin(2 * half + 1, 1.0 / max(up, down), window=("kaiser", 5.0))
-    for phase in range(up):
-        taps[phase::up] /= taps[phase::up].sum()
-    return taps
+def _uninitialised(num: int, window: int) -> np.ndarray:
+    """An array from Arrow's memory pool, which keeps its pages: fresh ones would cost as much as the copy."""
+    if not num * window:
+        return np.zeros((num, 3, window), np.float32)
+    return np.frombuffer(pa.allocate_buffer(num * 3 * window * 4), np.float32).reshape(num, 3, window)
 
 
-def _resampled(fetch, i: int, num_samples: int, start: int, length: int, up: int, down: int) -> np.ndarray:
-    """Output samples start .. start + length - 1 of a trace at up / down of its rate; its ends are held constant."""
-    taps = _filter(up, down)
-    half = len(taps) // 2
-    margin = half // up + 1
-    first = (start * down // up - margin) // down * down
-    last = (start + length) * down // up + margin + 1
-    data = fetch(i, max(0, first), min(num_samples, last)).astype(np.float64)
-    data = np.pad(data, ((0, 0), (max(0, -first), max(0, last - num_samples))), mode="edge")
-    skip = half // down + start - first * up // down
-    return upfirdn(taps, data, up, down, axis=-1)[:, skip : skip + length]
+def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
-@lru_cache(maxsize=256)
-def _ratio(rate_hz: float) -> tuple[int, int]:
-    """100 Hz over a rate as a fraction of small numbers; rates within 0.1 % of each other count as equal."""
-    ratio = Fraction(RATE_HZ / rate_hz).limit_denominator(100)
-    if abs(float(ratio) * rate_hz / RATE_HZ - 1) > 1e-3 or not ratio:
-        ratio = Fraction(RATE_HZ / rate_hz).limit_denominator(10_000)
-    return ratio.numerator, ratio.denominator
+def _read_direct(traces: Traces, ids, starts, valid, out: np.ndarray, rows: np.ndarray) -> None:
+    """Reads local float32 at 100 Hz from the file into the window, component by component, in file order."""
+    if not len(rows):
+        return
+    memory, window = memoryview(out.reshape(-1)).cast("B"), out.shape[-1]
+    rows = rows[np.lexsort((traces.offset[ids[rows]], traces.file[ids[rows]]))]
+    chosen = ids[rows]
+    first = np.concatenate([[0], np.flatnonzero(np.diff(traces.file[chosen])) + 1, [len(rows)]])
+    offset = (traces.offset[chosen] + 4 * starts[rows]).tolist()
+    stride = (4 * traces.stride[chosen].astype(np.int64)).tolist()
+    length, order = (4 * valid[rows]).tolist(), traces.order[chosen].tolist()
+    places = [tuple(4 * window * row for row in rows_of) for rows_of in traces.orders]
+    begin = (12 * window * rows).tolist()
+
+    def read(file: str, size: int, members: range) -> None:
+        fill = open_local(file, size).read_rows
+        for k in members:
+            at, n = begin[k], length[k]
+            fill([memory[at + p : at + p + n] for p in places[order[k]]], offset[k], stride[k])
+
+    for a, b in zip(first[:-1].tolist(), first[1:].tolist(), strict=True):
+        code = traces.file[chosen[a]]
+        file, size = traces.files[code], int(traces.file_sizes[code])
+        with_retries(partial(read, file, size, range(a, b)), file, again=open_local.cache_clear)
 
 
-def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, tuple[str, ...]]:
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32), tuple(encoded.dictionary.to_pylist())
+def _read_resampled(traces: Traces, ids, starts, valid, out: np.ndarray, rows: np.ndarray) -> None:
+    """Reads windows of traces that share a sampling rate, and resamples them together."""
+    apply = resampler(int(traces.up[ids[0]]), int(traces.down[ids[0]]))
+    window = out.shape[-1]
+    first, needed = apply.span(starts, window)
+    num = traces.num_samples[ids].astype(np.int64)
+    low, high = np.clip(first, 0, num - 1), np.clip(first + needed, 1, num)
+    samples = np.zeros((len(ids), 3, needed))
+    for k, stored in enumerate(_stored(traces, ids, low, high)):
+        into = samples[k, list(traces.orders[traces.order[ids[k]]])]
+        before = int(low[k] - first[k])
+        after = before + stored.shape[1]
+        into[:, before:after] = stored
+        into[:, :before], into[:, after:] = into[:, before : before + 1], into[:, after - 1 : after]  # ends are held
+        samples[k, list(traces.orders[traces.order[ids[k]]])] = into
+    resampled = apply(samples, starts, window)
+    for k, row in enumerate(rows.tolist()):
+        out[row, :, : valid[k]] = resampled[k, :, : valid[k]]
 
 
-def _fetcher(traces: Traces, ids: np.ndarray):
-    """A function (trace, first, last) -> stored samples (components, last - first), by the fastest way there is."""
-    remote = _fetch_remote(traces, [i for i in ids if traces.offset[i] >= 0 and "://" in traces.files[traces.file[i]]])
-
-    def fetch(i: int, first: int, last: int) -> np.ndarray:
-        offset, stride, components = int(traces.offset[i]), int(traces.stride[i]), int(traces.num_components[i])
-        file = traces.files[traces.file[i]]
-        if offset < 0:
-            return _from_hdf5(file, traces.nodes[traces.node[i]], int(traces.node_row[i]), first, last)
-        dtype = traces.dtypes[traces.dtype[i]]
-        size = components * stride * dtype.itemsize
-        raw = remote[i] if i in remote else _mapped(file)[offset : offset + size]
-        if len(raw) != size:
-            raise OSError(f"{file}: shorter than when it was indexed (bytes {offset} to {offset + size} are not there)")
-        return np.frombuffer(raw, dtype).reshape(components, stride)[:, first:last]
-
-    return fetch
-
-
-@lru_cache(maxsize=512)
-def _mapped(file: str) -> np.ndarray:
-    return np.memmap(file, np.uint8, mode="r")
-
-
-@lru_cache(maxsize=32)
-def _hdf5(file: str) -> h5py.File:
-    return h5py.File(fsspec.open(file, "rb").open() if "://" in file else file, "r")
-
-
-def _from_hdf5(file: str, node: str, row: int, first: int, last: int) -> np.ndarray:
-    data = _hdf5(file)["data"][node]
-    return data[:, first:last] if row < 0 else data[row, :, first:last]
-
-
-def _fetch_remote(traces: Traces, ids: Sequence[int]) -> dict[int, bytes]:
-    """The stored bytes of traces on an object store, fetched together."""
-    if not ids:
-        return {}
-    by_file: dict[str, list[int]] = {}
-    for i in ids:
-        by_file.setdefault(traces.files[traces.file[i]], []).append(i)
-    out = {}
-    for file, members in by_file.items():
-        fs, path = fsspec.core.url_to_fs(file)
-        first = [int(traces.offset[i]) for i in members]
-        size = [
-            int(traces.num_components[i]) * int(traces.stride[i]) * traces.dtypes[traces.dtype[i]].itemsize
-            for i in members
-        ]
-        last = [a + b for a, b in zip(first, size, strict=True)]
-        read = partial(fs.cat_ranges, [path] * len(members), first, last, on_error="raise")
-        out |= dict(zip(members, _with_retries(read, file), strict=True))
+def _stored(traces: Traces, ids: np.ndarray, first: np.ndarray, last: np.ndarray) -> list[np.ndarray]:
+    """Samples first .. last - 1 of traces, (components, samples) each, in stored order and stored units."""
+    item = np.array([dtype.itemsize for dtype in traces.dtypes])[traces.dtype[ids]]
+    far = traces.remote(ids) & (traces.offset[ids] >= 0)
+    fetched = {}
+    if far.any():
+        begin = traces.offset[ids[far]] + first[far] * item[far]
+        reach = (traces.num_components[ids[far]].astype(np.int64) - 1) * traces.stride[ids[far]] + (last - first)[far]
+        files = [traces.files[code] for code in traces.file[ids[far]]]
+        content = read_ranges(files, begin, begin + reach * item[far])
+        fetched = dict(zip(np.flatnonzero(far).tolist(), content, strict=True))
+    out = []
+    for k, i in enumerate(ids.tolist()):
+        samples = _one(traces, i, int(first[k]), int(last[k]), fetched.get(k))
+        out.append(samples if traces.scale[i] == 1 else samples.astype(np.float32) * traces.scale[i])
     return out
 
 
-def _with_retries(read, file: str):
-    for attempt in range(_RETRIES):
-        try:
-            return read()
-        except OSError as error:
-            if attempt == _RETRIES - 1:
-                raise OSError(f"{file}: unreadable after {_RETRIES} attempts ({error})") from error
-            time.sleep(0.5 * 2**attempt)
+def _one(traces: Traces, i: int, first: int, last: int, content: memoryview | None) -> np.ndarray:
+    code, components, length = traces.file[i], int(traces.num_components[i]), last - first
+    file, size = traces.files[code], int(traces.file_sizes[code])
+    if traces.offset[i] < 0:
+        return read_hdf5(file, size, traces.nodes[traces.node[i]], int(traces.node_row[i]), first, last)
+    dtype, stride = traces.dtypes[traces.dtype[i]], int(traces.stride[i])
+    if content is not None:
+        strides = (stride * dtype.itemsize, dtype.itemsize)
+        return np.ndarray((components, length), dtype, content, strides=strides)
+    samples = np.empty((components, length), dtype)
+    memory, n = memoryview(samples.view(np.uint8).reshape(-1)), length * dtype.itemsize
+    views = [memory[c * n : (c + 1) * n] for c in range(components)]
+    offset = int(traces.offset[i]) + first * dtype.itemsize
+
+    def read() -> None:
+        open_local(file, size).read_rows(views, offset, stride * dtype.itemsize)
+
+    with_retries(read, file, again=open_local.cache_clear)
+    return samples
+
+
+def _coded(column: pa.ChunkedArray | Sequence) -> tuple[np.ndarray, tuple[str, ...]]:
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int32), tuple(encoded.dictionary.to_pylist())

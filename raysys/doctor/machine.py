@@ -29,6 +29,10 @@ def check_devices(config: RunConfig) -> Iterator[Check]:
             yield _gpu(index, driver)
     elif driver is None:
         yield ok("device", f"no GPU: the torch backend is used, on {os.cpu_count()} CPU cores")
+    elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        yield warn(
+            "device", f"NVIDIA driver {driver}, but CUDA_VISIBLE_DEVICES hides the GPUs", "unset CUDA_VISIBLE_DEVICES"
+        )
     elif torch.version.cuda is None:
         yield warn(
             "device",
@@ -44,7 +48,7 @@ def check_devices(config: RunConfig) -> Iterator[Check]:
         yield fail(
             "device",
             f"NVIDIA driver {driver}, torch {torch.__version__} for CUDA {torch.version.cuda}: {found}",
-            "update the driver, install torch for an older CUDA (https://pytorch.org), or look at CUDA_VISIBLE_DEVICES",
+            "update the driver, or install torch for an older CUDA (https://pytorch.org)",
         )
 
 

@@ -15,10 +15,10 @@ from raysys.data.windows import RATE_HZ
 
 NOISE, P, S, IGNORED = 0, 1, 2, -1
 _GUARD_S = 0.5
-"""Frames nearer to an onset than this, but not on it, belong to no class."""
+"""Frames this near to those of an onset, but not among them, belong to no class."""
 
 
-def frame_labels(windows: FixedWindows, num_frames: int, tolerance_s: float) -> np.ndarray:
+def frame_labels(windows: FixedWindows, num_frames: int, config: ProbeConfig) -> np.ndarray:
     """Returns the class of every frame, (n, num_frames) int8: NOISE, P, S or IGNORED.
 
     Frames that may hold an onset nobody picked are ignored: those after P where S is missing, those before S where P
@@ -28,16 +28,16 @@ def frame_labels(windows: FixedWindows, num_frames: int, tolerance_s: float) -> 
     center = (np.arange(num_frames) + 0.5) * length
     p, s = windows.p_sample[:, None], windows.s_sample[:, None]
     has_p, has_s = ~np.isnan(p), ~np.isnan(s)
-    to_p, to_s = np.nan_to_num(center - p, nan=np.inf), np.nan_to_num(center - s, nan=np.inf)
-    near, guard = tolerance_s * RATE_HZ, _GUARD_S * RATE_HZ
+    to_p, to_s = np.nan_to_num((center - p) / RATE_HZ, nan=np.inf), np.nan_to_num((center - s) / RATE_HZ, nan=np.inf)
     labels = np.full((len(windows), num_frames), NOISE, np.int8)
     labels[np.broadcast_to(~has_p & ~has_s & ~windows.noise[:, None], labels.shape)] = IGNORED
     labels[has_p & ~has_s & (to_p > 0)] = IGNORED
     labels[has_s & ~has_p & (to_s < 0)] = IGNORED
-    labels[(np.abs(to_p) < guard) | (np.abs(to_s) < guard)] = IGNORED
+    for distance in (to_p, to_s):
+        labels[(distance > -_GUARD_S) & (distance < config.after_s + _GUARD_S)] = IGNORED
+    labels[(to_p >= -config.before_s) & (to_p <= config.after_s)] = P
+    labels[(to_s >= -config.before_s) & (to_s <= config.after_s)] = S
     labels[center[None] >= windows.num_valid[:, None]] = IGNORED
-    labels[np.abs(to_p) <= near] = P
-    labels[np.abs(to_s) <= near] = S
     return labels
 
 
@@ -51,7 +51,7 @@ def probe_scores(
         width: of the features.
         fit: this rank's share of the windows that fit the probe.
         score: this rank's share of the windows that score it.
-        config: ridge and tolerance.
+        config: ridge, and which frames belong to an onset.
         batch: windows encoded at once.
 
     With torch.distributed running, every rank passes its share and all ranks return the same scores.
@@ -95,7 +95,7 @@ def _features(encode, windows: FixedWindows, config: ProbeConfig, batch: int):
         part = windows.take(slice(start, start + batch))
         with torch.no_grad():
             features = encode(torch.tensor(part.waveform), torch.tensor(part.num_valid))
-        labels = frame_labels(part, features.shape[1], config.tolerance_s)
+        labels = frame_labels(part, features.shape[1], config)
         used = labels != IGNORED
         if used.any():
             yield features[torch.from_numpy(used).to(features.device)].double(), labels[used]

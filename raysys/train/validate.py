@@ -43,10 +43,11 @@ def probe(model: PretrainModel, config: RunConfig, data: TrainingData, rank: int
     """Returns the probe/* scores of a model."""
 
     def encode(waveform, num_valid):
-        return model.encode(waveform.to(device), num_valid.to(device)).float()
+        return model.features(waveform.to(device), num_valid.to(device)).float()
 
     fit, score = (data.get(name).take(slice(rank, None, world)) for name in ("probe_fit", "probe_score"))
-    return probe_scores(encode, config.model.backbone.width, fit, score, config.probe, _BATCH)
+    width = config.model.encoder.width + config.model.backbone.width
+    return probe_scores(encode, width, fit, score, config.probe, _BATCH)
 
 
 def _losses(model: PretrainModel, mine: FixedWindows, rank: int, world: int, device: torch.device):

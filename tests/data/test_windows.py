@@ -6,7 +6,8 @@ import pytest
 from raysys.config import DataConfig
 from raysys.data.corpus import load_corpus
 from raysys.data.index import load_index
-from raysys.data.windows import RATE_HZ, Traces, read_windows, resampling_filter
+from raysys.data.resample import low_pass
+from raysys.data.windows import RATE_HZ, Traces, read_windows
 from tests.data.conftest import write_set
 
 
@@ -66,7 +67,7 @@ def test_a_pick_stays_on_its_sample_after_resampling_and_cropping(tmp_path, rate
 
 @pytest.mark.parametrize(("up", "down"), [(5, 2), (2, 1), (2, 5), (5, 1), (100, 75)])
 def test_an_offset_leaves_no_ripple(up, down):
-    taps = resampling_filter(up, down)
+    taps = low_pass(up, down)
     for phase in range(up):
         assert taps[phase::up].sum() == pytest.approx(1.0)
 

@@ -11,15 +11,15 @@ from torch import Tensor
 from model.ops.combine.kernels import combine_grad_kernel, combine_kernel
 from model.ops.combine.reference import EPS
 
-WANTED_PROGRAMS = 1056
-"""Programs of the kernel that adds up gradients of weights: eight for each multiprocessor."""
+WANTED_PROGRAMS = 2112
+"""Programs of the kernel that adds up gradients of weights: sixteen for each multiprocessor."""
 
 
-def _sizes(h):
-    """Rows, tiles of rows, and the constants of both kernels."""
+def _sizes(h, elements):
+    """Rows, tiles of about `elements`, and the constants of both kernels."""
     directions, batch, length, heads, dim = h.shape
     padded = triton.next_power_of_2(dim)
-    frames = max(1, 2048 // padded)
+    frames = max(1, elements // padded)
     acc = tl.float64 if h.dtype == torch.float64 else tl.float32
     constants = {"I": heads * dim, "E": dim, "R": directions, "L": frames, "EP": padded, "eps": EPS, "ACC": acc}
     rows = batch * length
@@ -29,7 +29,7 @@ def _sizes(h):
 @torch.library.custom_op("raysys::combine", mutates_args=())
 def combine_forward(h: Tensor, conv: Tensor, z: Tensor, weight: Tensor, skip: Tensor) -> Tensor:
     """(B, S, I); h and conv are contiguous, z is dense but for a row stride."""
-    rows, tiles, constants = _sizes(h)
+    rows, tiles, constants = _sizes(h, 1024)
     y = h.new_empty(z.shape)
     combine_kernel[(tiles, h.shape[3])](h, conv, z, weight, skip, y, rows, z.stride(1), **constants)
     return y
@@ -45,7 +45,7 @@ def combine_backward(
     h: Tensor, conv: Tensor, z: Tensor, weight: Tensor, skip: Tensor, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of h, of conv (B, S, I), the same in every direction, of z, and of both weights."""
-    rows, num_tiles, constants = _sizes(h)
+    rows, num_tiles, constants = _sizes(h, 512)
     heads, exact = h.shape[3], torch.promote_types(h.dtype, torch.float32)
     tiles = triton.cdiv(num_tiles, max(1, WANTED_PROGRAMS // heads))
     runs = triton.cdiv(num_tiles, tiles)

@@ -14,9 +14,8 @@ from torch import Tensor
 from model.ops.mlstm.kernels import (
     gates_grad_kernel,
     gates_kernel,
+    grad_kernel,
     hidden_kernel,
-    key_value_grad_kernel,
-    query_grad_kernel,
 )
 from model.ops.mlstm.kernels_states import carry_grads_kernel, carry_states_kernel, states_grad_kernel, states_kernel
 
@@ -46,8 +45,7 @@ class Plan:
     chunks: int
     """Chunks of a segment."""
     hidden: Launch
-    query: Launch
-    key_value: Launch
+    grad: Launch
     states: Launch
     states_grad: Launch
 
@@ -66,10 +64,9 @@ def plan(rows, length, dim):
         chunk=chunk,
         num_chunks=num_chunks,
         chunks=triton.cdiv(num_chunks, segments),
-        hidden=Launch(min(128, width)),
-        query=Launch(min(128, width)),
-        key_value=Launch(min(64, width)),
-        states=Launch(min(64, width), stages=3),
+        hidden=Launch(width if width <= 128 else 64),
+        grad=Launch(min(128, width)),
+        states=Launch(min(64, width)),
         states_grad=Launch(min(64, width), stages=3),
     )
 
@@ -166,19 +163,20 @@ def _(q, k, v, igate, fgate, eps):
     return torch.empty_like(q), gates, *_states(q, _plan_of(q).num_chunks - 1, q.dtype)
 
 
-def _chunk_state_grads(q, dh, gates, doverlap, start, eps, cut):
-    """Gradients of memory and normaliser that every chunk but the first starts from."""
+def _chunk_state_grads(q, h, dh, gates, start, eps, cut):
+    """Gradients of every overlap, and of memory and normaliser that every chunk but the first starts from."""
     directions, batch, length, heads, dim = q.shape
     dmemory, dnorm, _ = _states(q, cut.num_chunks - 1, q.dtype)
-    if cut.num_chunks == 1:
-        return dmemory, dnorm
     overlap, fade, _, peak = gates
+    doverlap = torch.empty_like(overlap)
+    if cut.num_chunks == 1:
+        return doverlap, dmemory, dnorm
     ends = _states(q, cut.segments - 1, _exact(q))
     tiles = triton.cdiv(dim, cut.states_grad.tile) ** 2
 
     def run(only_ends):
         states_grad_kernel[(cut.segments * tiles, heads, directions * batch)](
-            q, dh, fade, peak, start, overlap, doverlap, *ends, dmemory, dnorm, batch, length, heads, cut.num_chunks,
+            q, h, dh, fade, peak, start, overlap, doverlap, *ends, dmemory, dnorm, batch, length, heads, cut.num_chunks,
             cut.segments, cut.chunks, ENDS=only_ends, **_math(q, eps),
             **_constants(q, cut, cut.states_grad),
         )  # fmt: skip
@@ -187,75 +185,45 @@ def _chunk_state_grads(q, dh, gates, doverlap, start, eps, cut):
         run(True)
         _carry(carry_grads_kernel, q, cut.segments, *ends)
     run(False)
-    return dmemory, dnorm
+    return doverlap, dmemory, dnorm
 
 
 @torch.library.custom_op("raysys::mlstm_grad", mutates_args=())
 def mlstm_backward(
-    q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float, gates: Tensor,
+    q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float, h: Tensor, gates: Tensor,
     memory: Tensor, norm: Tensor, start: Tensor, dh: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v and both gates."""
-    directions, batch, length, heads, dim = q.shape
+    directions, batch, length, heads, _ = q.shape
     cut = _plan_of(q)
     shared = len(v) == 1
-    add_up = shared and directions > 1 and dim <= cut.key_value.tile
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(q), torch.empty_like(v if add_up else q)
-    di, df = torch.empty_like(igate), torch.empty_like(fgate)
+    dq, dk, dv, di, df = (torch.empty_like(x) for x in (q, k, v, igate, fgate))
     overlap, fade, write, peak = gates
-    doverlap, past, column, future = torch.empty_like(gates)
+    inside, column, future = torch.empty_like(gates[1:])
     across = start.new_empty(directions, batch, heads, cut.num_chunks)
     sizes = (batch, length, heads, cut.num_chunks)
-    constants = _math(q, eps) | {"R": directions, "SHARED": shared, "ONE_CHUNK": cut.num_chunks == 1}
-    query_grad_kernel[(cut.num_chunks * directions, heads, batch)](
-        q,
-        k,
-        v,
-        fade,
-        write,
-        peak,
-        memory,
-        norm,
-        start,
-        overlap,
-        dh,
-        dq,
-        doverlap,
-        past,
-        column,
-        *sizes,
-        **constants,
-        **_constants(q, cut, cut.query),
-    )
-    dmemory, dnorm = _chunk_state_grads(q, dh, gates, doverlap, start, eps, cut)
-    key_value_grad_kernel[(cut.num_chunks * (1 if add_up else directions), heads, batch)](
-        q, k, v, fade, write, peak, memory, norm, start, overlap, doverlap, dh, dmemory, dnorm, dk, dv, future, across,
-        *sizes, SUM=add_up, **constants, **_constants(q, cut, cut.key_value),
-    )  # fmt: skip
+    state_grads = _chunk_state_grads(q, h, dh, gates, start, eps, cut)
+    saved = (fade, write, peak, memory, norm, start, overlap)
+    constants = _constants(q, cut, cut.grad)
+    for r in range(directions):
+        grad_kernel[(cut.num_chunks, heads, batch)](
+            q, k, v, *saved, state_grads[0], dh, *state_grads[1:], dq, dk, dv, inside, column, future, across, r,
+            *sizes, SHARED=shared, ADD=shared and r > 0, ONE_CHUNK=cut.num_chunks == 1, **_math(q, eps), **constants,
+        )  # fmt: skip
     gates_grad_kernel[(cut.num_chunks, heads, directions * batch)](
-        fgate,
-        past,
-        column,
-        future,
-        across,
-        di,
-        df,
-        *sizes,
-        L=cut.chunk,
-        ACC=_constants(q, cut, cut.query)["ACC"],
-        num_warps=1,
+        fgate, inside, column, future, across, di, df, *sizes, L=cut.chunk, ACC=constants["ACC"], num_warps=1
     )
-    return dq, dk, dv.sum(0, keepdim=True) if len(dv) > len(v) else dv, di, df
+    return dq, dk, dv, di, df
 
 
 @mlstm_backward.register_fake
-def _(q, k, v, igate, fgate, eps, gates, memory, norm, start, dh):
+def _(q, k, v, igate, fgate, eps, h, gates, memory, norm, start, dh):
     return tuple(torch.empty_like(x) for x in (q, k, v, igate, fgate))
 
 
 def _setup(ctx, inputs, output):
     *tensors, ctx.eps = inputs
-    ctx.save_for_backward(*tensors, *output[1:])
+    ctx.save_for_backward(*tensors, *output)
 
 
 def _backward(ctx, dh, *_):

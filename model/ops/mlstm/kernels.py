@@ -70,7 +70,7 @@ def _load_norm(ptr, e0, E: tl.constexpr, BE: tl.constexpr):
 @triton.jit
 def _head(r, b, h, B, S, H, E: tl.constexpr):
     """Offset of a head in (R, B, S, H, E), and its running number (r B + b) H + h."""
-    row = r.to(tl.int64) * B + b
+    row = tl.cast(r, tl.int64) * B + b
     return (row * S * H + h) * E, row * H + h
 
 
@@ -162,170 +162,118 @@ def hidden_kernel(
 
 
 @triton.jit
-def query_grad_kernel(
-    q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, overlap_ptr, dh_ptr, dq_ptr,
-    doverlap_ptr, past_ptr, column_ptr, B, S, H, N, R: tl.constexpr, SHARED: tl.constexpr, ONE_CHUNK: tl.constexpr,
-    scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
+def _overlap_grad(rho, overlap, inverse, floor):
+    """Gradient of the overlap, from rho = dh.h; zero where the floor exp(-m) was the larger."""
+    return tl.where(tl.abs(overlap) > floor, tl.where(overlap > 0.0, -rho, rho), 0.0) * inverse
+
+
+@triton.jit
+def grad_kernel(
+    q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, overlap_ptr, doverlap_ptr,
+    dh_ptr, dmemory_ptr, dnorm_ptr, dq_ptr, dk_ptr, dv_ptr, inside_ptr, column_ptr, future_ptr, across_ptr, r, B, S, H,
+    N, SHARED: tl.constexpr, ADD: tl.constexpr, ONE_CHUNK: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
+    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one chunk's queries and overlaps; sums of dlog over the past of a query and within a key's chunk."""
-    n, r, h, b = tl.program_id(0) // R, tl.program_id(0) % R, tl.program_id(1), tl.program_id(2)
+    """Gradients of one chunk's queries, keys and values in direction r, and sums of dlog for the gates.
+
+    With ADD the gradient of the values is added to what the direction before has left there.
+    """
+    n, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     base, head = _head(r, b, h, B, S, H, E)
     v_base = b.to(tl.int64) * S * H * E + h * E if SHARED else base
     p = tl.where(r == 0, n, N - 1 - n)
-    slot = head * (N - 1) + p - 1
+    before = head * (N - 1) + p - 1
+    after = before + 1
     rows, ok = _rows(n, S, L)
     gate = head * S + rows
 
-    start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, slot, p > 0)
     weight = tl.zeros((L, L), ACC)
     dweight = tl.zeros((L, L), ACC)
-    read = tl.zeros((L,), ACC)
-    dq = tl.zeros((L, BE), ACC)
     for e0 in tl.static_range(0, E, BE):
         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-        weight = _dot(q, tl.trans(k), weight)
         dh = _load(dh_ptr + base, rows, ok, H * E, e0, E, BE)
         v = _load(v_ptr + v_base, rows, ok, H * E, e0, E, BE)
+        weight = _dot(q, tl.trans(k), weight)
         dweight = _dot(dh, tl.trans(v), dweight)
-        if not ONE_CHUNK:
-            if p > 0:
-                dq = tl.zeros((L, BE), ACC)
-                for f0 in tl.static_range(0, E, BE):
-                    if E > BE:
-                        dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
-                    dq = _dot(dh, tl.trans(_load_state(memory_ptr + slot * E * E, e0, f0, E, BE)), dq)
-                read += tl.sum(q.to(ACC) * dq, 1)
+    start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, before, p > 0)
     decay = _decay(write, top, r, L, scale)
     weight *= decay
     overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
     inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
-    carried = tl.exp(start - top) * scale
-    read *= carried * inverse
-    rho = tl.sum(weight * dweight, 1) * inverse + read
-    doverlap = tl.where(tl.abs(overlap) > floor, tl.where(overlap > 0.0, -rho, rho), 0.0) * inverse
-    tl.store(doverlap_ptr + gate, doverlap, ok)
+    if ONE_CHUNK:
+        doverlap = _overlap_grad(tl.sum(weight * dweight, 1) * inverse, overlap, inverse, floor)
+    else:
+        doverlap = tl.load(doverlap_ptr + gate, mask=ok, other=0.0)
     dweight = dweight * inverse[:, None] + doverlap[:, None]
     dlog = weight * dweight
-    past = tl.sum(dlog, 1) + read + doverlap * (overlap - tl.sum(weight, 1))
-    tl.store(past_ptr + gate, past, ok)
-    tl.store(column_ptr + gate, tl.sum(dlog, 0), ok)
+    inside, column = tl.sum(dlog, 1), tl.sum(dlog, 0)
     dscore = (dweight * decay).to(q_ptr.dtype.element_ty)
+    weight = (weight * inverse[:, None]).to(q_ptr.dtype.element_ty)
+    last_top = tl.maximum(start, tl.max(write, 0))
+    written = tl.exp(write - last_top)
+    carried = tl.exp(start - top) * scale
 
-    for e0 in tl.static_range(0, E, BE):
-        if E > BE:
-            k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
+    for f0 in tl.static_range(0, E, BE):
+        dv = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            if p > 0:
-                if E > BE:
-                    dq = tl.zeros((L, BE), ACC)
-                    for f0 in tl.static_range(0, E, BE):
-                        dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
-                        dq = _dot(dh, tl.trans(_load_state(memory_ptr + slot * E * E, e0, f0, E, BE)), dq)
-                norm = _load_norm(norm_ptr + slot * E, e0, E, BE)
-                dq = (dq * inverse[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
-        else:
-            dq = tl.zeros((L, BE), ACC)
-        _store(dq_ptr + base, _dot(dscore, k, dq), rows, ok, H * E, e0, E, BE)
-
-
-@triton.jit
-def key_value_grad_kernel(
-    q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, overlap_ptr, doverlap_ptr,
-    dh_ptr, dmemory_ptr, dnorm_ptr, dk_ptr, dv_ptr, future_ptr, across_ptr, B, S, H, N, R: tl.constexpr,
-    SHARED: tl.constexpr, SUM: tl.constexpr, ONE_CHUNK: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Gradients of one chunk's keys and values; sums of dlog over the future of a key and across the chunk.
-
-    With SUM a program does all directions and adds up their gradients of the values that they share.
-    """
-    n, h, b = tl.program_id(0) // (1 if SUM else R), tl.program_id(1), tl.program_id(2)
-    first = 0 if SUM else tl.program_id(0) % R
-    rows, ok = _rows(n, S, L)
-    dv = tl.zeros((L, BE), ACC)
-    for turn in range(R if SUM else 1):
-        r = first + turn
-        base, head = _head(r, b, h, B, S, H, E)
-        v_base = b.to(tl.int64) * S * H * E + h * E if SHARED else base
-        p = tl.where(r == 0, n, N - 1 - n)
-        before = head * (N - 1) + p - 1
-        after = before + 1
-        gate = head * S + rows
-        start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, before, p > 0)
-        overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
-        inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
-        doverlap = tl.load(doverlap_ptr + gate, mask=ok, other=0.0)
-
-        # Transposed, (key, query), so that neither product below has to turn a tile.
-        weight = tl.zeros((L, L), ACC)
-        dweight = tl.zeros((L, L), ACC)
-        for e0 in tl.static_range(0, E, BE):
-            q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
-            k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-            weight = _dot(k, tl.trans(q), weight)
-            dh = _load(dh_ptr + base, rows, ok, H * E, e0, E, BE)
-            v = _load(v_ptr + v_base, rows, ok, H * E, e0, E, BE)
-            dweight = _dot(v, tl.trans(dh), dweight)
-        t = tl.arange(0, L)
-        ahead = (t[None, :] - t[:, None]) * (1 - 2 * r)
-        decay = tl.exp(tl.where(ahead >= 0, write[:, None] - top[None, :], NEVER)) * scale
-        dscore = ((dweight * inverse[None, :] + doverlap[None, :]) * decay).to(q_ptr.dtype.element_ty)
-        weight = (weight * decay * inverse[None, :]).to(q_ptr.dtype.element_ty)
-        last_top = tl.maximum(start, tl.max(write, 0))
-        written = tl.exp(write - last_top)
-
-        for f0 in tl.static_range(0, E, BE):
-            if not SUM:
-                dv = tl.zeros((L, BE), ACC)
-            if not ONE_CHUNK:
-                if p < N - 1:
-                    from_state = tl.zeros((L, BE), ACC)
-                    for e0 in tl.static_range(0, E, BE):
-                        if E > BE:
-                            k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-                        from_state = _dot(k, _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE), from_state)
-                    dv += from_state * written[:, None]
-            if E > BE:
-                dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
-            dv = _dot(weight, dh, dv)
-            if not SUM:
-                _store(dv_ptr + base, dv, rows, ok, H * E, f0, E, BE)
-
-        future = tl.zeros((L,), ACC)
-        across = tl.zeros((BE,), ACC)
-        for e0 in tl.static_range(0, E, BE):
-            if E > BE:
-                q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
-            dk = tl.zeros((L, BE), ACC)
-            if not ONE_CHUNK:
-                if p < N - 1:
-                    for f0 in tl.static_range(0, E, BE):
-                        if E > BE:
-                            v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
-                        dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
-                        dk = _dot(v, tl.trans(dmemory), dk)
-                        if p > 0:
-                            memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
-                            across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
+            if p < N - 1:
+                for e0 in tl.static_range(0, E, BE):
                     if E > BE:
                         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-                    dnorm = _load_norm(dnorm_ptr + after * E, e0, E, BE)
-                    dk = (dk + dnorm[None, :]) * written[:, None]
-                    future += tl.sum(k.to(ACC) * dk, 1)
+                    dv = _dot(k, _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE), dv)
+                dv *= written[:, None]
+        if E > BE:
+            dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
+        dv = _dot(tl.trans(weight), dh, dv)
+        if ADD:
+            dv += _load(dv_ptr + v_base, rows, ok, H * E, f0, E, BE).to(ACC)
+        _store(dv_ptr + v_base, dv, rows, ok, H * E, f0, E, BE)
+
+    past = tl.zeros((L,), ACC)
+    future = tl.zeros((L,), ACC)
+    across = tl.zeros((BE,), ACC)
+    for e0 in tl.static_range(0, E, BE):
+        if E > BE:
+            q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
+            k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
+        dq = tl.zeros((L, BE), ACC)
+        if not ONE_CHUNK:
+            if p > 0:
+                for f0 in tl.static_range(0, E, BE):
+                    if E > BE:
+                        dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
+                    dq = _dot(dh, tl.trans(_load_state(memory_ptr + before * E * E, e0, f0, E, BE)), dq)
+                norm = _load_norm(norm_ptr + before * E, e0, E, BE)
+                dq = (dq * inverse[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
+                past += tl.sum(q.to(ACC) * dq, 1)
+        _store(dq_ptr + base, _dot(dscore, k, dq), rows, ok, H * E, e0, E, BE)
+        dk = tl.zeros((L, BE), ACC)
+        if not ONE_CHUNK:
+            if p < N - 1:
+                for f0 in tl.static_range(0, E, BE):
+                    if E > BE:
+                        v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
+                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
+                    dk = _dot(v, tl.trans(dmemory), dk)
                     if p > 0:
-                        across += _load_norm(norm_ptr + before * E, e0, E, BE) * dnorm
-            _store(dk_ptr + base, _dot(dscore, q, dk), rows, ok, H * E, e0, E, BE)
-        tl.store(future_ptr + gate, future, ok)
-        tl.store(across_ptr + head * N + n, tl.sum(across, 0) * tl.exp(start - last_top))
-    if SUM:
-        base, _number = _head(first, b, h, B, S, H, E)
-        _store(dv_ptr + base, dv, rows, ok, H * E, 0, E, BE)
+                        memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
+                        across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
+                dnorm = _load_norm(dnorm_ptr + after * E, e0, E, BE)
+                dk = (dk + dnorm[None, :]) * written[:, None]
+                future += tl.sum(k.to(ACC) * dk, 1)
+                if p > 0:
+                    across += _load_norm(norm_ptr + before * E, e0, E, BE) * dnorm
+        _store(dk_ptr + base, _dot(tl.trans(dscore), q, dk), rows, ok, H * E, e0, E, BE)
+    tl.store(inside_ptr + gate, inside + past - column, ok)
+    tl.store(column_ptr + gate, column, ok)
+    tl.store(future_ptr + gate, future, ok)
+    tl.store(across_ptr + head * N + n, tl.sum(across, 0) * tl.exp(start - last_top))
 
 
 @triton.jit
 def gates_grad_kernel(
-    f_ptr, past_ptr, column_ptr, future_ptr, across_ptr, di_ptr, df_ptr, B, S, H, N, L: tl.constexpr, ACC: tl.constexpr
+    f_ptr, inside_ptr, column_ptr, future_ptr, across_ptr, di_ptr, df_ptr, B, S, H, N, L: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
     """Gradients of both gates of one chunk: dlog f_s sums dlog over all pairs with j < s <= t."""
     n, h, r_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -334,7 +282,7 @@ def gates_grad_kernel(
     gate = head * S + rows
     column = tl.load(column_ptr + gate, mask=ok, other=0.0)
     future = tl.load(future_ptr + gate, mask=ok, other=0.0)
-    inside = tl.load(past_ptr + gate, mask=ok, other=0.0) - column
+    inside = tl.load(inside_ptr + gate, mask=ok, other=0.0)
     at = (r_b.to(tl.int64) * S + rows) * H + h
     f = tl.load(f_ptr + at, mask=ok, other=0.0).to(ACC)
     dlog_f = tl.load(across_ptr + head * N + n) - future

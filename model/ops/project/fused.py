@@ -12,15 +12,15 @@ from torch import Tensor
 
 from model.ops.project.kernels import convolve_grad_kernel, project_grad_kernel, project_kernel
 
-WANTED_PROGRAMS = 264
-"""Programs of the kernels that add up gradients of weights: two for each multiprocessor."""
+WANTED_PROGRAMS = 528
+"""Programs of the kernels, about: four for each multiprocessor."""
 GATES = 16
 """Gate columns, padded to the narrowest product that tensor cores do."""
 
 
 def tile_channels(inner, block):
-    """Channels of a tile, 64, 32 or 16, or 0 if none fits."""
-    size = math.gcd(inner, 64)
+    """Channels of a tile, 32 or 16, or 0 if neither fits."""
+    size = math.gcd(inner, 32)
     return size if size >= 16 and size % block == 0 else 0
 
 
@@ -33,12 +33,19 @@ def _constants(x, taps, directions, first, tile, frames):
     return {"I": x.shape[-1], "K": taps, "R": directions, "FIRST": first, "C": tile, "L": frames, "ACC": acc}
 
 
-def _frames(batch, length):
-    """Frames of a tile: fewer where there would be too few programs."""
-    frames = 64
-    while frames > 16 and (batch * triton.cdiv(length, frames) < WANTED_PROGRAMS or frames >= 2 * length):
-        frames //= 2
-    return frames
+def _limit(x):
+    """Registers that let three programs share a multiprocessor; they are enough for 16-bit numbers only."""
+    return {"maxnreg": 168} if x.element_size() == 2 else {}
+
+
+def _frames(length):
+    return min(64, max(16, triton.next_power_of_2(length)))
+
+
+def _span(batch, length, inner, tile):
+    """Channels that one program of the forward kernel does: all, or fewer where there would be too few programs."""
+    parts = WANTED_PROGRAMS // (batch * triton.cdiv(length, _frames(length)))
+    return tile * triton.cdiv(inner // tile, max(1, parts))
 
 
 @torch.library.custom_op("raysys::project", mutates_args=())
@@ -49,13 +56,15 @@ def project_forward(
     """Convolved input, queries, keys (R, B, S, I), values (1, B, S, I), gates (R, B, S, G); x is dense but for a row stride."""
     batch, length, inner = x.shape
     a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
-    v, gates = x.new_empty(1, batch, length, inner), x.new_empty(directions, batch, length, GATES, dtype=_exact(x))
-    frames = _frames(batch, length)
-    project_kernel[(triton.cdiv(length, frames), batch)](
-        x, taps, bias, wq, wk, wv, on_a, on_x, a, q, k, v, gates, batch, length, x.stride(1), G=GATES,
-        **_constants(x, taps.shape[1], directions, first, wq.shape[-1], frames), num_warps=4, num_stages=2,
+    v = x.new_empty(1, batch, length, inner)
+    frames, span = _frames(length), _span(batch, length, inner, wq.shape[-1])
+    parts = triton.cdiv(inner, span)
+    gates = x.new_empty(parts, directions, batch, length, GATES, dtype=_exact(x))
+    project_kernel[(triton.cdiv(length, frames), batch, parts)](
+        x, taps, bias, wq, wk, wv, on_a, on_x, a, q, k, v, gates, batch, length, x.stride(1), span, G=GATES,
+        **_constants(x, taps.shape[1], directions, first, wq.shape[-1], frames), num_warps=4, num_stages=2, **_limit(x),
     )  # fmt: skip
-    return a, q, k, v, gates
+    return a, q, k, v, gates.sum(0)
 
 
 @project_forward.register_fake
@@ -73,7 +82,7 @@ def project_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the first eight arguments."""
     batch, length, inner = x.shape
-    tile, frames = wq.shape[-1], min(64, max(16, triton.next_power_of_2(length)))
+    tile, frames = wq.shape[-1], _frames(length)
     num_tiles, columns = batch * triton.cdiv(length, frames), inner // tile
     tiles = triton.cdiv(num_tiles, max(1, WANTED_PROGRAMS // columns))
     runs = triton.cdiv(num_tiles, tiles)
@@ -87,7 +96,7 @@ def project_backward(
     da_turn = da.stride(0) if directions > 1 else 0
     project_grad_kernel[(columns, runs)](
         x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, *squares, *thin, *sizes, da_turn, G=GATES,
-        **constants, num_warps=4, num_stages=1,
+        **constants, num_warps=4, num_stages=2,
     )  # fmt: skip
     convolve_grad_kernel[(columns, runs)](
         x, taps, dconv, dxv, dx, dtaps, dbias, *sizes, **constants, num_warps=4, num_stages=1

@@ -42,10 +42,13 @@ def _matrix(ptr, rows, columns, stride):
 @triton.jit
 def project_kernel(
     x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, wv_ptr, on_a_ptr, on_x_ptr, a_ptr, q_ptr, k_ptr, v_ptr, gates_ptr, B, S,
-    stride, I: tl.constexpr, K: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr,
+    stride, span, I: tl.constexpr, K: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr,
     G: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Convolved input, queries, keys, values and gates of L frames. Program axes: 0 frames, 1 batch row."""
+    """Convolved input, queries, keys, values, and a share of the gates, of L frames.
+
+    Program axes: 0 frames, 1 batch row, 2 run of `span` channels.
+    """
     b = tl.program_id(1)
     s = tl.program_id(0) * L + tl.arange(0, L)
     ok = s < S
@@ -53,7 +56,8 @@ def project_kernel(
     g = tl.arange(0, G)
     gates0 = tl.zeros((L, G), ACC)
     gates1 = tl.zeros((L, G), ACC)
-    for c0 in range(0, I, C):
+    c_first = tl.program_id(2) * span
+    for c0 in range(c_first, tl.minimum(c_first + span, I), C):
         c = c0 + inner
         wq = _matrix(wq_ptr + c0 * C, inner, inner, C)
         wk = _matrix(wk_ptr + c0 * C, inner, inner, C)
@@ -76,7 +80,7 @@ def project_kernel(
                 gates0 = _dot(a, on_a, gates0 + from_x)
             else:
                 gates1 = _dot(a, on_a, gates1 + from_x)
-    row = b.to(tl.int64) * S + s
+    row = (tl.program_id(2) * R * tl.cast(B, tl.int64) + b) * S + s
     tl.store(gates_ptr + row[:, None] * G + g[None, :], gates0, ok[:, None])
     if R == 2:
         tl.store(gates_ptr + (row + tl.cast(B, tl.int64) * S)[:, None] * G + g[None, :], gates1, ok[:, None])

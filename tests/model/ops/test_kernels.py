@@ -1,0 +1,120 @@
+"""What can be checked of the kernels without a GPU: their values in the interpreter, and that they compile for one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+import triton.language as tl  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from model.ops.combine import kernels as combine_kernels  # noqa: E402
+from model.ops.mlstm import kernels, kernels_states, mlstm  # noqa: E402
+from model.ops.project import kernels as project_kernels  # noqa: E402
+
+FLOATS = (
+    "fade write peak start overlap doverlap norm dnorm inside column future across gates dgates bias taps skip weight"
+)
+"""Names of arguments that are in fp32 while the rest is in bfloat16; so are all of the 0 states and weight gradients."""
+SHARED_MEMORY = 101_376
+"""Bytes that a program may use on the smallest of the targets (sm_86 and sm_89)."""
+
+
+@pytest.mark.slow
+def test_kernels_in_the_interpreter():
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).with_name("interpreted.py")),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+def is_float(name):
+    stem = name.removesuffix("_ptr")
+    return stem in FLOATS.split() or stem.endswith("0") or stem.startswith(("dw", "dbias", "don_", "dskip", "dweight"))
+
+
+def compile_kernel(kernel, capability, constants, warps=4, stages=1):
+    """The compiled kernel for bfloat16 tensors, as Triton would build it on a GPU of that compute capability."""
+    signature, values, attributes = {}, {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name], values[(position,)] = "constexpr", constants[name]
+        elif name.endswith("_ptr"):
+            signature[name] = "*fp32" if is_float(name) else "*bf16"
+            attributes[(position,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=attributes)
+    options = {"num_warps": warps, "num_stages": stages}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+CELL = {
+    "ACC": tl.float32,
+    "L": 64,
+    "SHARED": True,
+    "R": 2,
+    "r": 1,
+    "ADD": True,
+    "ENDS": False,
+    "eps": 1e-6,
+    "scale": 0.1,
+}
+PROJECT = {"ACC": tl.float32, "I": 256, "K": 4, "R": 2, "FIRST": 0, "C": 32, "L": 64, "G": 16}
+COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "eps": 1e-5}
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("name", ["gates", "hidden", "states", "states_grad", "grad", "gates_grad"])
+def test_cell_kernels_compile(name, capability):
+    kernel = getattr(kernels_states if "states" in name else kernels, f"{name}_kernel")
+    constants = CELL | {"E": 64, "BE": 64, "ONE_CHUNK": False}
+    if name == "hidden":
+        del constants["r"]
+    assert compile_kernel(kernel, capability, constants).metadata.shared <= SHARED_MEMORY
+
+
+def test_widest_heads_fit():
+    constants = CELL | {"E": 256, "BE": 128, "ONE_CHUNK": True}
+    assert compile_kernel(kernels.grad_kernel, 90, constants).metadata.shared <= SHARED_MEMORY
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("name", ["project", "project_grad", "convolve_grad"])
+def test_project_kernels_compile(name, capability):
+    kernel = getattr(project_kernels, f"{name}_kernel")
+    assert compile_kernel(kernel, capability, PROJECT, stages=2).metadata.shared <= SHARED_MEMORY
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("name", ["combine", "combine_grad"])
+def test_combine_kernels_compile(name, capability):
+    kernel = getattr(combine_kernels, f"{name}_kernel")
+    assert compile_kernel(kernel, capability, COMBINE).metadata.shared <= SHARED_MEMORY
+
+
+def test_shapes_are_known_before_anything_runs():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        q = torch.empty(2, 3, 100, 4, 64, dtype=torch.bfloat16, requires_grad=True)
+        gate = torch.empty(2, 3, 100, 4, requires_grad=True)
+        h = mlstm(q, q, q[:1], gate, gate, backend="triton")
+        assert h.shape == q.shape
+        assert h.dtype == torch.bfloat16
+        dq, dgate = torch.autograd.grad(h.sum(), (q, gate))
+        assert dq.shape == q.shape
+        assert dgate.shape == gate.shape
