@@ -7,7 +7,9 @@ import json
 
 import torch
 
+from model.ops.combine import combine
 from model.ops.mlstm import mlstm
+from model.ops.project import project
 
 SHAPES = ((64, 4, 1024, 64), (64, 4, 256, 128), (64, 4, 64, 256))
 """Batch, heads, frames and head channels of the backbone's three levels."""
@@ -137,6 +139,38 @@ def measure(shape, bytes_per_s):
     }
 
 
+def neighbour_inputs(batch, heads, length, dim):
+    """Arguments of `project` and of `combine` at one level, activations in bfloat16 and weights in fp32."""
+    inner = heads * dim
+    weights = ((inner, 4), (inner,), *[(inner // 4, 4, 4)] * 3, (2 * heads, 3 * inner), (2 * heads,))
+    activations = ((2, batch, length, heads, dim), (2, batch, length, inner), (batch, length, inner))
+
+    def draw(shapes, dtype):
+        return [torch.randn(s, device="cuda", dtype=dtype).requires_grad_() for s in shapes]
+
+    h, conv, z = draw(activations, torch.bfloat16)
+    return (z, *draw(weights, torch.float32)), (h, conv, z, *draw(((inner,), (inner,)), torch.float32))
+
+
+def measure_neighbours(shape):
+    """Milliseconds of `project` and `combine`, forward and backward: the kernels, and plain PyTorch compiled."""
+    row = {"shape": list(shape)}
+    for operator, tensors in zip((project, combine), neighbour_inputs(*shape), strict=True):
+        for backend in ("triton", "torch"):
+            function = torch.compile(lambda *x, op=operator, how=backend: op(*x, backend=how))
+            with torch.autocast("cuda", torch.bfloat16):
+                out = function(*tensors)
+            grads = [torch.randn_like(x) for x in (out if isinstance(out, tuple) else (out,))]
+
+            def run(function=function, tensors=tensors, grads=grads):
+                with torch.autocast("cuda", torch.bfloat16):
+                    out = function(*tensors)
+                torch.autograd.grad(out, tensors, grads if isinstance(out, tuple) else grads[0])
+
+            row[f"{operator.__name__}_{backend}_ms"] = milliseconds(graphed(run))[1]
+    return row
+
+
 def main():
     """Prints errors, then times; the last line is JSON."""
     for batch, heads, length, dim in SHAPES:
@@ -145,6 +179,9 @@ def main():
     bandwidth = copy_bandwidth()
     rows = [measure(shape, bandwidth) for shape in SHAPES]
     for row in rows:
+        print(row, flush=True)
+    neighbours = [measure_neighbours(shape) for shape in SHAPES]
+    for row in neighbours:
         print(row, flush=True)
     linear = {}
     for batch, length in ((64, 1024), (16, 4096), (4, 16384)):
@@ -158,6 +195,7 @@ def main():
             for key in ("speedup_over_nxai", "speedup_over_nxai_eager", "times_floor")
         },
         "ms_at_65536_frames_by_length": linear,
+        "neighbours": neighbours,
     }
     print(json.dumps(result))
 

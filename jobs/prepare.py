@@ -5,18 +5,23 @@ from dataclasses import dataclass
 from jobs.command import Options, parse, run
 from raysys.cluster import connect
 from raysys.data.shards import prepare
+from raysys.train.describe import describe
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions(Options):
     out: str = "shards"
     """Folder or URL that receives one folder of shards for each data set."""
+    download: bool = False
+    """First fetch to `data.root`, from SeisBench's repository, what is missing of the eight."""
 
 
 def main() -> None:
     config, options = parse(__doc__, PrepareOptions)
+    if options.dry_run:
+        return print(describe(config))
     connect()
-    prepare(config, options.out)
+    prepare(config, options.out, fetch=options.download)
 
 
 if __name__ == "__main__":

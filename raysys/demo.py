@@ -61,7 +61,7 @@ def run_demo(config: RunConfig, data: str | None, out: str) -> Path:
     stage(f"3/5 pretraining with {config.train.num_workers} workers")
     run = pretrain(config)
     stage(f"4/5 searching: {config.search.num_trials} trials with early stopping")
-    best = sweep(config.override({"name": f"{config.name}-sweep", "train.max_steps": config.train.max_steps // 2}))
+    best = sweep(config.override({"name": f"{config.name}-sweep", "train.max_steps": config.train.max_steps // 3}))
     stage("5/5 writing the report")
     sweep_folder = folder / f"{config.name}-sweep"
     report = write_report([str(folder / config.name), str(sweep_folder)], folder / "report.html")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import fsspec
 
+from raysys.data.files import with_retries
+
 
 @dataclass(frozen=True, slots=True)
 class DatasetFacts:
@@ -88,13 +90,14 @@ def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
 def folders(root: str) -> dict[str, str]:
     """Returns lower-case folder name -> path for every data set directly below `root`."""
     fs, path = fsspec.core.url_to_fs(root)
-    if not fs.exists(path):
+    if not with_retries(lambda: fs.exists(path), root):
         return {}
-    children = sorted(entry["name"] for entry in fs.ls(path, detail=True) if entry["type"] == "directory")
+    entries = with_retries(lambda: fs.ls(path, detail=True), root)
+    children = sorted(entry["name"] for entry in entries if entry["type"] == "directory")
     full = [fs.unstrip_protocol(child) if "://" in root else child for child in children]
     return {folder.rstrip("/").split("/")[-1].lower(): folder for folder in full if _is_dataset(folder)}
 
 
 def _is_dataset(folder: str) -> bool:
     fs, path = fsspec.core.url_to_fs(folder)
-    return bool(fs.exists(f"{path}/index.parquet") or fs.glob(f"{path}/metadata*.csv"))
+    return with_retries(lambda: bool(fs.exists(f"{path}/index.parquet") or fs.glob(f"{path}/metadata*.csv")), folder)

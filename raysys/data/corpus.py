@@ -62,7 +62,7 @@ def load_corpus(config: DataConfig) -> pa.Table:
 
 def _quality(name: str, corpus: pa.Table, index: pa.Table, left_out: dict[str, int]) -> dict:
     kept = corpus.filter(pc.equal(corpus["dataset"], name))["flags"].to_numpy()
-    return quality_row(name, kept, left_out, b"scanned" in (index.schema.metadata or {}))
+    return quality_row(name, len(kept), left_out, reasons(kept), b"scanned" in (index.schema.metadata or {}))
 
 
 def select(corpus: pa.Table, split: str) -> pa.Table:

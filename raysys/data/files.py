@@ -4,6 +4,7 @@ Local files are read, not mapped: a mapped file that shrinks or a disk that fail
 wrong. Whatever may pass is tried again, and then told in one line.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+import aiohttp
 import fsspec
 import h5py
 import numpy as np
@@ -44,12 +46,23 @@ def with_retries(read: Callable[[], Any], file: str, again: Callable[[], Any] = 
             return read()
         except (FileChangedError, *_LASTING):
             raise
-        except OSError as error:
+        except (OSError, *_network_errors()) as error:
             if attempt == ATTEMPTS - 1:
                 raise OSError(f"{file}: failed {ATTEMPTS} times in a row, last with: {error}") from error
             log.warning("%s: %s, trying again (%d of %d)", file, error, attempt + 2, ATTEMPTS)
         time.sleep(_FIRST_WAIT_S * 4**attempt)
         again()
+
+
+@lru_cache
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Errors of the clients of object stores that are no OSError."""
+    found = [aiohttp.ClientError]
+    with contextlib.suppress(ImportError):
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        found += [BotoCoreError, ClientError]
+    return tuple(found)
 
 
 class LocalFile:

@@ -82,16 +82,17 @@ def reasons(flags: np.ndarray) -> dict[str, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
-def quality_row(dataset: str, kept: np.ndarray, left_out: dict[str, int], seen: bool) -> dict:
+def quality_row(dataset: str, traces: int, left_out: dict[str, int], kept: dict[str, int], scanned: bool) -> dict:
     """Returns one data set's row of the quality report.
 
     Args:
         dataset: name.
-        kept: flags of the traces that are kept.
+        traces: that are kept.
         left_out: reason -> traces that are not.
-        seen: whether somebody has looked at the samples; if not, flags are unknown rather than absent.
+        kept: flaw -> traces that are kept with it, and repaired.
+        scanned: whether somebody has looked at the samples; if not, flaws are unknown rather than absent.
     """
-    return {"dataset": dataset, "traces": len(kept), "left_out": left_out, "kept": reasons(kept), "scanned": seen}
+    return {"dataset": dataset, "traces": traces, "left_out": left_out, "kept": kept, "scanned": scanned}
 
 
 def quality_report(corpus: pa.Table) -> list[dict]:

@@ -11,7 +11,6 @@ import json
 import logging
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import ray
 
 from raysys.config import DataConfig, RunConfig
 from raysys.data.catalog import resolve
+from raysys.data.download import download
 from raysys.data.files import with_retries, write_whole
 from raysys.data.index import SCHEMA, VERSION, dropped_rows, load_index
 from raysys.data.quality import mask, quality_row, quality_table, reasons, trace_flags
@@ -46,7 +46,7 @@ class Prepared:
     flagged: dict[str, int]
 
 
-def prepare(config: RunConfig, out: str) -> list[Prepared]:
+def prepare(config: RunConfig, out: str, *, fetch: bool = False) -> list[Prepared]:
     """Returns what was written below `out`: one folder of shards for each data set, with index and manifest.
 
     A folder that is complete and made from the same files is left alone; one that a killed run left behind is
@@ -55,11 +55,14 @@ def prepare(config: RunConfig, out: str) -> list[Prepared]:
     Args:
         config: names the data sets (`data`), their flaws that are left out and the form of the shards.
         out: folder or URL; becomes `data.root` of later runs.
+        fetch: first download what is missing of the eight to `data.root`.
 
     Raises:
         ValueError, FileNotFoundError: bad data sets; OSError: `out` cannot be written. Finished shards stay.
     """
     mask(config.data.drop)
+    if fetch:
+        download(config.data)
     done = []
     for name, folder in resolve(config.data.datasets, config.data.root).items():
         if folder.rstrip("/") == f"{out.rstrip('/')}/{name.lower()}":
@@ -67,7 +70,7 @@ def prepare(config: RunConfig, out: str) -> list[Prepared]:
         index = load_index(folder, name, config.data.cache, config.data.split_seed)
         done.append(_prepare_dataset(name, index, f"{out.rstrip('/')}/{name.lower()}", config.data))
         log.info("%s: %d traces in %s", name, done[-1].traces, done[-1].folder)
-    rows = [quality_row(one.dataset, np.zeros(one.traces), one.left_out, True) | {"kept": one.flagged} for one in done]
+    rows = [quality_row(one.dataset, one.traces, one.left_out, one.flagged, True) for one in done]
     log.info("quality (-: traces left out)\n%s", quality_table(rows))
     return done
 
@@ -257,7 +260,7 @@ def _code_version() -> dict[str, str]:
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
-    return {"raysys": version("raysys"), "data_code": digest.hexdigest()[:16]}
+    return {"data_code": digest.hexdigest()[:16]}
 
 
 def _read_json(file: str) -> dict[str, Any] | None:

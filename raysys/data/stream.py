@@ -112,39 +112,47 @@ def ray_batches(
         if worker.world > 1:
             iterator = broadcast_from_rank_zero(iterator)[worker.rank]
         ahead = -(-config.prefetch_batches * worker.batch // config.block_rows)
-        blocks_of_rank = iterator.iter_torch_batches(
-            batch_size=None, prefetch_batches=max(1, ahead), collate_fn=_ToTensors(pin), device="cpu"
+        dealt = iterator.iter_torch_batches(
+            batch_size=None, prefetch_batches=max(1, ahead), collate_fn=_ToBatches(worker.batch, pin), device="cpu"
         )
-        for number, columns in enumerate(blocks_of_rank):
-            yield from _batches(columns, worker, number)
+        for number, block in enumerate(dealt):
+            block.check(number * worker.world + worker.rank, worker)
+            yield from block.batches
 
 
-class _ToTensors(ArrowBatchCollateFn):
-    """Copies a block once, out of the object store into tensors of its own (pinned for a GPU); runs ahead in a thread."""
+@dataclass(frozen=True, slots=True)
+class _DealtBlock:
+    """The batches of a block that a worker was dealt, and the number it has in the plan."""
 
-    def __init__(self, pin: bool):
-        self._pin = pin
+    number: int
+    batches: list[Batch]
 
-    def __call__(self, block: pa.Table) -> dict[str, torch.Tensor]:
-        out = {}
-        for name in (*Batch._fields, "block"):
-            [column] = block[name].chunks
-            values = column.to_numpy(zero_copy_only=False)
-            out[name] = torch.empty(values.shape, dtype=_TORCH[values.dtype.name], pin_memory=self._pin)
-            np.copyto(out[name].numpy(), values)
-        return out
+    def check(self, expected: int, worker: Worker) -> None:
+        """Raises RuntimeError unless this is the block that the plan has here."""
+        if self.number != expected or any(len(batch.trace) != worker.batch for batch in self.batches):
+            sizes = sorted({len(batch.trace) for batch in self.batches})
+            raise RuntimeError(
+                f"rank {worker.rank} was dealt block {self.number} (batches of {sizes}) in place of block {expected}: the "
+                "stream is out of order. Continue from the last checkpoint, or with data.reader=process"
+            )
 
 
-def _batches(columns: dict[str, torch.Tensor], worker: Worker, number: int) -> Iterator[Batch]:
-    """The batches of a block, which must be the `number`-th of this worker."""
-    block, expected = columns["block"], number * worker.world + worker.rank
-    if not (len(block) % worker.batch == 0 and bool((block == expected).all())):
-        raise RuntimeError(
-            f"rank {worker.rank} was dealt block {block.unique().tolist()} ({len(block)} windows) in place of block "
-            f"{expected}: the stream is out of order. Start again from the last checkpoint, or set data.reader=process"
-        )
-    for first in range(0, len(block), worker.batch):
-        yield Batch(*(columns[name][first : first + worker.batch] for name in Batch._fields))
+class _ToBatches(ArrowBatchCollateFn):
+    """Copies each batch of a block once, out of the object store into its own tensors; Ray Data runs it ahead."""
+
+    def __init__(self, size: int, pin: bool):
+        self._size, self._pin = size, pin
+
+    def __call__(self, block: pa.Table) -> _DealtBlock:
+        [number] = set(block["block"].to_pylist())
+        columns = [block[name].combine_chunks().to_numpy(zero_copy_only=False) for name in Batch._fields]
+        parts = (slice(first, first + self._size) for first in range(0, len(block), self._size))
+        return _DealtBlock(number, [Batch(*(self._tensor(column[part]) for column in columns)) for part in parts])
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        tensor = torch.empty(values.shape, dtype=_TORCH[values.dtype.name], pin_memory=self._pin)
+        np.copyto(tensor.numpy(), values)
+        return tensor
 
 
 def _dataset(source: WindowDatasource, config: DataConfig) -> ray.data.Dataset:

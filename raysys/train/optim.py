@@ -29,7 +29,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device)
         }
         for (in_quantizer, decays), parameters in groups.items()
     ]
-    return torch.optim.AdamW(parameter_groups, betas=config.betas, fused=True)
+    return torch.optim.AdamW(parameter_groups, betas=config.betas, fused=True, capturable=device.type == "cuda")
 
 
 def lr_factor(progress: float, warmup: float) -> float:

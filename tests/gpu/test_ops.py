@@ -33,11 +33,12 @@ def value_and_gradients(function, tensors):
     return [*out, *torch.autograd.grad(loss, tensors)]
 
 
-def assert_as_good_as_torch(kernel, plain, tensors, names):
+def assert_as_good_as_torch(kernel, plain, tensors, names, least=0.0):
+    """`least` is the norm below which a quantity counts as the rounding error of the terms that cancel in it."""
     exact = value_and_gradients(plain, [x.detach().double().requires_grad_() for x in tensors])
     ours, native = value_and_gradients(kernel, tensors), value_and_gradients(plain, tensors)
     for name, a, b, ref in zip(names.split(), ours, native, exact, strict=True):
-        scale = ref.norm().clamp_min(1e-30)
+        scale = ref.norm().clamp_min(max(least, 1e-30))
         error, allowed = (a.double() - ref).norm() / scale, (b.double() - ref).norm() / scale
         assert a.isfinite().all(), name
         assert error <= max(2 * allowed, FLOOR), f"{name}: {error:.1e}, plain PyTorch has {allowed:.1e}"
@@ -71,7 +72,11 @@ def test_cell(case):
 def test_cell_with_extreme_gates(igate, fgate):
     tensors = cell_inputs(1, 2, 500, 64, 1, (igate, 0.1), (fgate, 0.1))
     assert_as_good_as_torch(
-        lambda *x: mlstm(*x, backend="triton"), lambda *x: mlstm(*x, backend="torch"), tensors, "h q k v i f"
+        lambda *x: mlstm(*x, backend="triton"),
+        lambda *x: mlstm(*x, backend="torch"),
+        tensors,
+        "h q k v i f",
+        least=tensors[2].detach().norm().item(),  # with one gate wide open h = v, and gate gradients cancel to nothing
     )
 
 

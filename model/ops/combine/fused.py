@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.ops.combine.kernels import combine_grad_kernel, combine_kernel
 from model.ops.combine.reference import EPS
+from model.ops.device import require_gpu
 
 WANTED_PROGRAMS = 2112
 """Programs of the kernel that adds up gradients of weights: sixteen for each multiprocessor."""
@@ -29,6 +30,7 @@ def _sizes(h, elements):
 @torch.library.custom_op("raysys::combine", mutates_args=())
 def combine_forward(h: Tensor, conv: Tensor, z: Tensor, weight: Tensor, skip: Tensor) -> Tensor:
     """(B, S, I); h and conv are contiguous, z is dense but for a row stride."""
+    require_gpu(h)
     rows, tiles, constants = _sizes(h, 1024)
     y = h.new_empty(z.shape)
     combine_kernel[(tiles, h.shape[3])](h, conv, z, weight, skip, y, rows, z.stride(1), **constants)

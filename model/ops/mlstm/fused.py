@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.ops.device import require_gpu
 from model.ops.mlstm.kernels import (
     gates_grad_kernel,
     gates_kernel,
@@ -138,6 +139,7 @@ def mlstm_forward(
     q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Hidden states; overlaps and gates (4, R, B, H, S); the states that chunks start from. Contiguous inputs."""
+    require_gpu(q)
     directions, batch, length, heads, _ = q.shape
     cut = _plan_of(q)
     h = torch.empty_like(q)

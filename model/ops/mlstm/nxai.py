@@ -8,7 +8,7 @@ def mlstm_nxai(q, k, v, igate, fgate, eps=1e-6):
     """Hidden states (R, B, S, H, E) by mlstm_kernels' chunkwise--triton_xl_chunk, one call a direction.
 
     Its backward pass leaves out the gradient of the normaliser. Gates stay in fp32: in bf16 they crash Triton's
-    compiler. Lengths below 16 are padded to 16, others to the next power of two or multiple of 128.
+    compiler. Lengths are padded to a multiple of the chunk, 16 to 128 frames.
 
     Raises:
         ValueError: the tensors are not on a CUDA device.

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.ops.device import require_gpu
 from model.ops.project.kernels import convolve_grad_kernel, project_grad_kernel, project_kernel
 
 WANTED_PROGRAMS = 528
@@ -54,6 +55,7 @@ def project_forward(
     directions: int, first: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Convolved input, queries, keys (R, B, S, I), values (1, B, S, I), gates (R, B, S, G); x is dense but for a row stride."""
+    require_gpu(x)
     batch, length, inner = x.shape
     a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
     v = x.new_empty(1, batch, length, inner)
@@ -64,7 +66,7 @@ def project_forward(
         x, taps, bias, wq, wk, wv, on_a, on_x, a, q, k, v, gates, batch, length, x.stride(1), span, G=GATES,
         **_constants(x, taps.shape[1], directions, first, wq.shape[-1], frames), num_warps=4, num_stages=2, **_limit(x),
     )  # fmt: skip
-    return a, q, k, v, gates.sum(0)
+    return a, q, k, v, gates[0] if parts == 1 else gates.sum(0)
 
 
 @project_forward.register_fake

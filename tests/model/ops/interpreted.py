@@ -67,9 +67,9 @@ CELLS = {
     "one frame": ((1, 1, 1, 16), None),
     "one chunk, several tiles": ((1, 10, 1, 40), (16, 16, 1)),
     "one segment, own values": ((1, 40, 2, 8, 2), (16, 16, 3)),
-    "several tiles": ((1, 33, 1, 32), (16, 16, 3)),
-    "segments, the last one short": ((1, 75, 1, 16), (16, 16, 2)),
-    "segments of one chunk": ((1, 50, 1, 24), (16, 32, 1)),
+    "several tiles": ((1, 20, 1, 32), (16, 16, 3)),
+    "segments, the last one short": ((1, 70, 1, 16), (16, 16, 2)),
+    "segments of one chunk": ((1, 36, 1, 24), (16, 32, 1)),
     "wide gates": ((1, 60, 1, 16, 1, 5.0), (16, 16, 2)),
 }
 

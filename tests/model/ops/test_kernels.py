@@ -118,3 +118,9 @@ def test_shapes_are_known_before_anything_runs():
         dq, dgate = torch.autograd.grad(h.sum(), (q, gate))
         assert dq.shape == q.shape
         assert dgate.shape == gate.shape
+
+
+def test_a_cpu_tensor_is_refused_with_advice():
+    x = torch.zeros(1, 1, 3, 1, 16)
+    with pytest.raises(ValueError, match="use backend='torch'"):
+        mlstm(x, x, x, x[..., 0], x[..., 0], backend="triton")

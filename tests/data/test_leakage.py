@@ -1,0 +1,134 @@
+"""Events in two splits or two data sets are found, by identifier and by origin, and left out when asked."""
+
+import logging
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raysys.config import DataConfig
+from raysys.data.corpus import LEAKED, load_corpus
+from raysys.data.leakage import leak_report, leaks, origin_seconds
+from raysys.data.quality import quality_report, quality_table
+from tests.data.conftest import write_set
+
+
+def corpus(*rows: tuple) -> pa.Table:
+    """Rows of (dataset, split, event, origin time, latitude, longitude)."""
+    names = ("dataset", "split", "event", "origin_time", "latitude", "longitude")
+    types = (pa.string(),) * 4 + (pa.float64(),) * 2
+    columns = zip(*rows, strict=True)
+    return pa.table({n: pa.array(c, t) for n, t, c in zip(names, types, columns, strict=True)})
+
+
+def test_an_event_is_recognised_by_its_identifier_within_a_data_set():
+    leaking, table = leaks(
+        corpus(
+            ("A", "train", "1", "", np.nan, np.nan),
+            ("A", "test", "1", "", np.nan, np.nan),
+            ("A", "train", "2", "", np.nan, np.nan),
+            ("A", "train", "", "", np.nan, np.nan),
+            ("A", "dev", "", "", np.nan, np.nan),
+        )
+    )
+    assert leaking.tolist() == [True, False, False, False, False], "traces without an event are nobody's"
+    assert [(x.train, x.evaluation, x.events, x.traces) for x in table] == [("A", "A", 1, 1)]
+
+
+def test_an_event_is_recognised_by_its_origin_across_data_sets():
+    leaking, table = leaks(
+        corpus(
+            ("A", "train", "a1", "2014-04-01T23:46:47.20Z", -19.61, -70.77),
+            ("A", "train", "a1", "2014-04-01T23:46:47.20Z", -19.61, -70.77),
+            ("A", "train", "a2", "2014-04-01T23:46:52.90Z", -19.61, -70.77),  # 5.1 s later
+            ("A", "train", "a3", "2014-04-01T23:46:50.00Z", -20.20, -70.77),  # 66 km away
+            ("A", "train", "a4", "2014-04-01T23:46:50.00Z", -19.90, 289.23),  # 32 km, the same meridian
+            ("B", "test", "b1", "2014-04-01 23:46:47.8", -19.60, -70.80),
+        )
+    )
+    assert leaking.tolist() == [True, True, False, False, True, False]
+    assert [(x.train, x.evaluation, x.events, x.traces) for x in table] == [("A", "B", 2, 3)]
+
+
+def test_equal_identifiers_of_two_catalogues_are_not_enough_when_the_times_differ():
+    rows = [("A", "train", "17", "2014-04-01T00:00:00", 1.0, 1.0), ("B", "test", "17", "2015-04-01T00:00:00", 1.0, 1.0)]
+    assert not leaks(corpus(*rows))[0].any()
+    rows[1] = ("B", "test", "17", "2014-04-01T00:00:30", 5.0, 5.0)
+    assert leaks(corpus(*rows))[0].tolist() == [True, False], "the same identifier, half a minute apart: one event"
+
+
+def test_identifiers_decide_within_a_data_set_and_origins_between():
+    """A dense swarm: two events of one catalogue 3 s apart are two events."""
+    rows = [("A", "train", "1", "2014-04-01T00:00:00", 1.0, 1.0), ("A", "test", "2", "2014-04-01T00:00:03", 1.0, 1.0)]
+    assert not leaks(corpus(*rows))[0].any()
+    rows[1] = ("B", *rows[1][1:])
+    assert leaks(corpus(*rows))[0].tolist() == [True, False]
+
+
+def test_the_audit_equals_a_comparison_of_all_pairs():
+    rng = np.random.default_rng(0)
+    n = 400
+    seconds = rng.uniform(0, 4000, n)
+    stamp = [f"2014-04-01T{int(s) // 3600:02d}:{int(s) // 60 % 60:02d}:{s % 60:09.6f}" for s in seconds]
+    latitude, longitude = rng.uniform(0, 1, n), rng.uniform(0, 1, n)
+    name, split = rng.choice(["A", "B", "C"], n), rng.choice(["train", "dev", "test"], n, p=[0.6, 0.2, 0.2])
+    event = rng.integers(0, 300, n).astype(str)
+    got, _ = leaks(corpus(*zip(name, split, event, stamp, latitude, longitude, strict=True)))
+    first = {key: i for i, key in reversed(list(enumerate(zip(name, split == "train", event, strict=True))))}
+    i = np.array([first[key] for key in zip(name, split == "train", event, strict=True)])  # an event has one origin
+    x, y, t = np.radians(longitude[i]), np.radians(latitude[i]), np.round(seconds[i], 6)
+    h = np.sin((y[:, None] - y) / 2) ** 2 + np.cos(y[:, None]) * np.cos(y) * np.sin((x[:, None] - x) / 2) ** 2
+    apart = np.abs(t[:, None] - t)
+    same_set, same_id = name[:, None] == name, event[:, None] == event
+    near = (apart <= 5) & (2 * 6371 * np.arcsin(np.sqrt(h)) <= 50)
+    pair = (same_id & (same_set | (apart <= 60))) | (near & ~same_set)
+    expected = (split == "train") & (pair & (split != "train")).any(axis=1)
+    np.testing.assert_array_equal(got, expected)
+    assert 50 < expected.sum() < (split == "train").sum()
+
+
+def test_origin_times_of_all_catalogues_are_read():
+    texts = [
+        "2006-07-23 15:58:50.08",
+        "2002-10-03T01:56:49.530000Z",
+        "2013/01/02T03:04:05+00:00",
+        "1970-01-01T00:00:01",
+        "",
+        "?",
+    ]
+    got = origin_seconds(pa.chunked_array([pa.array(texts)]))
+    expected = [np.datetime64(t[:19].replace("/", "-").replace(" ", "T")).astype(float) for t in texts[:4]]
+    np.testing.assert_allclose(got[:4], np.add(expected, [0.08, 0.53, 0, 0]), atol=1e-6)
+    assert np.isnan(got[4:]).all()
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_a_corpus_tells_its_leaks_and_leaves_them_out_when_asked(tmp_path, caplog, exclude):
+    caplog.set_level(logging.INFO)
+    waveforms = [np.random.default_rng(i).standard_normal((3, 900)).astype(np.float32) for i in range(4)]
+    origin = ["2014-04-01T00:00:00Z", "2014-04-02T00:00:00Z", "2014-04-03T00:00:00Z", "2014-04-04T00:00:00Z"]
+    for name, split, shift in (("one", ["train"] * 3 + ["dev"], 0), ("two", ["train", "test", "train", "train"], 1)):
+        columns = {
+            "split": split,
+            "source_id": [f"{name}{i}" for i in range(4)],
+            "source_origin_time": [t.replace("00Z", f"0{shift}Z") for t in origin],
+            "source_latitude_deg": [10.0] * 4,
+            "source_longitude_deg": [20.0] * 4,
+        }
+        write_set(tmp_path / "data" / name, waveforms, columns=columns)
+    config = DataConfig(
+        root=str(tmp_path / "data"), datasets=("all",), cache=str(tmp_path / "cache"), exclude_leaks=exclude
+    )
+    table = load_corpus(config)
+    assert "one train, two dev/test: 1 events, 1 training traces" in caplog.text
+    assert {(x["train"], x["evaluation"]): x["traces"] for x in leak_report(table)} == {
+        ("one", "two"): 1,
+        ("two", "one"): 1,
+    }
+    kept = list(zip(table["dataset"].to_pylist(), table["event"].to_pylist(), strict=True))
+    assert len(kept) == (6 if exclude else 8)
+    assert (("one", "one1") in kept, ("two", "two3") in kept) == ((False, False) if exclude else (True, True))
+    rows = quality_report(table)
+    assert [row["left_out"] for row in rows] == ([{LEAKED: 1}] * 2 if exclude else [{}, {}])
+    if exclude:
+        assert quality_table(rows).splitlines()[1].split() == ["one", "3", "-1"]

@@ -1,0 +1,173 @@
+"""The stream: the batches of the plan and nothing else, through Ray Data, crashes and changes of the number of workers."""
+
+import collections
+import json
+import os
+import signal
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer
+
+from raysys.config import DataConfig
+from raysys.data.corpus import load_corpus, select, train_plan
+from raysys.data.source import deal
+from raysys.data.stream import Batch, Worker, _DealtBlock, process_batches, ray_batches
+from raysys.data.windows import Traces
+
+WINDOW = 1024
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def data(miniatures, tmp_path_factory):
+    """Configuration with small blocks, training split and plan of the eight twins."""
+    config = DataConfig(
+        root=str(miniatures),
+        datasets=("all",),
+        cache=str(tmp_path_factory.mktemp("cache")),
+        block_rows=8,
+        blocks_per_task=3,
+        shuffle_rows=64,
+        cpus_per_read=0.5,
+    )
+    traces = Traces.from_table(select(load_corpus(config), "train"))
+    return config, traces, train_plan(config, traces, seed=1)
+
+
+def test_ray_data_and_threads_of_the_process_deliver_the_same_batches(ray_cluster, data):
+    config, traces, plan = data
+    worker, steps = Worker(0, 1, BATCH), plan.epoch_windows // BATCH + 7  # past the end of an epoch
+    arguments = (plan, config, WINDOW, worker, 20, steps)
+    ours = list(ray_batches(ray.put(traces), *arguments))
+    theirs = list(process_batches(traces, *arguments))
+    assert len(ours) == len(theirs) == steps
+    for a, b in zip(ours, theirs, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    epochs, visits = plan.visits(20, steps * BATCH)
+    np.testing.assert_array_equal(torch.cat([b.trace for b in ours]), visits % len(traces))
+    np.testing.assert_array_equal(torch.cat([b.epoch for b in ours]), epochs)
+    ours[0].waveform.mul_(0)  # a batch belongs to its consumer: it can be written, and no other changes
+    assert not torch.equal(ours[0].waveform, theirs[0].waveform)
+
+
+def test_blocks_are_dealt_in_rounds_and_hold_every_window_once():
+    epochs, visits = np.zeros(3 * 4 * 17, np.int32), np.arange(3 * 4 * 17)
+    blocks = deal(epochs, visits, world=3, batch=4, block_rows=20)
+    np.testing.assert_array_equal(np.sort(blocks.visits), visits)
+    edges = np.cumsum([0, *blocks.sizes])
+    for rank in range(3):
+        mine = np.concatenate([blocks.visits[edges[i] : edges[i + 1]] for i in range(rank, len(blocks.sizes), 3)])
+        np.testing.assert_array_equal(mine, visits.reshape(17, 3, 4)[:, rank].ravel())
+
+
+def test_a_block_out_of_order_stops_the_run():
+    batch = Batch(*(torch.zeros(BATCH) for _ in Batch._fields))
+    _DealtBlock(5, [batch]).check(5, Worker(1, 2, BATCH))
+    with pytest.raises(RuntimeError, match=r"rank 1 was dealt block 7 .* in place of block 5"):
+        _DealtBlock(7, [batch]).check(5, Worker(1, 2, BATCH))
+    with pytest.raises(RuntimeError, match="out of order"):
+        _DealtBlock(5, [batch]).check(5, Worker(1, 2, BATCH + 1))
+
+
+def consume(args: dict) -> None:
+    """A training worker that only logs what it was given, reports its position, and may be killed once."""
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    position, attempt = args["position"], 0
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            position, attempt = json.loads((Path(folder) / "state.json").read_text())
+        attempt += 1
+    steps = (args["end"] - position) // (world * BATCH)
+    stream = ray_batches(
+        args["traces"], args["plan"], args["config"], WINDOW, Worker(rank, world, BATCH), position, steps
+    )
+    with (Path(args["folder"]) / f"{attempt}-{rank}.jsonl").open("w") as log:
+        for step, batch in enumerate(stream, start=1):
+            crc = zlib.crc32(batch.waveform.numpy().tobytes())
+            line = [position, batch.trace.tolist(), batch.epoch.tolist(), crc]
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            position += world * BATCH
+            if args["kill_at"] and attempt == 0 and rank == 1 and position >= args["kill_at"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if args["kill_at"] and step % 5 == 0:
+                with tempfile.TemporaryDirectory() as folder:
+                    (Path(folder) / "state.json").write_text(json.dumps([position, attempt]))
+                    ray.train.report({"position": position}, checkpoint=ray.train.Checkpoint(folder))
+
+
+def fit(data, folder: Path, *, workers: int, end: int, position: int = 0, kill_at: int = 0) -> dict[int, dict]:
+    """Returns attempt -> (position, rank) -> what was delivered there."""
+    config, traces, plan = data
+    (folder / "log").mkdir(parents=True)
+    args = {"traces": ray.put(traces), "plan": plan, "config": config, "folder": str(folder / "log")}
+    TorchTrainer(
+        consume,
+        train_loop_config=args | {"position": position, "end": end, "kill_at": kill_at},
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.25}),
+        run_config=ray.train.RunConfig(
+            name="run", storage_path=str(folder), failure_config=ray.train.FailureConfig(max_failures=1)
+        ),
+    ).fit()
+    attempts: dict[int, dict] = collections.defaultdict(dict)
+    for file in (folder / "log").glob("*.jsonl"):
+        attempt, rank = map(int, file.stem.split("-"))
+        for line in file.read_text().splitlines():
+            place, *what = json.loads(line)
+            attempts[attempt][place, rank] = what
+    return attempts
+
+
+def ids(*histories: dict) -> list[tuple[int, int]]:
+    """(epoch, trace) of every window that was delivered."""
+    return [pair for h in histories for trace, epoch, _ in h.values() for pair in zip(epoch, trace, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, data, tmp_path_factory):
+    """What two workers see in one epoch and a half."""
+    end = int(1.5 * data[2].epoch_windows) // 40 * 40
+    return fit(data, tmp_path_factory.mktemp("undisturbed"), workers=2, end=end)[0], end
+
+
+@pytest.mark.slow
+def test_exactly_once_by_two_ray_train_workers(data, undisturbed):
+    _, traces, plan = data
+    history, _ = undisturbed
+    seen = collections.Counter(ids(history))
+    assert max(seen.values()) == 1
+    assert sum(1 for epoch, _ in seen if epoch == 0) == plan.epoch_windows == len(traces)
+    assert sum(1 for epoch, _ in seen if epoch == 1) > 0
+
+
+@pytest.mark.slow
+def test_exactly_once_after_a_worker_was_killed_in_mid_epoch(data, undisturbed, tmp_path):
+    """What the model has seen, before the checkpoint in one life and after it in the next, is the undisturbed run."""
+    _, _, plan = data
+    history, end = undisturbed
+    lives = fit(data, tmp_path, workers=2, end=end, kill_at=plan.epoch_windows // 2)
+    assert sorted(lives) == [0, 1]
+    resumed = min(place for place, _ in lives[1])
+    assert 0 < resumed <= plan.epoch_windows // 2
+    effective = {key: what for key, what in lives[0].items() if key[0] < resumed} | lives[1]
+    assert effective == history, "ids, epochs and samples, batch for batch and rank for rank"
+
+
+@pytest.mark.slow
+def test_exactly_once_when_the_number_of_workers_changes_in_mid_epoch(data, undisturbed, tmp_path):
+    _, _, plan = data
+    history, end = undisturbed
+    change = plan.epoch_windows // 3 // 8 * 8
+    two = fit(data, tmp_path / "two", workers=2, end=change)[0]
+    one = fit(data, tmp_path / "one", workers=1, position=change, end=end)[0]
+    together = ids(two, one)
+    assert len(together) == len(set(together)) == end
+    assert sorted(together) == sorted(ids(history)), "the rest of the epoch, nothing twice and nothing lost"
