@@ -24,17 +24,18 @@ def write_results(directory: str, config: RunConfig, grid: ResultGrid, budget_wi
         RuntimeError: no trial finished in good health; trials.csv names the reasons.
     """
     fs, path = fsspec.core.url_to_fs(directory)
-    trials = pd.DataFrame([_trial_row(result, budget_windows) for result in grid])
+    results = sorted(grid, key=_name)  # a restored sweep lists its trials in another order
+    trials = pd.DataFrame([_trial_row(result, budget_windows) for result in results])
     with fs.open(f"{path}/trials.csv", "w") as stream:
         trials.to_csv(stream, index=False)
     with fs.open(f"{path}/history.csv", "w") as stream:
-        pd.concat([_history(result) for result in grid]).to_csv(stream, index=False)
+        pd.concat([_history(result) for result in results]).to_csv(stream, index=False)
     healthy = trials[trials["healthy"] & (trials["status"] != "ERROR")]
     if healthy.empty:
         raise RuntimeError(f"{directory}: no trial finished in good health; trials.csv names the reasons")
     furthest = healthy[healthy["windows"] == healthy["windows"].max()]
     winner = furthest.loc[furthest["objective"].idxmax()]
-    result = next(r for r in grid if _name(r) == winner["trial"])
+    result = next(r for r in results if _name(r) == winner["trial"])
     best = {
         "trial": winner["trial"],
         "objective": config.search.objective,

@@ -167,7 +167,7 @@ def test_prepare_from_a_failing_store_to_a_failing_store(store, miniatures, tmp_
     """The job itself, with a Ray of its own; every seventh request fails."""
     for name in ("mlaapde", "pnw"):
         shutil.copytree(miniatures / name, tmp_path / "source" / name)
-    upload(tmp_path / "source", "data")
+    upload(tmp_path / "source", "whole")
     store.fail_every = 7
     command = [
         sys.executable,
@@ -175,7 +175,7 @@ def test_prepare_from_a_failing_store_to_a_failing_store(store, miniatures, tmp_
         "jobs.prepare",
         "smoke",
         "--data.root",
-        "s3://seismograms/data",
+        "s3://seismograms/whole",
         "--data.datasets",
         "all",
     ]
