@@ -13,7 +13,8 @@ import pstats
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ import numpy as np
 import ray
 import ray.train
 import torch
+from ray._private.internal_api import memory_summary
 from ray.train.torch import TorchTrainer
 
 import raysys  # noqa: F401  (sets what Ray reads when it is imported)
@@ -34,6 +36,9 @@ from raysys.data.windows import Traces, read_windows
 
 WINDOW, BATCH, BLOCK = 4096, 64, 512
 WINDOW_BYTES = 3 * WINDOW * 4
+COLUMNS = 56
+"""Of the metadata, as many as the data sets of SeisBench have (17 to 115); its reader makes a dictionary of them for
+every trace."""
 H200_WINDOWS_PER_S = 3500
 """What one H200 is to be fed with."""
 
@@ -45,7 +50,9 @@ def write_set(folder: Path, traces: int, samples: int, rate_hz: float, *, holes:
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    lines = ["trace_name,trace_sampling_rate_hz,split,trace_p_arrival_sample,source_id,station_code"]
+    columns = ["trace_name", "trace_sampling_rate_hz", "split", "trace_p_arrival_sample", "source_id", "station_code"]
+    lines = [",".join(columns + [f"trace_property_{i}" for i in range(COLUMNS - len(columns))])]
+    properties = ",".join(["0.125", "text"] * ((COLUMNS - len(columns)) // 2))
     with h5py.File(folder / "waveforms.hdf5", "w") as file:
         group = file.create_group("data")
         for first in range(0, traces, 1024):
@@ -55,15 +62,18 @@ def write_set(folder: Path, traces: int, samples: int, rate_hz: float, *, holes:
             if not holes:
                 node[...] = noise[:rows] + first
             names = (f'"{block}${row},:3,:{samples}"' for row in range(rows))
-            lines += [f"{n},{rate_hz},train,{samples // 3},e{(first + i) // 8},S{i % 97}" for i, n in enumerate(names)]
+            lines += [
+                f"{n},{rate_hz},train,{samples // 3},e{(first + i) // 8},S{i % 97},{properties}"
+                for i, n in enumerate(names)
+            ]
         file["data_format/dimension_order"], file["data_format/component_order"] = "CW", "ZNE"
         file["data_format/sampling_rate"] = rate_hz
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
 
 
 def settings(root: Path, name: str, **more) -> DataConfig:
-    """The configuration of one set; reading tasks take half a core, so that two run beside the consumers on two cores."""
-    options = {"root": str(root), "datasets": (name,), "cache": str(root.parent / "cache"), "cpus_per_read": 0.5}
+    """The configuration of one set; two reading tasks run at a time beside the consumers on two cores."""
+    options = {"root": str(root), "datasets": (name,), "cache": str(root.parent / "cache"), "cpus_per_read": 0.9}
     return DataConfig(**options | more)
 
 
@@ -146,8 +156,10 @@ def direct_counts(traces: Traces, plan, num: int):
         yield len(cut(traces, plan, epochs, visits, WINDOW)["num_valid"])
 
 
-def resident_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def own_mb() -> float:
+    """Resident memory of this process without what it shares, such as the object store."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def cluster_seconds() -> float:
@@ -177,10 +189,16 @@ def consume(args: dict) -> None:
         arguments = (plan, config, WINDOW, Worker(rank, world, BATCH), 0, steps)
         if world == 1:
             row["process"], row["process_core"], _ = rate(len(b.trace) for b in process_batches(traces, *arguments))
-        seconds, begin = cluster_seconds(), time.perf_counter()
-        row["stream"], _, row["first_s"] = rate(len(b.trace) for b in ray_batches(reference, *arguments))
+        seconds, begin, row["own_mb"] = cluster_seconds(), time.perf_counter(), []
+
+        def sizes(row=row) -> Iterator[int]:
+            for number, batch in enumerate(ray_batches(reference, *arguments), start=1):  # noqa: B023
+                if number * BATCH * world % plan.epoch_windows == 0:
+                    row["own_mb"].append(own_mb())
+                yield len(batch.trace)
+
+        row["stream"], _, row["first_s"] = rate(sizes())
         row["cores"] = (cluster_seconds() - seconds) / (time.perf_counter() - begin)
-        row["resident_mb"] = resident_mb()
         rows.append(row)
     (Path(args["folder"]) / f"{rank}.json").write_text(json.dumps(rows))
 
@@ -193,7 +211,7 @@ def through_train(data, folder: Path, workers: int, windows: int, rounds: int) -
     TorchTrainer(
         consume,
         train_loop_config=args,
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.25}),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 0.05}),
         run_config=ray.train.RunConfig(name="bench", storage_path=str(folder)),
     ).fit()
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(workers)]
@@ -219,25 +237,23 @@ def profile(data) -> list[str]:
     return [f"{100 * entry[2] / total:.0f} % {Path(place[0]).name}:{place[2]}" for place, entry in largest]
 
 
-def side_by_side(root: Path, direct, slow, rounds: int) -> dict[str, list[float]]:
+def side_by_side(root: Path, direct, slow) -> Iterator[dict[str, float]]:
     """Windows a second of the paths in one process, and of the DataLoader, round by round."""
     _, generator = seisbench_generator(root / "noise")
     _, slow_generator = seisbench_generator(root / "slow")
-    seen: dict[str, list[float]] = {}
-
-    def add(name: str, counts) -> None:
-        wall, core, _ = rate(counts)
-        seen.setdefault(name, []).append(wall)
-        seen.setdefault(f"{name}_core", []).append(core)
-
-    for _ in range(rounds):
-        seen.setdefault("raw", []).append(raw_reads(root / "noise" / "waveforms.hdf5"))
-        add("seisbench", generator_counts(generator, 1500))
-        add("direct", direct_counts(direct[1], direct[2], 1 << 15))
-        add("seisbench_40hz", generator_counts(slow_generator, 800))
-        add("direct_40hz", direct_counts(slow[1], slow[2], 1 << 13))
-        add("dataloader", loader_counts(generator, 40 * BATCH))
-    return seen
+    while True:
+        paths = {
+            "seisbench": generator_counts(generator, 1500),
+            "direct": direct_counts(direct[1], direct[2], 1 << 15),
+            "seisbench_40hz": generator_counts(slow_generator, 800),
+            "direct_40hz": direct_counts(slow[1], slow[2], 1 << 13),
+            "dataloader": loader_counts(generator, 80 * BATCH),
+            "dataloader_40hz": loader_counts(slow_generator, 40 * BATCH),
+        }
+        row = {"raw": raw_reads(root / "noise" / "waveforms.hdf5")}
+        for name, counts in paths.items():
+            row[name], row[f"{name}_core"], _ = rate(counts)
+        yield row
 
 
 def median(values: Iterable[float]) -> float:
@@ -256,28 +272,35 @@ def measure(folder: Path, rounds: int, traces: int) -> dict:
     shards = load(settings(folder / "shards", "noise"))
     check(root, direct, shards)
     out = {"first_batch_of_100000": first_batch(root), "profile": profile(direct)}
-    seen = side_by_side(root, direct, slow, rounds)
-    out |= {name: median(values) for name, values in seen.items()}
-    windows = 4 * traces
-    [one] = through_train(direct, folder / "one", 1, windows, max(3, rounds))
+    windows, rows, ones = 4 * traces, [], []
+    for number, row in zip(range(rounds), side_by_side(root, direct, slow), strict=False):
+        [one] = through_train(direct, folder / f"one-{number}", 1, windows, 2)  # the first warms the object store
+        ones.append(one[-1])
+        rows.append(row | {name: one[-1][name] for name in ("process", "stream")})
+    out |= {name: median(row[name] for row in rows) for name in rows[0]}
     two = through_train(direct, folder / "two", 2, windows, rounds)
     [packed] = through_train(shards, folder / "packed", 1, windows, rounds)
+    config, *rest = direct
+    [alone] = through_train((replace(config, cpus_per_read=1.9), *rest), folder / "alone", 1, windows, rounds)
     [low] = through_train(slow, folder / "low", 1, windows // 4, rounds)
-    out["process"] = median(row["process"] for row in one)
-    out["stream"] = median(row["stream"] for row in one)
     out["stream_two_workers"] = median(a["stream"] + b["stream"] for a, b in zip(*two, strict=True))
+    out["stream_one_reader"] = median(row["stream"] for row in alone)
     out["stream_shards"] = median(row["stream"] for row in packed)
     out["stream_40hz"] = median(row["stream"] for row in low)
-    out["stream_first_s"] = median(row["first_s"] for row in one[1:])
-    out["resident_mb_by_epochs_done"] = {4 * (i + 1): row["resident_mb"] for i, row in enumerate(one)}
-    for name, rows in (("stream", one), ("stream_40hz", low)):
-        per_window = median(row["cores"] / row["stream"] for row in rows)
+    out["stream_first_s"] = median(row["first_s"] for row in ones)
+    out["own_mb_after_each_epoch"] = ones[-1]["own_mb"]
+    for name, some in (("stream", ones), ("stream_40hz", low)):
+        per_window = median(row["cores"] / row["stream"] for row in some)
         out[f"{name}_core_us_per_window"] = 1e6 * per_window
         out[f"{name}_cores_for_one_h200"] = H200_WINDOWS_PER_S * per_window
-    out["direct_over_seisbench"] = out["direct_core"] / out["seisbench_core"]
-    out["direct_over_seisbench_40hz"] = out["direct_40hz_core"] / out["seisbench_40hz_core"]
-    out["stream_over_dataloader"] = out["stream"] / out["dataloader"]
-    out["stream_over_inprocess"] = median(row["stream"] / row["process"] for row in one)
+    for name, above, below in (
+        ("direct_over_seisbench", "direct_core", "seisbench_core"),
+        ("direct_over_seisbench_40hz", "direct_40hz_core", "seisbench_40hz_core"),
+        ("stream_over_dataloader", "stream", "dataloader"),
+        ("stream_over_inprocess", "stream", "process"),
+    ):
+        out[name] = median(row[above] / row[below] for row in rows)
+    out["stream_over_dataloader_40hz"] = out["stream_40hz"] / out["dataloader_40hz"]
     return out
 
 
@@ -285,6 +308,8 @@ def rounded(value):
     """The value with three significant digits, wherever there is a number in it."""
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
     if isinstance(value, float):
         return float(f"{value:.3g}")
     return value
@@ -298,9 +323,9 @@ def main() -> None:
     configure_logging()
     with tempfile.TemporaryDirectory(prefix="windows-") as folder:
         result = rounded(measure(Path(folder), options.rounds, options.traces))
+        print(memory_summary(stats_only=True))
         ray.shutdown()
-    load_mean = rounded(os.getloadavg()[2])
-    result |= {"cores": os.cpu_count(), "load_before_and_during": load_mean, "unit": "windows of (3, 4096) a second"}
+    result |= {"cores": os.cpu_count(), "load_15_min": os.getloadavg()[2], "unit": "windows of (3, 4096) a second"}
     for name, value in result.items():
         print(f"{name:30s} {value}")
     print(json.dumps(result))

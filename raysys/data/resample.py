@@ -10,7 +10,6 @@ from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import firwin
 
 RATE_HZ = 100.0
 """Sampling rate of every window."""
@@ -32,7 +31,7 @@ def ratio(rate_hz: float) -> tuple[int, int]:
 def low_pass(up: int, down: int) -> np.ndarray:
     """Returns the taps of the low-pass; every phase has unit gain at 0 Hz, so that an offset leaves no ripple."""
     half = 10 * max(up, down)
-    taps = firwin(2 * half + 1, 1.0 / max(up, down), window=("kaiser", 5.0))
+    taps = np.sinc(np.arange(-half, half + 1) / max(up, down)) * np.kaiser(2 * half + 1, 5.0)
     for phase in range(up):
         taps[phase::up] /= taps[phase::up].sum()
     return taps

@@ -12,6 +12,7 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.data.extensions import ArrowTensorArray
 
+from raysys.data.allocator import keep_freed_memory
 from raysys.data.plan import Plan, crop_starts
 from raysys.data.windows import Traces, read_windows
 
@@ -137,6 +138,7 @@ def _load(reference) -> Traces:
     """The traces behind a reference, unpacked once per process."""
     key = reference.hex()
     if key not in _LOADED:
+        keep_freed_memory()
         _LOADED.clear()
         _LOADED[key] = ray.get(reference)
     return _LOADED[key]

@@ -145,7 +145,7 @@ class _ToBatches(ArrowBatchCollateFn):
 
     def __call__(self, block: pa.Table) -> _DealtBlock:
         [number] = set(block["block"].to_pylist())
-        columns = [block[name].combine_chunks().to_numpy(zero_copy_only=False) for name in Batch._fields]
+        columns = [block[name].chunk(0).to_numpy(zero_copy_only=False) for name in Batch._fields]
         parts = (slice(first, first + self._size) for first in range(0, len(block), self._size))
         return _DealtBlock(number, [Batch(*(self._tensor(column[part]) for column in columns)) for part in parts])
 
@@ -156,9 +156,7 @@ class _ToBatches(ArrowBatchCollateFn):
 
 
 def _dataset(source: WindowDatasource, config: DataConfig) -> ray.data.Dataset:
-    dataset = ray.data.read_datasource(
-        source, override_num_blocks=source.num_tasks, ray_remote_args={"num_cpus": config.cpus_per_read}
-    )
+    dataset = ray.data.read_datasource(source, override_num_blocks=source.num_tasks, num_cpus=config.cpus_per_read)
     dataset.set_name("windows")
     dataset.context.enable_progress_bars = False
     dataset.context.target_max_block_size = source.block_bytes  # blocks are dealt as they are, not merged or split

@@ -106,7 +106,7 @@ def read_windows(traces: Traces, ids: np.ndarray, starts: np.ndarray, window: in
         OSError: a file is gone, is not the one that was indexed, or cannot be read after several attempts.
     """
     ids, starts = np.asarray(ids), np.asarray(starts)
-    out = _uninitialised(len(ids), window)
+    out = np.empty((len(ids), 3, window), np.float32)
     valid = np.minimum(window, traces.output_samples(ids) - starts).astype(np.int32)
     out[(valid < window) | (traces.num_components[ids] < 3)] = 0
     up, down = traces.up[ids], traces.down[ids]
@@ -139,13 +139,6 @@ def whole_traces(traces: Traces) -> Iterator[tuple[int, np.ndarray]]:
         waveforms, _ = read_windows(traces, ids, np.zeros(len(ids), np.int64), int(lengths[first]))
         yield from zip(ids.tolist(), waveforms, strict=True)
         first += len(ids)
-
-
-def _uninitialised(num: int, window: int) -> np.ndarray:
-    """An array from Arrow's memory pool, which keeps its pages: fresh ones would cost as much as the copy."""
-    if not num * window:
-        return np.zeros((num, 3, window), np.float32)
-    return np.frombuffer(pa.allocate_buffer(num * 3 * window * 4), np.float32).reshape(num, 3, window)
 
 
 def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -60,10 +60,8 @@ def store(monkeypatch):
     """The server with an empty bucket, known to every S3 client of this process."""
     import s3fs
 
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
     server = FaultyStore()
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     monkeypatch.setattr(files, "_FIRST_WAIT_S", 0.01)
@@ -88,9 +86,10 @@ def traces_at(folder: str, cache: Path) -> Traces:
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """A client that gives up at once, so that our own attempts are what is tested."""
+    """Clients that give up at once, so that our own attempts are what is tested."""
     import s3fs
 
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
 
 

@@ -1,6 +1,7 @@
 """The stream: the batches of the plan and nothing else, through Ray Data, crashes and changes of the number of workers."""
 
 import collections
+import contextlib
 import json
 import os
 import signal
@@ -74,6 +75,29 @@ def test_a_block_out_of_order_stops_the_run():
         _DealtBlock(7, [batch]).check(5, Worker(1, 2, BATCH))
     with pytest.raises(RuntimeError, match="out of order"):
         _DealtBlock(5, [batch]).check(5, Worker(1, 2, BATCH + 1))
+
+
+@pytest.mark.slow
+def test_a_vanished_reading_process_is_replaced_and_no_batch_changes(ray_cluster, data):
+    """Ray Data reads the lost blocks again elsewhere, as on another node."""
+    import psutil  # comes with Ray, and is there when Ray is imported
+
+    config, traces, plan = data
+    worker, steps = Worker(0, 1, BATCH), 3 * plan.epoch_windows // BATCH
+    arguments = (plan, config, WINDOW, worker, 0, steps)
+    killed, same = 0, True
+    theirs = process_batches(traces, *arguments)
+    for step, ours in enumerate(ray_batches(ray.put(traces), *arguments)):
+        same &= all(torch.equal(x, y) for x, y in zip(ours, next(theirs), strict=True))
+        for process in psutil.Process().children(recursive=True) if step > 3 and killed < 2 else ():
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("ray::ReadWin"):
+                    process.kill()
+                    killed += 1
+                    break
+    assert killed == 2
+    assert same
+    assert step == steps - 1
 
 
 def consume(args: dict) -> None:

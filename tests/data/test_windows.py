@@ -1,9 +1,14 @@
 """Windows hold the right samples: in place, in order, at 100 Hz."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
+from scipy.signal import upfirdn
 
 from raysys.config import DataConfig
+from raysys.data import files
 from raysys.data.corpus import load_corpus
 from raysys.data.index import load_index
 from raysys.data.resample import low_pass
@@ -65,6 +70,71 @@ def test_a_pick_stays_on_its_sample_after_resampling_and_cropping(tmp_path, rate
         assert -1.5 * native - 1 <= first - (traces.p_s[0] * RATE_HZ - start) <= 1.5 * native + 2, start
 
 
+def test_resampling_is_the_polyphase_filter_of_scipy(tmp_path):
+    """Away from the ends it is upfirdn with the same taps; a hole reaches as far as the filter and no further."""
+    for rate_hz, up, down in ((40.0, 5, 2), (250.0, 2, 5), (20.0, 5, 1), (75.19, 133, 100), (500.0, 1, 5)):
+        stored = np.random.default_rng(0).standard_normal((3, 6000)).astype(np.float32)
+        stored[1, 3000] = np.inf
+        traces = traces_of(write_set(tmp_path / f"{rate_hz}", [stored, stored], rate_hz=rate_hz), tmp_path / "cache")
+        assert (traces.up[0], traces.down[0]) == (up, down)
+        taps = low_pass(up, down)
+        half = len(taps) // 2
+        expected = upfirdn(taps, np.where(np.isinf(stored), 0, stored).astype(float), up)[:, half::down]
+        start = int(0.48 * traces.output_samples(np.array([0]))[0])
+        x, _ = read_windows(traces, np.array([0]), np.array([start]), 512)
+        hole = np.isnan(x[0])
+        np.testing.assert_allclose(
+            np.where(hole, 0, x[0]), np.where(hole, 0, expected[:, start : start + 512]), atol=2e-6
+        )
+        reach = np.abs((start + np.arange(512)) * down - 3000 * up) <= half
+        assert not hole[[0, 2]].any()
+        np.testing.assert_array_equal(hole[1], reach)
+
+
+@pytest.mark.parametrize("stored", ["<f8", ">f4", "<i4", "<i2"])
+def test_other_types_and_long_traces_are_read_as_they_are(tmp_path, stored):
+    """Types other than float32, and traces so long that components are read apart."""
+    waveforms = [
+        np.round(1000 * np.random.default_rng(i).standard_normal((3, 20_000))).astype(stored) for i in range(3)
+    ]
+    traces = traces_of(write_set(tmp_path / "set", waveforms), tmp_path / "cache")
+    x, _ = read_windows(traces, np.array([2, 0]), np.array([15_000, 9]), 4096)
+    np.testing.assert_array_equal(x[0], waveforms[2][:, 15_000:19_096].astype(np.float32))
+    np.testing.assert_array_equal(x[1], waveforms[0][:, 9:4105].astype(np.float32))
+
+
+def test_a_disk_that_fails_for_a_moment_is_read_again_and_one_that_stays_broken_is_named(
+    noise_set, tmp_path, monkeypatch
+):
+    folder, waveforms = noise_set
+    traces = traces_of(folder, tmp_path / "cache")
+    monkeypatch.setattr(files, "_FIRST_WAIT_S", 0.0)
+    preadv, failures = os.preadv, [errno.EIO, errno.ESTALE]
+
+    def failing(*arguments):
+        if failures:
+            raise OSError(failures[0], os.strerror(failures.pop(0)))
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", failing)
+    x, _ = read_windows(traces, np.array([3]), np.array([10]), 512)
+    np.testing.assert_array_equal(x[0], waveforms[3][:, 10:522])
+    failures += [errno.EIO] * 4
+    with pytest.raises(
+        OSError, match=r"noise/waveforms\.hdf5: failed 4 times in a row, last with: .*Input/output error"
+    ):
+        read_windows(traces, np.array([3]), np.array([10]), 512)
+
+
+def test_windows_that_somebody_still_holds_are_never_overwritten(noise_set, tmp_path):
+    """Memory is used again, but only when every view of it is gone."""
+    folder, waveforms = noise_set
+    traces = traces_of(folder, tmp_path / "cache")
+    held = [read_windows(traces, np.array([i]), np.array([0]), 512)[0][:, 1:, 5:] for i in range(10)]
+    for i, view in enumerate(held):
+        np.testing.assert_array_equal(view[0], waveforms[i][1:, 5:512])
+
+
 @pytest.mark.parametrize(("up", "down"), [(5, 2), (2, 1), (2, 5), (5, 1), (100, 75)])
 def test_an_offset_leaves_no_ripple(up, down):
     taps = low_pass(up, down)
@@ -101,6 +171,12 @@ def test_a_file_that_shrank_since_it_was_indexed_is_named(tmp_path):
     (folder / "waveforms.hdf5").write_bytes(content[: traces.offset[4] + 1000])
     with pytest.raises(OSError, match=r"waveforms\.hdf5: shorter than when it was indexed"):
         read_windows(traces, np.array([4]), np.array([0]), 512)
+    (folder / "waveforms.hdf5").write_bytes(content + b"more")
+    with pytest.raises(OSError, match=r"waveforms\.hdf5: not the file that was indexed .*Start again"):
+        read_windows(traces, np.array([0]), np.array([0]), 512)
+    (folder / "waveforms.hdf5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"waveforms\.hdf5"):
+        read_windows(traces, np.array([0]), np.array([0]), 512)
 
 
 def test_windows_equal_what_seisbench_reads(real_data, tmp_path):
