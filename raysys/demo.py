@@ -8,7 +8,6 @@ from pathlib import Path
 
 from raysys.cluster import connect
 from raysys.config import RunConfig
-from raysys.data.corpus import load_corpus, summary
 from raysys.data.miniature import write_miniatures, write_obspy_examples
 from raysys.data.shards import prepare
 from raysys.report.write import write_report
@@ -54,10 +53,8 @@ def run_demo(config: RunConfig, data: str | None, out: str) -> Path:
     config = config.override({"data.root": data, "storage": str(folder), "data.cache": str(folder / "cache")})
     connect()
     stage("2/5 preparing shards: 100 Hz, ZNE, quality flags")
-    prepared = prepare(config, f"{folder}/shards")
+    prepare(config, f"{folder}/shards")
     config = config.override({"data.root": f"{folder}/shards"})
-    (folder / config.name).mkdir(parents=True, exist_ok=True)
-    _write_summary(folder / config.name / "dataset_summary.json", config, prepared)
     stage(f"3/5 pretraining with {config.train.num_workers} workers")
     run = pretrain(config)
     stage(f"4/5 searching: {config.search.num_trials} trials with early stopping")
@@ -68,13 +65,6 @@ def run_demo(config: RunConfig, data: str | None, out: str) -> Path:
     stage("done")
     print(_MEANING.format(**_numbers(config, run, best, folder), report=report, storage=folder))
     return report
-
-
-def _write_summary(path: Path, config: RunConfig, prepared) -> None:
-    left_out = {
-        one.dataset: one.left_out | {f"kept: {reason}": n for reason, n in one.flagged.items()} for one in prepared
-    }
-    path.write_text(json.dumps({"datasets": summary(load_corpus(config.data)), "left_out": left_out}, indent=1))
 
 
 def _numbers(config: RunConfig, run: dict, best: dict, folder: Path) -> dict:

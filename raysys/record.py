@@ -17,8 +17,8 @@ from raysys.config import RunConfig, differences
 _PACKAGES = ("ray", "torch", "triton", "xlstm", "numpy", "pyarrow", "h5py", "seisbench", "safetensors")
 
 
-def run_record(config: RunConfig, data_fingerprint: str) -> dict[str, Any]:
-    """Returns commit, uncommitted changes, versions, seed, hardware, data fingerprint and command line of this process."""
+def run_record(config: RunConfig, data_fingerprint: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Returns commit, uncommitted changes, versions, seed, hardware, data and command line of this process."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": " ".join(sys.orig_argv),
@@ -29,6 +29,7 @@ def run_record(config: RunConfig, data_fingerprint: str) -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "machine": platform.platform(),
         "data_fingerprint": data_fingerprint,
+        "data": data,
     }
 
 

@@ -14,7 +14,7 @@ from raysys.data.catalog import resolve
 from raysys.data.index import dropped_rows, load_index
 from raysys.data.leakage import leak_lines, leaks
 from raysys.data.plan import Plan, mixture
-from raysys.data.quality import mask, quality_row, quality_table, reasons
+from raysys.data.quality import mask, quality_report, quality_row, quality_table, reasons
 from raysys.data.windows import Traces
 
 log = logging.getLogger(__name__)
@@ -104,12 +104,15 @@ def fingerprint(corpus: pa.Table) -> str:
 
 
 def summary(corpus: pa.Table) -> list[dict]:
-    """Returns one row a data set: traces by split, labels and sampling rates."""
+    """Returns one row a data set: traces by split, labels, sampling rates, and its quality (`quality_row`)."""
+    quality = {row["dataset"]: row for row in quality_report(corpus)}
     rows = []
     for name in pc.unique(corpus["dataset"]).to_pylist():
         part = corpus.filter(pc.equal(corpus["dataset"], name))
         splits = {s: pc.sum(pc.equal(part["split"], s)).as_py() or 0 for s in ("train", "dev", "test")}
         labels = {f"{w}_labels": pc.sum(pc.invert(pc.is_nan(part[f"{w}_s"]))).as_py() for w in "ps"}
         rates = sorted(pc.unique(part["rate_hz"]).to_pylist())
-        rows.append({"dataset": name, "traces": len(part), **splits, **labels, "rates_hz": rates})
+        rows.append(
+            {"dataset": name, "traces": len(part), **splits, **labels, "rates_hz": rates, **quality.get(name, {})}
+        )
     return rows

@@ -25,9 +25,6 @@ class Run:
         config: the resolved configuration, nested as in config.json.
         record: what it ran on (`raysys.record`).
         metrics: one column a metric, indexed by optimiser step; NaN where a step has no value.
-        untrained: scores of the same model before training; may be empty.
-        data: one row a data set; may be empty.
-        left_out: data set -> reason -> traces.
         usage: step -> frames of the validation set that took each code, (G, V).
         checkpoint: the newest folder with weights, None where there is none.
         notes: what could not be read.
@@ -37,9 +34,6 @@ class Run:
     config: dict[str, Any]
     record: dict[str, Any]
     metrics: pd.DataFrame
-    untrained: dict[str, float]
-    data: pd.DataFrame
-    left_out: dict[str, dict[str, int]]
     usage: dict[int, np.ndarray]
     checkpoint: Path | None
     notes: tuple[str, ...]
@@ -99,17 +93,12 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_run(path: Path) -> Run:
     notes: list[str] = []
-    data = _json(path / "dataset_summary.json", {}, notes, needed=False)
-    rows, left_out = _data_tables(data)
     weights = sorted(path.glob("step*/model.safetensors"))
     return Run(
         path=path,
         config=_json(path / "config.json", {}, notes),
         record=_json(path / "record.json", {}, notes),
         metrics=_metrics(path / "metrics.jsonl", notes),
-        untrained=_numbers(_json(path / "untrained.json", {}, notes, needed=False)),
-        data=rows,
-        left_out=left_out,
         usage=_usage(path / "tensorboard"),
         checkpoint=weights[-1].parent if weights else None,
         notes=tuple(notes),
@@ -181,22 +170,6 @@ def _metrics(path: Path, notes: list[str]) -> pd.DataFrame:
         return pd.DataFrame()
     frame = pd.DataFrame(rows).apply(pd.to_numeric, errors="coerce").replace([np.inf, -np.inf], np.nan)
     return frame.groupby("step").last()
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and np.isfinite(v)}
-
-
-def _data_tables(content: Any) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
-    """The rows and the traces left out of dataset_summary.json: a list of rows, or the same list beside "left_out"."""
-    left_out: dict[str, dict[str, int]] = {}
-    if isinstance(content, dict):
-        left_out = content.get("left_out") or {}
-        content = next((value for value in content.values() if isinstance(value, list)), [])
-    rows = [row for row in content if isinstance(row, dict)]
-    for row in rows:
-        left_out |= row.pop("left_out", None) or {}
-    return pd.DataFrame([row for row in rows if "dataset" in row]), left_out
 
 
 def _usage(folder: Path) -> dict[int, np.ndarray]:

@@ -87,8 +87,8 @@ def _before(run: Run) -> tuple[float, str]:
 
 
 def untrained_scores(run: Run) -> dict[str, float]:
-    """Returns the scores of the model before training: those of untrained.json, else of the validation at step 0."""
-    return run.untrained or (run.metrics.loc[0].dropna().to_dict() if 0 in run.metrics.index else {})
+    """Returns the scores of the model before training, from the validation at step 0; empty where there was none."""
+    return run.metrics.loc[0].dropna().to_dict() if 0 in run.metrics.index else {}
 
 
 def _perplexity_share(run: Run) -> float:
@@ -196,30 +196,39 @@ def _seismograms(run: Run, config: dict) -> Section:
 
 
 def _data(run: Run) -> Section:
-    if run.data.empty:
-        return Section("Data", (note("No table: the run folder holds no dataset_summary.json."),))
-    data = run.data
-    labels = {
-        "traces": "traces",
-        "train": "train",
-        "dev": "dev",
-        "test": "test",
-        "p_labels": "P picks",
-        "s_labels": "S picks",
-    }
-    counts = [name for name in labels if name in data]
-    reasons = {name: _reasons(run, name) for name in data["dataset"]}
+    data = run.record.get("data") or {}
+    sets = data.get("sets") or []
+    if not sets:
+        return Section("Data", (note("No table: record.json does not say what the data held."),))
+    labels = {"train": "train", "dev": "dev", "test": "test", "p_labels": "P picks", "s_labels": "S picks"}
+    labels = {"traces": "traces"} | labels
     rows = [
-        [row["dataset"], *(row[c] for c in counts), _rates(row.get("rates_hz")), *map(_listed, reasons[row["dataset"]])]
-        for _, row in data.iterrows()
+        [one["dataset"], *(one[c] for c in labels), _rates(one["rates_hz"]), _listed(one["left_out"]), _flaws(one)]
+        for one in sets
     ]
-    totals = [sum(sum(pair[k].values()) for pair in reasons.values()) if run.left_out else "" for k in (0, 1)]
-    total = ["all", *(int(data[c].sum()) for c in counts), "", *totals]
-    columns = ("data set", *(labels[c] for c in counts), "rates (Hz)", "left out", "kept, flagged")
-    words = "Numbers are traces. Traces left out were refused for the reason given; flagged ones have a flaw that was mended or does no harm."
-    if not run.left_out:
-        words = "Numbers are traces. What was left out is not recorded."
-    return Section("Data", (table(columns, [*rows, total], strong=len(rows)), paragraph(words)))
+    sums = [sum(sum(one[kind].values()) for one in sets) for kind in ("left_out", "kept")]
+    rows.append(["all", *(sum(one[c] for one in sets) for c in labels), "", *sums])
+    columns = ("data set", *labels.values(), "rates (Hz)", "left out", "kept, flawed")
+    words = (
+        "Numbers are traces. Traces left out were refused for the reason given; those kept with a flaw are mended: samples "
+        "that are not finite and components that are dead are zero in the model's input."
+    )
+    return Section("Data", (table(columns, rows, strong=len(rows) - 1), paragraph(words), *_leaks(run, data["leaks"])))
+
+
+def _flaws(one: dict) -> str:
+    return _listed(one["kept"]) if one["scanned"] else "unknown: samples not looked at (data.scan)"
+
+
+def _leaks(run: Run, leaks: list[dict]) -> tuple[str, ...]:
+    if not leaks:
+        return (paragraph("No event of the training split is in the dev or test split of any data set of this run."),)
+    rows = [(one["train"], one["evaluation"], one["events"], one["traces"]) for one in leaks]
+    fate = "A model pretrained on these traces has seen earthquakes that it may be tested on; data.exclude_leaks=true leaves them out."
+    if flatten(run.config).get("data.exclude_leaks"):
+        fate = "These traces were left out of training."
+    words = f"Events that both sides hold, by identifier or by origin (within 5 s and 50 km). {fate}"
+    return (table(("training split of", "dev or test split of", "events", "training traces"), rows), paragraph(words))
 
 
 def _rates(rates) -> str:
@@ -227,14 +236,6 @@ def _rates(rates) -> str:
         return ""
     shown = [f"{rate:g}" for rate in rates]
     return ", ".join(shown) if len(shown) <= 4 else f"{len(shown)} rates, {shown[0]} to {shown[-1]}"
-
-
-def _reasons(run: Run, dataset: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Traces left out, and traces kept though flagged, by reason; the latter are recorded as "kept: reason"."""
-    out, kept = {}, {}
-    for reason, count in run.left_out.get(dataset, {}).items():
-        (kept if reason.startswith(_KEPT) else out)[reason.removeprefix(_KEPT)] = count
-    return out, kept
 
 
 def _listed(reasons: dict[str, int]) -> str:

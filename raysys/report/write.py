@@ -102,7 +102,7 @@ def _tables(folder: Run | Sweep) -> dict[str, pd.DataFrame]:
         return {
             "metrics": folder.metrics.reset_index(),
             "code_usage": usage.rename_axis("code").reset_index(),
-            "data": folder.data,
+            "data": pd.DataFrame((folder.record.get("data") or {}).get("sets")),
         }
     axes, _ = tuned_axes(folder)
     return {"top10": top_rows(folder, axes), "importance": importance(folder, axes), "history": folder.history}

@@ -7,8 +7,9 @@ from typing import Any
 import ray
 
 from raysys.config import RunConfig
-from raysys.data.corpus import fingerprint, load_corpus, select, train_plan
+from raysys.data.corpus import fingerprint, load_corpus, select, summary, train_plan
 from raysys.data.fixed import FixedWindows, fixed_windows
+from raysys.data.leakage import leak_report
 from raysys.data.plan import Plan
 from raysys.data.windows import Traces
 
@@ -26,6 +27,8 @@ class TrainingData:
 
     plan: Plan
     fingerprint: str
+    contents: dict[str, Any]
+    """For the record: "sets" (`raysys.data.corpus.summary`) and "leaks" (`raysys.data.leakage.leak_report`)."""
     traces: Any
     validation: Any
     probe_fit: Any
@@ -58,6 +61,7 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
     return TrainingData(
         plan=train_plan(config.data, traces, config.train.seed),
         fingerprint=fingerprint(corpus),
+        contents={"sets": summary(corpus), "leaks": leak_report(corpus)},
         traces=traces,
         validation=fixed_windows(dev, config.train.val_windows, window, _FIXED_SEED),
         probe_fit=fixed_windows(training, config.probe.fit_windows, window, _FIXED_SEED + 1, labelled=True),

@@ -30,7 +30,7 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     connect()
     data = prepare_training_data(config)
     directory = run_directory(config)
-    record = run_record(config, data.fingerprint)
+    record = run_record(config, data.fingerprint, data.contents)
     write_run(directory, config, record)
     result = TorchTrainer(
         train_worker,

@@ -44,7 +44,7 @@ def sweep(config: RunConfig) -> dict[str, Any]:
     connect()
     config = trial_config(config)
     data = prepare_training_data(config)
-    record, directory = run_record(config, data.fingerprint), run_directory(config)
+    record, directory = run_record(config, data.fingerprint, data.contents), run_directory(config)
     write_run(directory, config, record)
     budget = Budget.of(config, data.plan.epoch_windows)
     grid = _tuner(config, space, data.shared(), record, budget).fit()

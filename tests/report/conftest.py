@@ -128,16 +128,16 @@ def write_run_folder(path, steps, seed=0):
         "machine": "Linux",
         "seed": 0,
         "data_fingerprint": "abc",
+        "data": _data(),
     }
     (path / "record.json").write_text(json.dumps(record))
-    lines = [line for step in range(1, steps + 1) for line in _lines(step, steps, rng)]
+    lines = [{"step": 0, "probe/macro_ap": 0.07, "val/top1_tie": 0.024}]
+    lines += [line for step in range(1, steps + 1) for line in _lines(step, steps, rng)]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (path / "untrained.json").write_text(json.dumps({"probe/macro_ap": 0.07, "val/top1_tie": 0.024}))
-    _write_data_table(path)
     return path
 
 
-def _write_data_table(path):
+def _data():
     rows = [
         {
             "dataset": "ETHZ",
@@ -148,6 +148,9 @@ def _write_data_table(path):
             "p_labels": 30000,
             "s_labels": 21000,
             "rates_hz": [100.0, 200.0],
+            "left_out": {"sampling rate is 0": 4, "row points nowhere": 17},
+            "kept": {"clipped": 8},
+            "scanned": True,
         },
         {
             "dataset": "STEAD",
@@ -158,10 +161,13 @@ def _write_data_table(path):
             "p_labels": 1030231,
             "s_labels": 1030231,
             "rates_hz": [100.0],
+            "left_out": {},
+            "kept": {},
+            "scanned": False,
         },
     ]
-    left_out = {"ETHZ": {"sampling rate is 0": 4, "row points nowhere": 17, "kept: clipped": 8}, "STEAD": {}}
-    (path / "dataset_summary.json").write_text(json.dumps({"datasets": rows, "left_out": left_out}))
+    leak = {"train": "STEAD", "evaluation": "ETHZ", "events": 12, "traces": 345}
+    return {"sets": rows, "leaks": [leak]}
 
 
 def _lines(step, steps, rng):

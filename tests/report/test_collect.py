@@ -18,9 +18,7 @@ def test_a_run_is_read_with_later_lines_winning(run_folder):
     assert run.metrics.loc[40, "train/contrastive"] == 1.25
     assert np.isfinite(run.metrics.loc[40, "val/contrastive"]), "validation and training share the row of a step"
     assert run.metrics.index.is_unique
-    assert run.untrained == {"probe/macro_ap": 0.07, "val/top1_tie": 0.024}
-    assert list(run.data["dataset"]) == ["ETHZ", "STEAD"]
-    assert run.left_out["ETHZ"] == {"sampling rate is 0": 4, "row points nowhere": 17, "kept: clipped": 8}
+    assert [row["dataset"] for row in run.record["data"]["sets"]] == ["ETHZ", "STEAD"]
     assert run.notes == ()
 
 
@@ -36,22 +34,12 @@ def test_damaged_lines_and_infinite_values_are_left_out_and_said(run_folder):
 
 def test_missing_files_become_notes(run_folder):
     path = run_folder(4)
-    for name in ("config.json", "metrics.jsonl", "untrained.json", "dataset_summary.json"):
+    for name in ("config.json", "metrics.jsonl"):
         (path / name).unlink()
     run = read_folder(path)
     assert run.metrics.empty
-    assert run.data.empty
     assert run.config == {}
     assert run.notes == ("config.json is missing", "metrics.jsonl is missing")
-
-
-def test_a_summary_that_is_a_plain_list_is_read(run_folder):
-    path = run_folder(4)
-    row = {"dataset": "ETHZ", "traces": 5, "left_out": {"ETHZ": {"dead": 2}}}
-    (path / "dataset_summary.json").write_text(json.dumps([row]))
-    run = read_folder(path)
-    assert list(run.data["traces"]) == [5]
-    assert run.left_out == {"ETHZ": {"dead": 2}}
 
 
 def test_a_sweep_is_read_with_its_trial_names_as_text(sweep_folder):

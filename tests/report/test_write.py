@@ -71,6 +71,8 @@ def test_a_run_makes_a_whole_page(run_folder):
     assert "chance 3.50" in page
     assert "0.070 before training" in page
     assert "<td>17 row points nowhere; 4 sampling rate is 0</td><td>8 clipped</td>" in page
+    assert "unknown: samples not looked at" in page
+    assert '<td>STEAD</td><td>ETHZ</td><td class="number">12</td><td class="number">345</td>' in page
     assert "optim.<wbr>lr" in page
     assert checker.titles == [
         "Curves",
@@ -115,9 +117,7 @@ def test_several_folders_share_a_page(run_folder, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize(
-    "missing", [["config.json"], ["metrics.jsonl"], ["record.json", "dataset_summary.json", "untrained.json"]]
-)
+@pytest.mark.parametrize("missing", [["config.json"], ["metrics.jsonl"], ["record.json"]])
 def test_a_run_without_files_still_makes_a_page(run_folder, missing):
     path = run_folder(16)
     for name in missing:
@@ -195,7 +195,6 @@ def test_the_verdict_follows_the_numbers(run_folder, changes, state, words):
 
 def test_a_validation_at_step_0_is_the_model_before_training(run_folder):
     path = run_folder(40)
-    (path / "untrained.json").unlink()
     with (path / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 0, "probe/macro_ap": 0.03, "val/contrastive": 3.5}\n')
     run = read_folder(path)
