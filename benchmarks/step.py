@@ -143,13 +143,9 @@ def check() -> None:
 
 
 def compiled_layers() -> PretrainModel:
-    """The model with each layer of the U-Net compiled by itself: three shapes instead of one large program."""
-    from model.unet import Layer
-
+    """The model with each layer of the U-Net compiled by itself."""
     model = ours()
-    for module in model.modules():
-        if isinstance(module, Layer):
-            module.compile(dynamic=False)
+    model.backbone.unet.compile_layers()
     return model
 
 

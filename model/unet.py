@@ -81,6 +81,12 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(stage(width) for width in reversed(widths[:-1]))
         self.final_norm = nn.LayerNorm(config.width)
 
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Compiles the layers in place, one program for each level in place of one large program for the whole net."""
+        for module in self.modules():
+            if isinstance(module, Layer):
+                module.compile(dynamic=False, backend=backend)
+
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, S, D) for x (B, S, D); S must be a multiple of the product of the pooling factors."""
         skips = []
