@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -59,86 +61,40 @@ def head(tmp_path_factory):
     os.killpg(started.pid, 9)
 
 
-def submit(environment, *entrypoint: str) -> str:
+def submit(environment, entrypoint: str) -> str:
     """Runs one job to its end and returns what it printed."""
-    command = [
-        str(RAY),
-        "job",
-        "submit",
-        "--working-dir",
-        str(ROOT),
-        "--runtime-env-json",
-        json.dumps({"excludes": ["*.hdf5", ".venv", "results"]}),
-    ]
-    done = subprocess.run(
-        [*command, "--", sys.executable, "-m", *entrypoint],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    excludes = json.dumps({"excludes": ["*.hdf5", ".venv", "results"]})
+    command = [str(RAY), "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", excludes]
+    command += ["--", sys.executable, "-m", *entrypoint.split()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
 
 def test_every_job_runs_under_ray_job_submit(head, miniatures, tmp_path):
-    """prepare -> pretrain -> sweep -> report -> doctor, each a job of its own."""
-    common = ["--data.cache", str(tmp_path / "cache"), "--storage", str(tmp_path / "results")]
+    """prepare -> pretrain -> sweep, then what needs them, two at a time, each a job of its own."""
+    shards, results, page = tmp_path / "shards", tmp_path / "results", tmp_path / "report.html"
+    common = f"--data.cache {tmp_path}/cache --storage {results}"
     submit(
         head,
-        "jobs.prepare",
-        "smoke",
-        "--data.root",
-        str(miniatures),
-        "--data.datasets",
-        "STEAD",
-        "MLAAPDE",
-        "PNW",
-        "--out",
-        str(tmp_path / "shards"),
-        *common,
+        f"jobs.prepare smoke --data.root {miniatures} --data.datasets STEAD MLAAPDE PNW --out {shards} {common}",
     )
-    assert (tmp_path / "shards" / "stead" / "manifest.json").exists()
-    data = ["--data.root", str(tmp_path / "shards"), *common]
-    said = submit(head, "jobs.pretrain", "smoke", "--train.max-steps", "4", *data)
-    assert "step 4/4" in said
-    submit(
-        head,
-        "jobs.sweep",
-        "smoke",
-        "--name",
-        "sweep",
-        "--train.max-steps",
-        "4",
-        "--search.num-trials",
-        "2",
-        "--search.min-used-fraction",
-        "0.0",
-        *data,
-    )
-    best = tmp_path / "results" / "sweep" / "best.json"
-    assert best.exists()
-    submit(
-        head,
-        "jobs.pretrain",
-        "--from-run",
-        str(best.parent),
-        "--name",
-        "again",
-        "--data.root",
-        str(tmp_path / "shards"),
-        *common,
-    )
-    again = json.loads((tmp_path / "results" / "again" / "config.json").read_text())
-    assert again["loss"]["temperature"] == json.loads(best.read_text())["tuned"]["loss.temperature"]
-    submit(
-        head,
-        "jobs.report",
-        str(tmp_path / "results" / "smoke"),
-        str(best.parent),
-        "--out",
-        str(tmp_path / "report.html"),
-    )
-    assert "<html" in (tmp_path / "report.html").read_text()[:500].lower()
-    assert "OK" in submit(head, "jobs.doctor", "smoke", *data)
-    submit(head, "jobs.demo", "--dry-run")
+    assert (shards / "stead" / "manifest.json").exists()
+    data = f"--data.root {shards} {common}"
+    search = "--train.max-steps 4 --search.num-trials 2 --search.min-used-fraction 0.0"
+    with ThreadPoolExecutor(2) as pool:
+        first = (f"jobs.pretrain smoke --train.max-steps 4 {data}", f"jobs.sweep smoke --name sweep {search} {data}")
+        pretrained, _ = pool.map(partial(submit, head), first)
+        assert "step 4/4" in pretrained
+        best = json.loads((results / "sweep" / "best.json").read_text())
+        rest = (
+            f"jobs.pretrain --from-run {results}/sweep --name again --data.root {shards} {common}",
+            f"jobs.report {results}/smoke {results}/sweep --out {page}",
+            f"jobs.doctor smoke {data}",
+            "jobs.demo --dry-run",
+        )
+        *_, doctor, _ = pool.map(partial(submit, head), rest)
+    again = json.loads((results / "again" / "config.json").read_text())
+    assert again["loss"]["temperature"] == best["tuned"]["loss.temperature"]
+    assert "<html" in page.read_text()[:500].lower()
+    assert "OK" in doctor
