@@ -118,7 +118,7 @@ def usage_figure(usage: dict[int, np.ndarray], num_groups: int) -> Figure | None
     first, last = min(usage), max(usage)
     figure, axes = panels(1, num_groups, 2.6, sharey=True)
     for g, ax in enumerate(axes):
-        for step, color in ((first, GREY), (last, SERIES[g])):
+        for step, color in {first: GREY, last: SERIES[g]}.items():
             counts = np.sort(usage[step].reshape(num_groups, -1)[g])[::-1]
             share = counts / max(1, counts.sum())
             rank = np.arange(1, len(share) + 1)
