@@ -112,7 +112,9 @@ class TrainConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """"auto" is bf16 autocast on a GPU and fp32 elsewhere."""
     compile: bool = False
-    """torch.compile the model (GPU)."""
+    """Compile the layers of the U-Net on a GPU: about 40 s at the start of every training process."""
+    deterministic: bool = False
+    """Use PyTorch's deterministic algorithms: slower on a GPU, the same bits in every run of the same versions."""
     validations_per_epoch: float = 4.0
     validate_every: int | None = None
     """Steps between validations; replaces `validations_per_epoch`."""
@@ -120,7 +122,9 @@ class TrainConfig:
     """Fixed validation windows, the same for every seed, world size and resume."""
     keep_checkpoints: int = 2
     max_failures: int = 3
-    """Worker failures after which the run gives up."""
+    """Worker failures after which the run gives up; machines that are taken away with notice do not count."""
+    wait_for_nodes_h: float = 24.0
+    """Hours that a run waits for machines for its workers before it gives up."""
     log_every: int = 20
     """Steps between two lines in the console and in TensorBoard."""
     max_bad_steps: int = 20
@@ -168,10 +172,16 @@ class SearchConfig:
     """What trials are ranked by; both follow a protocol that no tuned value changes."""
     num_trials: int = 24
     searcher: Literal["random", "tpe"] = "random"
-    scheduler: Literal["asha", "none"] = "asha"
+    """"tpe": Optuna's, over all keys together."""
+    scheduler: Literal["asha", "pbt", "pb2", "none"] = "asha"
+    """"asha" stops the worse trials at rungs. "pbt" and "pb2" let the worst quarter go on, at every report, from
+    checkpoints of the best quarter with changed values; pb2 chooses those by a Gaussian process."""
     reduction_factor: int = 3
+    """Of the trials at a rung of ASHA, one in so many goes on."""
+    brackets: int = 1
+    """Of ASHA: trials are dealt to so many ladders of rungs, each of which begins one rung later than the one before."""
     grace: float = 0.25
-    """Fraction of the budget before which ASHA stops nothing; keep it past the learning-rate warm-up."""
+    """Fraction of the budget before which no trial is stopped or changed; not shorter than the learning-rate warm-up."""
     rungs_per_budget: int = 8
     """Reports a trial makes over its budget."""
     workers_per_trial: int = 1
@@ -181,6 +191,11 @@ class SearchConfig:
     cpus_per_trial: float = 1.0
     max_concurrent: int | None = None
     max_failures: int = 1
+    """Times that a trial that died goes on from its last checkpoint before it is given up."""
+    top_k: int = 0
+    """So many of the best configurations are run again, to the full budget with other seeds, and ranked by their mean."""
+    top_k_seeds: int = 3
+    """Other seeds for each of the `top_k`."""
     min_used_fraction: float = 0.2
     """Health gate: hard perplexity over the validation set as a fraction of all codes."""
 
@@ -189,6 +204,17 @@ class SearchConfig:
             raise ValueError(f"search.reduction_factor={self.reduction_factor} must be at least 2")
         if not 0 < self.grace <= 1:
             raise ValueError(f"search.grace={self.grace} must lie in (0, 1]: it is a fraction of the budget")
+        if self.brackets < 1:
+            raise ValueError(f"search.brackets={self.brackets} must be at least 1")
+        if self.top_k < 0 or self.top_k_seeds < 1:
+            raise ValueError(
+                f"search.top_k={self.top_k} must not be negative and search.top_k_seeds={self.top_k_seeds} at least 1"
+            )
+        if self.scheduler in ("pbt", "pb2") and self.searcher != "random":
+            raise ValueError(
+                f"search.scheduler={self.scheduler!r} chooses values itself: set search.searcher='random', not "
+                f"{self.searcher!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from scipy.stats import spearmanr
 
 from raysys.config import RunConfig
 from raysys.report.collect import Sweep
+from raysys.tune.ranking import ranked
 from raysys.tune.space import parse_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study on the console
@@ -72,31 +73,24 @@ def axes_of(sweep: Sweep) -> list[Axis]:
     return [_axis(key, domain) for key, domain in space.items() if key in sweep.trials]
 
 
-def scored(trials: pd.DataFrame) -> pd.DataFrame:
-    """Returns the trials with a score, healthy and not failed: those that went furthest before the others, the best first.
-
-    A trial that was stopped may have had a lucky last score; the winner is one that kept its promise to the end.
-    """
-    good = trials[trials["healthy"] & (trials["status"] != "ERROR") & trials["objective"].notna()]
-    furthest = good["windows"] == good["windows"].max()
-    order = good.assign(furthest=furthest).sort_values(["furthest", "objective"], ascending=False, kind="stable").index
-    return good.loc[order]
-
-
 def objective_of(sweep: Sweep) -> str:
     """Returns the name of the metric that ranks the trials."""
     return sweep.config.get("search", {}).get("objective") or sweep.best.get("objective") or "objective"
 
 
 def top_rows(sweep: Sweep, axes: list[Axis], count: int = 10) -> pd.DataFrame:
-    """Returns the best trials: rank, trial, objective, status, windows, tuned values, and what else describes them."""
-    good = scored(sweep.trials).head(count)
+    """Returns the best trials: rank, trial, objective, mean over other seeds and its spread where the best were run again,
+    status, windows, tuned values, and what else describes them."""
+    good = ranked(sweep.trials).head(count)
     others = [
         c
         for c in ("val/top1_tie", "probe/macro_ap", "codebook/hard_perplexity")
         if c in good and c != objective_of(sweep)
     ]
-    out = good[["trial", "objective", "status", "windows", *(a.key for a in axes), *others]].reset_index(drop=True)
+    means = ["mean", "spread", "seeds"] if len(sweep.repeats) else []
+    out = good[["trial", "objective", *means, "status", "windows", *(a.key for a in axes), *others]].reset_index(
+        drop=True
+    )
     out.insert(0, "rank", out.index + 1)
     return out
 
@@ -183,18 +177,26 @@ def rank_correlation(a, b) -> dict[str, float]:
     return {"rho": float(result.statistic), "p": float(result.pvalue), "n": n}
 
 
-def compute(trials: pd.DataFrame) -> dict[str, float]:
-    """Returns windows and seconds spent, the windows of all trials in full, and the fraction that stopping saved.
+def compute(sweep: Sweep) -> dict[str, Any]:
+    """Returns what the search used and what stopping saved; runs with other seeds count for what was used, not for what was saved.
 
-    Failed trials are left out of the saving: they would have failed all the same.
+    Keys: windows, full (windows of all trials in full), seconds, saved (fraction of the windows that stopping saved),
+    device ("GPU" or "CPU core"), device_hours, and device_hours_saved, which takes a trial's time as proportional to
+    its windows. Failed trials are left out of what was saved: they would have failed all the same.
     """
+    trials, used = sweep.trials, pd.concat([sweep.trials, sweep.repeats])
     asked = trials[trials["status"] != "ERROR"]
     full, spent = asked["budget_windows"].sum(), asked["windows"].sum()
+    device, column = ("GPU", "gpus") if used["gpus"].sum() > 0 else ("CPU core", "cpus")
+    rest = (asked["budget_windows"] / asked["windows"] - 1).replace(np.inf, np.nan)
     return {
-        "windows": float(trials["windows"].sum()),
-        "full": float(trials["budget_windows"].sum()),
-        "seconds": float(trials["seconds"].sum()),
+        "windows": float(used["windows"].sum()),
+        "full": float(used["budget_windows"].sum()),
+        "seconds": float(used["seconds"].sum()),
         "saved": float(1 - spent / full) if full > 0 else math.nan,
+        "device": device,
+        "device_hours": float((used["seconds"] * used[column]).sum(min_count=1)) / 3600,
+        "device_hours_saved": float((asked["seconds"] * asked[column] * rest).sum(min_count=1)) / 3600,
     }
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from raysys.tune.ranking import REPEAT_OF
+
 logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it announces the end of every file
 
 RUN_FILES = ("metrics.jsonl", "record.json")
@@ -48,6 +50,7 @@ class Sweep:
         config: the base configuration, nested, with its "search" part.
         record: what it ran on.
         trials: one row a trial, with its outcome, tuned values and last metrics.
+        repeats: the same of the trials that repeat the best with other seeds; may be empty.
         history: one row a report of a trial.
         best: content of best.json; may be empty.
         notes: what could not be read.
@@ -57,6 +60,7 @@ class Sweep:
     config: dict[str, Any]
     record: dict[str, Any]
     trials: pd.DataFrame
+    repeats: pd.DataFrame
     history: pd.DataFrame
     best: dict[str, Any]
     notes: tuple[str, ...]
@@ -108,19 +112,21 @@ def _read_run(path: Path) -> Run:
 def _read_sweep(path: Path) -> Sweep:
     notes: list[str] = []
     trials = _csv(path / "trials.csv", notes)
-    for name in ("objective", "windows", "budget_windows", "seconds"):
+    for name in ("objective", "windows", "budget_windows", "seconds", "cpus", "gpus", "failures"):
         trials[name] = pd.to_numeric(trials[name], errors="coerce") if name in trials else np.nan
-    for name in ("trial", "status", "reason"):
+    for name in ("trial", "status", "reason", REPEAT_OF):
         trials[name] = trials[name].fillna("").astype(str) if name in trials else ""
     trials["healthy"] = (
         trials["healthy"].astype(str).str.lower().isin(("true", "1", "1.0")) if "healthy" in trials else True
     )
+    trials = trials.replace([np.inf, -np.inf], np.nan)
     history = _csv(path / "history.csv", notes)
     return Sweep(
         path=path,
         config=_json(path / "config.json", {}, notes),
         record=_json(path / "record.json", {}, notes, needed=False),
-        trials=trials.replace([np.inf, -np.inf], np.nan),
+        trials=trials[trials[REPEAT_OF] == ""].reset_index(drop=True),
+        repeats=trials[trials[REPEAT_OF] != ""].reset_index(drop=True),
         history=history.replace([np.inf, -np.inf], np.nan),
         best=_json(path / "best.json", {}, notes),
         notes=tuple(notes),

@@ -7,9 +7,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from raysys.report.analysis import Axis, scored
+from raysys.report.analysis import Axis
 from raysys.report.figures_sweep import color_of, legend_of
 from raysys.report.style import BLUE, INK, RED, SCORE_MAP, panels
+from raysys.tune.ranking import ranked
 
 CONTOURS_FROM = 20
 """Trials from which a smooth surface is drawn behind the points."""
@@ -17,7 +18,7 @@ CONTOURS_FROM = 20
 
 def slice_figure(trials: pd.DataFrame, axes_: list[Axis], objective: str, base: dict) -> Figure | None:
     """Returns the objective against each tuned value; a triangle marks the value of the base configuration."""
-    if not axes_ or scored(trials).empty:
+    if not axes_ or ranked(trials).empty:
         return None
     columns = min(4, len(axes_))
     figure, axes = panels(-(-len(axes_) // columns), columns, 2.7, sharey=True)
@@ -54,7 +55,7 @@ def pair_figure(trials: pd.DataFrame, axes_: list[Axis], score: pd.Series, label
     From `CONTOURS_FROM` trials on, the mean of the neighbouring scores (Gaussian weights, a seventh of each axis wide)
     is drawn behind them.
     """
-    axes_, good = axes_[:5], scored(trials).assign(score=lambda t: t["trial"].map(score)).dropna(subset=["score"])
+    axes_, good = axes_[:5], ranked(trials).assign(score=lambda t: t["trial"].map(score)).dropna(subset=["score"])
     if len(axes_) < 2 or good.empty:
         return None
     size = len(axes_) - 1
@@ -76,7 +77,7 @@ def pair_figure(trials: pd.DataFrame, axes_: list[Axis], score: pd.Series, label
 
 def parallel_figure(trials: pd.DataFrame, axes_: list[Axis], objective: str) -> Figure | None:
     """Returns one line a trial through all its tuned values to its objective, the best in the strongest colours."""
-    good = scored(trials)
+    good = ranked(trials)
     if len(axes_) < 2 or len(good) < 2:
         return None
     figure, (ax,) = panels(1, 1, 3.6)
@@ -133,7 +134,7 @@ def importance_figure(table: pd.DataFrame) -> Figure | None:
 
 def draw_trials(ax, x: np.ndarray, trials: pd.DataFrame) -> None:
     """Draws trials at `x` against their objective; those without a score as crosses on the floor of the axis."""
-    good = trials["trial"].isin(scored(trials)["trial"]).to_numpy()
+    good = trials["trial"].isin(ranked(trials)["trial"]).to_numpy()
     for i in np.flatnonzero(good):
         row = trials.iloc[i]
         ax.plot(x[i], row["objective"], "o", color=color_of(row), markersize=5.5, alpha=0.8, markeredgewidth=0)
@@ -159,9 +160,9 @@ def _pair(ax, x: Axis, y: Axis, good: pd.DataFrame, trials: pd.DataFrame, norm: 
         _surface(ax, x, y, xs, ys, good["score"].to_numpy(float), norm)
     points = {"s": 30, "edgecolor": "white", "linewidth": 0.7, "zorder": 3}
     ax.scatter(xs, ys, c=good["score"], cmap=SCORE_MAP, norm=norm, **points)
-    if good["trial"].iloc[0] == scored(trials)["trial"].iloc[0]:
+    if good["trial"].iloc[0] == ranked(trials)["trial"].iloc[0]:
         ax.plot(xs[0], ys[0], "o", color="none", markeredgecolor=RED, markersize=10, markeredgewidth=1.6, zorder=4)
-    bad = trials[~trials["trial"].isin(scored(trials)["trial"])]
+    bad = trials[~trials["trial"].isin(ranked(trials)["trial"])]
     ax.plot(x.place(bad[x.key]), y.place(bad[y.key]), "x", color=RED, markersize=4.5, zorder=2)
 
 

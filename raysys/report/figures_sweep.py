@@ -5,9 +5,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from raysys.report.analysis import scored
 from raysys.report.figures import ALARM
 from raysys.report.style import BLUE, GREY, ORANGE, RED, panels
+from raysys.tune.ranking import ranked
 
 STATUS = {"TERMINATED": ("ran to the end", BLUE), "STOPPED_EARLY": ("stopped early", ORANGE), "ERROR": ("failed", RED)}
 
@@ -28,7 +28,7 @@ def history_figure(trials: pd.DataFrame, history: pd.DataFrame, objective: str, 
             color=GREY,
             fontsize=8,
         )
-    outcome, best = trials.set_index("trial"), next(iter(scored(trials)["trial"]), None)
+    outcome, best = trials.set_index("trial"), next(iter(ranked(trials)["trial"]), None)
     for trial, reports in history.dropna(subset=[objective]).sort_values("windows").groupby("trial"):
         if trial not in outcome.index:
             continue

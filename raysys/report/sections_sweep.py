@@ -6,10 +6,11 @@ from typing import Any
 import pandas as pd
 
 from raysys.report import analysis, figures_space, figures_sweep
-from raysys.report.analysis import FEWEST, Axis, objective_of, scored, top_rows
+from raysys.report.analysis import FEWEST, Axis, objective_of, top_rows
 from raysys.report.collect import Sweep, flatten
 from raysys.report.page import Chapter, Section, duration, figure, note, number, paragraph, table
 from raysys.report.provenance import provenance, show
+from raysys.tune.ranking import REPEAT_OF, ranked
 
 
 def sweep_chapter(sweep: Sweep) -> Chapter:
@@ -38,7 +39,7 @@ def sweep_chapter(sweep: Sweep) -> Chapter:
 
 def sweep_verdict(sweep: Sweep, axes: list[Axis]) -> tuple[str, str]:
     """Returns "good", "warn" or "bad", and what came out of the sweep in plain words."""
-    trials, good = sweep.trials, scored(sweep.trials)
+    trials, good = sweep.trials, ranked(sweep.trials)
     if not len(trials):
         return "bad", "The sweep has no trials in trials.csv: it has not finished one, or the file is missing."
     if good.empty:
@@ -48,13 +49,12 @@ def sweep_verdict(sweep: Sweep, axes: list[Axis]) -> tuple[str, str]:
         )
     best = good.iloc[0]
     values = ", ".join(f"{axis.name} {show(best[axis.key])}" for axis in axes)
-    words = (
-        f"Trial {best['trial']} of {len(trials)} is the best, with {objective_of(sweep)} {best['objective']:.3f}"
-        + (f" ({values})" if values else "")
+    words = f"Trial {best['trial']} of {len(trials)} is the best, with {objective_of(sweep)} {_score(best)}" + (
+        f" ({values})" if values else ""
     )
     middle = good["objective"].median()
     words += f"; the median trial has {middle:.3f}"
-    stopped, saved = int((trials["status"] == "STOPPED_EARLY").sum()), analysis.compute(trials)["saved"]
+    stopped, saved = int((trials["status"] == "STOPPED_EARLY").sum()), analysis.compute(sweep)["saved"]
     if stopped and math.isfinite(saved):
         words += f". {stopped} {'trial was' if stopped == 1 else 'trials were'} stopped early, which saved {saved:.0%} of the compute"
     failed = int((trials["status"] == "ERROR").sum())
@@ -90,17 +90,17 @@ def _plan(sweep: Sweep) -> str:
 def _tiles(sweep: Sweep) -> tuple[tuple[str, str, str], ...]:
     if not len(sweep.trials):
         return ()
-    trials, spent, good = sweep.trials, analysis.compute(sweep.trials), scored(sweep.trials)
+    trials, spent, good = sweep.trials, analysis.compute(sweep), ranked(sweep.trials)
     return (
         (
             f"best {objective_of(sweep)}",
-            number(good["objective"].max() if len(good) else math.nan, 3),
-            f"trial {good['trial'].iloc[0]}" if len(good) else "",
+            number(_value(good.iloc[0]) if len(good) else math.nan, 3),
+            f"trial {good['trial'].iloc[0]}" + (", mean over seeds" if len(sweep.repeats) else "") if len(good) else "",
         ),
         ("trials", number(len(trials)), f"{(trials['status'] == 'TERMINATED').sum()} ran to the end"),
         ("stopped early", number(int((trials["status"] == "STOPPED_EARLY").sum())), "by the scheduler"),
         ("no valid score", number(len(trials) - len(good)), "failed or unhealthy"),
-        ("trial time", duration(spent["seconds"]), "summed over trials"),
+        (f"{spent['device']} hours", _hours(spent["device_hours"]), f"saved {_hours(spent['device_hours_saved'])}"),
         (
             "compute saved",
             f"{spent['saved']:.0%}" if math.isfinite(spent["saved"]) else "n/a",
@@ -124,15 +124,8 @@ def _best(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str) -> 
     rows = top_rows(sweep, axes)
     if rows.empty:
         return Section("Best trials", (note("No trial has a valid score."),))
-    base = [
-        "",
-        "base configuration",
-        "",
-        "",
-        "",
-        *(show(config.get(a.key)) for a in axes),
-        *[""] * (len(rows.columns) - 5 - len(axes)),
-    ]
+    told = {"trial": "base configuration"} | {axis.key: show(config.get(axis.key)) for axis in axes}
+    base = [told.get(column, "") for column in rows.columns]
     cells = [
         [show(v) if c in {a.key for a in axes} else _word(v) for c, v in row.items()] for _, row in rows.iterrows()
     ]
@@ -145,6 +138,13 @@ def _best(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str) -> 
             strong=0,
         )
     ]
+    if len(sweep.repeats):
+        words = (
+            f"The best {sweep.repeats[REPEAT_OF].nunique()} were run again in full with other seeds and are ranked by the mean of these; "
+            "spread is the standard deviation over seeds. The score that a trial was chosen by does not count: being the "
+            "largest of many, it is too high. Means that differ by less than the spread are not told apart."
+        )
+        blocks.append(paragraph(words))
     if sweep.best:
         words = f"best.json holds the full configuration of trial {sweep.best.get('trial')}; jobs.pretrain --from-run {sweep.path} trains with it."
         blocks.append(paragraph(words))
@@ -238,12 +238,19 @@ def _agreement(sweep: Sweep, name: str) -> Section:
 
 
 def _compute(sweep: Sweep) -> Section:
-    spent = analysis.compute(sweep.trials)
+    spent = analysis.compute(sweep)
     words = f"{spent['windows']:,.0f} windows were trained on; all trials in full would have been {spent['full']:,.0f}."
     if math.isfinite(spent["saved"]):
         words += f" Early stopping saved {spent['saved']:.0%}."
     if spent["seconds"] > 0:
-        words += f" Trials took {duration(spent['seconds'])} in all, {duration(spent['seconds'] / len(sweep.trials))} each on average."
+        count = len(sweep.trials) + len(sweep.repeats)
+        words += (
+            f" Trials took {duration(spent['seconds'])} in all, {duration(spent['seconds'] / count)} each on average."
+        )
+    if math.isfinite(spent["device_hours"]):
+        words += f" That is {_hours(spent['device_hours'])} {spent['device']} hours"
+        words += f", and stopping saved about {_hours(spent['device_hours_saved'])}" if spent["saved"] > 0 else ""
+        words += "."
     caption = "What each trial used of its budget. Many short bars and a few full ones are what early stopping is for."
     return Section(
         "Compute",
@@ -252,15 +259,40 @@ def _compute(sweep: Sweep) -> Section:
 
 
 def _failures(sweep: Sweep) -> Section:
-    trials = sweep.trials
-    bad = trials[(trials["status"] == "ERROR") | ~trials["healthy"]]
+    trials = pd.concat([sweep.trials, sweep.repeats])
+    bad = trials[(trials["status"] == "ERROR") | ~trials["healthy"] | (trials["failures"] > 0)]
     if bad.empty:
         return Section("Failures", (paragraph("No trial failed, and all passed the health gate."),))
     rows = [
-        (row["trial"], _word(row["status"]), row["reason"] or "no reason recorded", row["windows"])
+        (row["trial"], _word(row["status"]), _why(row), number(row["failures"]), row["windows"])
         for _, row in bad.iterrows()
     ]
-    return Section("Failures", (table(("trial", "status", "reason", "windows"), rows),))
+    return Section("Failures", (table(("trial", "status", "reason", "times it died", "windows"), rows),))
+
+
+def _why(trial: pd.Series) -> str:
+    """Why a trial has no valid score, or that it has one all the same."""
+    if trial["reason"]:
+        return trial["reason"]
+    lost = trial["status"] == "ERROR" or not trial["healthy"]
+    return "no reason recorded" if lost else "died, and went on from its last checkpoint"
+
+
+def _value(trial: pd.Series) -> float:
+    """The score that a trial is ranked by: its mean over other seeds where it was run again."""
+    mean = trial.get("mean", math.nan)
+    return trial["objective"] if math.isnan(mean) else mean
+
+
+def _score(trial: pd.Series) -> str:
+    if math.isnan(trial.get("mean", math.nan)):
+        return f"{trial['objective']:.3f}"
+    spread = f" ± {trial['spread']:.3f}" if math.isfinite(trial["spread"]) else ""
+    return f"{trial['mean']:.3f}{spread} over {trial['seeds']:.0f} other seeds"
+
+
+def _hours(hours: float) -> str:
+    return number(hours, 3) if math.isfinite(hours) else "n/a"
 
 
 def _rho(a: pd.Series, b: pd.Series) -> str:

@@ -10,63 +10,114 @@ import pandas as pd
 from ray.tune import Result, ResultGrid
 
 from raysys.config import RunConfig
+from raysys.tune.ranking import REPEAT_OF, ranked, with_means
 
 log = logging.getLogger(__name__)
 _SCALARS = ("train/", "val/", "probe/", "codebook/", "perf/")
 
 
-def write_results(directory: str, config: RunConfig, grid: ResultGrid, budget_windows: int) -> dict[str, Any]:
+def write_results(
+    directory: str, config: RunConfig, grids: list[ResultGrid], budget_windows: int, resources: dict[str, float]
+) -> dict[str, Any]:
     """Returns the best trial, after writing trials.csv, history.csv and best.json into the sweep's folder.
 
-    The best is the one with the largest objective among the healthy trials that went furthest.
+    The best is the one with the largest objective among the healthy trials that went furthest; where the best were run
+    again with other seeds, the one with the largest mean over these.
+
+    Args:
+        directory: of the sweep, a folder or URL.
+        config: of the sweep.
+        grids: of the search and, where there are any, of the repeated trials.
+        budget_windows: windows of a trial in full.
+        resources: CPUs and GPUs that a trial holds.
 
     Raises:
         RuntimeError: no trial finished in good health; trials.csv names the reasons.
     """
     fs, path = fsspec.core.url_to_fs(directory)
-    results = sorted(grid, key=_name)  # a restored sweep lists its trials in another order
-    trials = pd.DataFrame([_trial_row(result, budget_windows) for result in results])
+    trials = pd.concat([trial_rows(grid, budget_windows, resources) for grid in grids], ignore_index=True)
+    if len(grids) > 1:
+        trials = with_means(trials)
     with fs.open(f"{path}/trials.csv", "w") as stream:
         trials.to_csv(stream, index=False)
     with fs.open(f"{path}/history.csv", "w") as stream:
-        pd.concat([_history(result) for result in results]).to_csv(stream, index=False)
-    healthy = trials[trials["healthy"] & (trials["status"] != "ERROR")]
-    if healthy.empty:
-        raise RuntimeError(f"{directory}: no trial finished in good health; trials.csv names the reasons")
-    furthest = healthy[healthy["windows"] == healthy["windows"].max()]
-    winner = furthest.loc[furthest["objective"].idxmax()]
-    result = next(r for r in results if _name(r) == winner["trial"])
-    best = {
-        "trial": winner["trial"],
-        "objective": config.search.objective,
-        "value": float(winner["objective"]),
-        "tuned": result.config,
-        "checkpoint": _checkpoint(result),
-        "config": config.override(result.config).override({"name": f"{config.name}-best"}).to_dict(),
-    }
+        pd.concat([_history(result) for grid in grids for result in _sorted(grid)]).to_csv(stream, index=False)
+    best = _best(directory, config, grids, trials)
     with fs.open(f"{path}/best.json", "w") as stream:
         json.dump(best, stream, indent=1)
     log.info("sweep %s: best %s %.4f with %s", config.name, config.search.objective, best["value"], best["tuned"])
     return best
 
 
-def _trial_row(result: Result, budget_windows: int) -> dict[str, Any]:
+def trial_rows(grid: ResultGrid, budget_windows: int, resources: dict[str, float]) -> pd.DataFrame:
+    """Returns one row a trial: outcome, reason, what it used, tuned values and last metrics; in the order of the trials."""
+    return pd.DataFrame([_trial_row(result, budget_windows, resources) for result in _sorted(grid)])
+
+
+def tuned_values(grid: ResultGrid) -> list[dict[str, Any]]:
+    """Returns trial, tuned (dotted key -> value) and checkpoint (path or None) of every trial."""
+    return [
+        {"trial": _name(r), "tuned": _tuned(r), "checkpoint": _checkpoint(r), REPEAT_OF: _repeat_of(r)}
+        for r in _sorted(grid)
+    ]
+
+
+def _best(directory: str, config: RunConfig, grids: list[ResultGrid], trials: pd.DataFrame) -> dict[str, Any]:
+    """What best.json holds."""
+    order = ranked(trials[trials[REPEAT_OF] == ""])
+    if order.empty:
+        raise RuntimeError(f"{directory}: no trial finished in good health; trials.csv names the reasons")
+    top, more = order.iloc[0], {}
+    if "mean" in top and not math.isnan(top["mean"]):
+        spread = None if math.isnan(top["spread"]) else float(top["spread"])
+        more = {"value": float(top["mean"]), "spread": spread, "seeds": int(top["seeds"])}
+    found = next(row for row in tuned_values(grids[0]) if row["trial"] == top["trial"])
+    return {
+        "trial": top["trial"],
+        "objective": config.search.objective,
+        "value": float(top["objective"]),
+        **more,
+        "tuned": found["tuned"],
+        "checkpoint": found["checkpoint"],
+        "config": config.override(found["tuned"]).override({"name": f"{config.name}-best"}).to_dict(),
+    }
+
+
+def _trial_row(result: Result, budget_windows: int, resources: dict[str, float]) -> dict[str, Any]:
     metrics = result.metrics or {}
     windows = int(metrics.get("windows", 0))
     status = "ERROR" if result.error else "STOPPED_EARLY" if windows < budget_windows else "TERMINATED"
-    reason = str(result.error).strip().split("\n")[-1] if result.error else metrics.get("reason", "")
     return {
         "trial": _name(result),
+        REPEAT_OF: _repeat_of(result),
         "status": status,
-        "reason": reason,
+        "reason": _reason(result.error) if result.error else metrics.get("reason", ""),
+        "failures": _failures(result),
         "windows": windows,
         "budget_windows": budget_windows,
         "seconds": metrics.get("time_total_s", math.nan),
+        "cpus": resources.get("CPU", 0.0),
+        "gpus": resources.get("GPU", 0.0),
         "objective": metrics.get("objective", math.nan),
         "healthy": bool(metrics.get("healthy", False)),
-        **(result.config or {}),
+        **_tuned(result),
         **{name: value for name, value in metrics.items() if name.startswith(_SCALARS)},
     }
+
+
+def _reason(error: BaseException) -> str:
+    """The exception that ended a trial, on one line."""
+    lines = [line.strip() for line in str(error).strip().split("\n") if line.strip()]
+    return next((line for line in lines if "died" in line or "killed" in line), lines[-1] if lines else repr(error))
+
+
+def _failures(result: Result) -> int:
+    """Times that a trial died, whether it went on afterwards or not."""
+    fs, path = result.filesystem, f"{result.path}/error.txt"
+    if not fs.get_file_info(path).is_file:
+        return 0
+    with fs.open_input_stream(path) as stream:
+        return stream.read().decode(errors="replace").count("Failure # ")
 
 
 def _history(result: Result) -> pd.DataFrame:
@@ -78,6 +129,20 @@ def _history(result: Result) -> pd.DataFrame:
     out.insert(0, "trial", _name(result))
     out["seconds"] = frame["time_total_s"]
     return out
+
+
+def _sorted(grid: ResultGrid) -> list[Result]:
+    """The trials of a grid in their order; a restored sweep lists them in another."""
+    return sorted(grid, key=_name)
+
+
+def _tuned(result: Result) -> dict[str, Any]:
+    values = (result.config or {}).get("repeat", result.config or {})
+    return {key: value for key, value in values.items() if key != REPEAT_OF}
+
+
+def _repeat_of(result: Result) -> str:
+    return (result.config or {}).get("repeat", {}).get(REPEAT_OF, "")
 
 
 def _name(result: Result) -> str:

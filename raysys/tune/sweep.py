@@ -3,22 +3,25 @@
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
-import optuna
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
-from ray.tune.search.optuna import OptunaSearch
 
 from raysys.cluster import connect
 from raysys.config import RunConfig
 from raysys.record import run_record, write_run
-from raysys.train.data import prepare_training_data
+from raysys.train.data import TrainingData, prepare_training_data
 from raysys.train.driver import run_directory, storage_path, uses_gpu
 from raysys.train.loop import Budget
-from raysys.tune.results import write_results
+from raysys.tune.callbacks import ProgressLines, ThinCheckpoints
+from raysys.tune.journal import OptunaJournal
+from raysys.tune.ranking import REPEAT_OF, repeat_points
+from raysys.tune.results import trial_rows, tuned_values, write_results
+from raysys.tune.schedulers import check_space, scheduler_of, searcher_of
 from raysys.tune.space import parse_space
 from raysys.tune.trial import multi_worker_trial, single_worker_trial
 
@@ -26,13 +29,20 @@ log = logging.getLogger(__name__)
 
 _SHARED = ("data.", "probe.", "model.window_samples", "train.val_windows", "search.")
 """Keys that every trial must share, since they define the data or the yardstick."""
+_POPULATION_CHECKPOINTS = 3
+"""Kept of each trial of PBT and PB2: others may still be going on from one that is not the newest."""
 
 
-def sweep(config: RunConfig) -> dict[str, Any]:
+def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[str, Any]:
     """Returns the best trial (`best.json`), after running the sweep to its end.
 
     The same configuration under the same name continues a sweep that was interrupted, without repeating finished
-    trials. Written: trials.csv, history.csv, best.json, config.json, record.json.
+    trials; trials that were given up go on from their last checkpoint. Written: trials.csv, history.csv, best.json,
+    config.json, record.json, optuna.log.
+
+    Args:
+        config: with `search`.
+        callbacks: of Ray Tune, called beside the sweep's own while the search runs.
 
     Raises:
         ValueError: a bad search space, a name taken by another sweep, bad data; RuntimeError: no trial is healthy.
@@ -41,14 +51,25 @@ def sweep(config: RunConfig) -> dict[str, Any]:
     for key in space:
         if key.startswith(_SHARED):
             raise ValueError(f"search.space: {key} cannot vary, it is part of what trials are compared by")
+    if config.search.top_k and "train.seed" in space:
+        raise ValueError(
+            "search.space: train.seed cannot vary beside search.top_k, which repeats trials with other seeds"
+        )
+    check_space(config, space)
     connect()
     config = trial_config(config)
     data = prepare_training_data(config)
     record, directory = run_record(config, data.fingerprint, data.contents), run_directory(config)
     write_run(directory, config, record)
     budget = Budget.of(config, data.plan.epoch_windows)
-    grid = _tuner(config, space, data.shared(), record, budget).fit()
-    return write_results(directory, config, grid, budget.windows)
+    trainable = _trainable(config, data.shared(), record)
+    grids = [_search(config, space, trainable, budget, callbacks).fit()]
+    if config.search.top_k:
+        trials = trial_rows(grids[0], budget.windows, trial_resources(config))
+        points = repeat_points(config, trials, {row["trial"]: row["tuned"] for row in tuned_values(grids[0])})
+        if points:
+            grids.append(_repeats(config, points, trainable, budget).fit())
+    return write_results(directory, config, grids, budget.windows, trial_resources(config))
 
 
 def trial_config(config: RunConfig) -> RunConfig:
@@ -64,69 +85,84 @@ def trial_config(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, storage=storage_path(config), train=train, data=data)
 
 
-def _tuner(config: RunConfig, space, data, record, budget: Budget) -> tune.Tuner:
-    search = config.search
-    single = search.workers_per_trial == 1
-    trainable = tune.with_parameters(
-        single_worker_trial if single else multi_worker_trial, config=config, data=data, record=record
+def trial_resources(config: RunConfig) -> dict[str, float]:
+    """Returns the CPUs and GPUs that a trial holds, all its workers together."""
+    search, gpu = config.search, uses_gpu(config)
+    if search.workers_per_trial > 1:
+        workers = search.workers_per_trial
+        return {"CPU": workers * config.train.cpus_per_worker} | ({"GPU": float(workers)} if gpu else {})
+    return {"CPU": search.cpus_per_trial} | ({"GPU": search.gpus_per_trial} if search.gpus_per_trial and gpu else {})
+
+
+def _trainable(config: RunConfig, data: TrainingData, record: dict[str, Any]):
+    single = config.search.workers_per_trial == 1
+    function = single_worker_trial if single else multi_worker_trial
+    trainable = tune.with_parameters(function, config=config, data=data, record=record)
+    return tune.with_resources(trainable, trial_resources(config) if single else {"CPU": 0.01})
+
+
+def _search(config: RunConfig, space: dict[str, Any], trainable, budget: Budget, callbacks) -> tune.Tuner:
+    search, directory = config.search, run_directory(config)
+    callbacks = [OptunaJournal(directory, config.name, space, budget.windows), *callbacks]
+    tune_config = tune.TuneConfig(
+        num_samples=search.num_trials, scheduler=scheduler_of(config, space, budget), search_alg=searcher_of(config)
     )
-    trainable = tune.with_resources(trainable, _resources(config) if single else {"CPU": 0.01})
-    directory = run_directory(config)
+    return _tuner(
+        config, config.storage, config.name, trainable, space, tune_config, budget, search.num_trials, *callbacks
+    )
+
+
+def _repeats(config: RunConfig, points: list[dict[str, Any]], trainable, budget: Budget) -> tune.Tuner:
+    """The runs that repeat the best configurations, in the folder "seeds" of the sweep."""
+    log.info("sweep %s: the best %d again, with other seeds", config.name, len({p[REPEAT_OF] for p in points}))
+    space = {"repeat": tune.grid_search(points)}
+    tune_config = tune.TuneConfig(scheduler=FIFOScheduler(), search_alg=BasicVariantGenerator())
+    return _tuner(config, run_directory(config), "seeds", trainable, space, tune_config, budget, len(points))
+
+
+def _tuner(
+    config: RunConfig,
+    storage: str,
+    name: str,
+    trainable,
+    space,
+    tune_config,
+    budget: Budget,
+    num_trials: int,
+    *callbacks,
+) -> tune.Tuner:
+    """A new Tuner, or the one that was interrupted in this folder."""
+    directory = f"{storage}/{name}"
     if tune.Tuner.can_restore(directory):
         log.info("sweep %s: going on where it was interrupted", config.name)
         return tune.Tuner.restore(
-            directory, trainable=trainable, resume_unfinished=True, restart_errored=True, param_space=space
+            directory, trainable=trainable, resume_unfinished=True, resume_errored=True, param_space=space
         )
+    single, population = config.search.workers_per_trial == 1, config.search.scheduler in ("pbt", "pb2")
+    tune_config.metric, tune_config.mode = "objective", "max"
+    tune_config.trial_name_creator = str
+    tune_config.trial_dirname_creator = _folder_name
+    tune_config.max_concurrent_trials = config.search.max_concurrent or (
+        None if single else _nested_concurrency(config)
+    )
     return tune.Tuner(
         trainable,
         param_space=space,
-        tune_config=tune.TuneConfig(
-            metric="objective",
-            mode="max",
-            num_samples=search.num_trials,
-            scheduler=_scheduler(config, budget),
-            search_alg=_searcher(config),
-            trial_name_creator=str,
-            trial_dirname_creator=lambda trial: f"trial_{trial.trial_id}",
-            max_concurrent_trials=search.max_concurrent or (None if single else _nested_concurrency(config)),
-        ),
+        tune_config=tune_config,
         run_config=tune.RunConfig(
-            name=config.name,
-            storage_path=config.storage,
+            name=name,
+            storage_path=storage,
             verbose=0,
-            callbacks=[ProgressLines(search.num_trials, budget.windows)],
-            failure_config=tune.FailureConfig(max_failures=search.max_failures),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            stop={"windows": budget.windows},
+            callbacks=[ProgressLines(num_trials, budget.windows), ThinCheckpoints(budget.windows), *callbacks],
+            failure_config=tune.FailureConfig(max_failures=config.search.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=_POPULATION_CHECKPOINTS if population else 1),
         ),
     )
 
 
-def _scheduler(config: RunConfig, budget: Budget):
-    """ASHA (Li et al. 2020) on windows, the one clock that means the same in every trial; or none."""
-    if config.search.scheduler == "none":
-        return FIFOScheduler()
-    if config.search.grace < config.optim.warmup:
-        log.warning(
-            "search.grace=%s ends inside the warm-up, optim.warmup=%s", config.search.grace, config.optim.warmup
-        )
-    return ASHAScheduler(
-        time_attr="windows",
-        max_t=budget.windows,
-        grace_period=max(1, math.floor(config.search.grace * budget.windows)),
-        reduction_factor=config.search.reduction_factor,
-    )
-
-
-def _searcher(config: RunConfig):
-    """Random draws, or TPE (Bergstra et al. 2011) over all keys together; both follow the seed."""
-    if config.search.searcher == "tpe":
-        return OptunaSearch(sampler=optuna.samplers.TPESampler(seed=config.train.seed, multivariate=True))
-    return BasicVariantGenerator(random_state=config.train.seed)
-
-
-def _resources(config: RunConfig) -> dict[str, float]:
-    gpu = {"GPU": config.search.gpus_per_trial} if config.search.gpus_per_trial and uses_gpu(config) else {}
-    return {"CPU": config.search.cpus_per_trial} | gpu
+def _folder_name(trial) -> str:
+    return f"trial_{trial.trial_id}"
 
 
 def _nested_concurrency(config: RunConfig) -> int:
@@ -141,26 +177,3 @@ def _nested_concurrency(config: RunConfig) -> int:
             f"the cluster ({cluster.get('CPU', 0):g} CPUs, {cluster.get('GPU', 0):g} GPUs)"
         )
     return int(fits)
-
-
-class ProgressLines(tune.Callback):
-    """One log line for every report of a trial."""
-
-    def __init__(self, num_trials: int, budget: int):
-        self._num_trials, self._budget = num_trials, budget
-        self._numbers: dict[str, int] = {}
-
-    def on_trial_result(self, iteration, trials, trial, result, **info):
-        number = self._numbers.setdefault(trial.trial_id, len(self._numbers) + 1)
-        done = result["windows"] / self._budget
-        log.info(
-            "trial %d/%d  %3.0f %%  objective %.4f  %s",
-            number,
-            self._num_trials,
-            100 * done,
-            result["objective"],
-            result["reason"] or "healthy",
-        )
-
-    def on_trial_error(self, iteration, trials, trial, **info):
-        log.warning("trial %s failed: %s", trial.trial_id, trial.error_file or "see its folder")

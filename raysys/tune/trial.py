@@ -19,6 +19,7 @@ from raysys.train.driver import scaling
 from raysys.train.loop import Trainer
 from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
 from raysys.tune.objective import judge
+from raysys.tune.ranking import REPEAT_OF
 
 
 class JudgingReporter:
@@ -71,6 +72,7 @@ def _train(
     tuned, config: RunConfig, data: TrainingData, record, *, rank: int, world: int, reporter, log_folder
 ) -> None:
     configure_logging()
+    tuned = {key: value for key, value in tuned.get("repeat", tuned).items() if key != REPEAT_OF}
     logging.getLogger("raysys.train.metrics").setLevel(logging.WARNING)  # the sweep prints a line for every report
     config = config.override(tuned)
     if config.train.seed != data.plan.seed:

@@ -11,6 +11,7 @@ from raysys.presets import PRESETS
 from raysys.report import analysis
 from raysys.report.collect import read_folder
 from raysys.report.provenance import ABSENT, nearest_preset
+from raysys.report.sections_sweep import sweep_verdict
 
 
 def test_axes_follow_the_search_space(sweep_folder):
@@ -62,7 +63,7 @@ def test_scores_compare_at_the_first_rung_and_not_at_the_end(sweep_folder):
 
 def test_unhealthy_and_failed_trials_have_no_score(sweep_folder):
     sweep = read_folder(sweep_folder(24))
-    good = analysis.scored(sweep.trials)
+    good = analysis.ranked(sweep.trials)
     assert not {"00005", "00007"} & set(good["trial"])
     furthest = good[good["windows"] == good["windows"].max()]
     assert furthest["objective"].is_monotonic_decreasing
@@ -78,20 +79,49 @@ def test_the_best_trial_is_one_that_went_furthest():
             "objective": [0.9, 0.5, 0.6],
         }
     )
-    assert list(analysis.scored(trials)["trial"]) == ["c", "b", "a"]
+    assert list(analysis.ranked(trials)["trial"]) == ["c", "b", "a"]
 
 
-def test_compute_saved_counts_stopped_trials_only():
-    trials = pd.DataFrame(
-        {
-            "status": ["TERMINATED", "STOPPED_EARLY", "ERROR"],
-            "windows": [100, 25, 10],
-            "budget_windows": [100] * 3,
-            "seconds": [1.0] * 3,
-        }
-    )
-    spent = analysis.compute(trials)
-    assert spent == {"windows": 135.0, "full": 300.0, "seconds": 3.0, "saved": pytest.approx(0.375)}
+def sweep_of(folder, rows):
+    """A sweep folder with these trials."""
+    pd.DataFrame(rows).to_csv(folder / "trials.csv", index=False)
+    return read_folder(folder)
+
+
+def test_compute_saved_counts_stopped_trials_only(tmp_path):
+    shared = {"budget_windows": 100, "seconds": 3600.0, "cpus": 2.0, "gpus": 0.5, "healthy": True}
+    rows = [
+        {"trial": "a", "repeat_of": "", "status": "TERMINATED", "windows": 100, **shared},
+        {"trial": "b", "repeat_of": "", "status": "STOPPED_EARLY", "windows": 25, **shared},
+        {"trial": "c", "repeat_of": "", "status": "ERROR", "windows": 10, **shared},
+        {"trial": "d", "repeat_of": "a", "status": "TERMINATED", "windows": 100, **shared},
+    ]
+    spent = analysis.compute(sweep_of(tmp_path, rows))
+    assert spent == {
+        "windows": 235.0,
+        "full": 400.0,
+        "seconds": 4 * 3600.0,
+        "saved": pytest.approx(0.375),
+        "device": "GPU",
+        "device_hours": pytest.approx(4 * 0.5),
+        "device_hours_saved": pytest.approx(0.5 * (100 / 25 - 1)),
+    }
+
+
+def test_the_mean_over_other_seeds_decides_where_the_best_were_run_again(tmp_path):
+    shared = {"status": "TERMINATED", "windows": 100, "budget_windows": 100, "healthy": True}
+    rows = [
+        {"trial": "lucky", "repeat_of": "", "objective": 0.9, "mean": 0.5, "spread": 0.1, "seeds": 2, **shared},
+        {"trial": "steady", "repeat_of": "", "objective": 0.8, "mean": 0.7, "spread": 0.01, "seeds": 2, **shared},
+        {"trial": "third", "repeat_of": "", "objective": 0.85, **shared},
+        {"trial": "again", "repeat_of": "lucky", "objective": 0.5, **shared},
+    ]
+    sweep = sweep_of(tmp_path, rows)
+    assert list(analysis.ranked(sweep.trials)["trial"]) == ["steady", "lucky", "third"]
+    assert list(sweep.repeats["trial"]) == ["again"]
+    top = analysis.top_rows(sweep, [])
+    assert {"mean", "spread", "seeds"} <= set(top.columns)
+    assert "0.700 ± 0.010 over 2 other seeds" in sweep_verdict(sweep, [])[1]
 
 
 def test_rank_correlation_skips_nan_and_refuses_few():

@@ -2,8 +2,12 @@
 
 import json
 
+import optuna
 import pandas as pd
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raysys.record import read_config
 from raysys.tune.sweep import sweep
@@ -20,18 +24,38 @@ QUICK = {
 
 def test_plain_trials_are_ranked_stopped_early_and_written(ray_cluster, smoke, tmp_path):
     config = smoke.override(
-        QUICK | {"name": "plain", "storage": str(tmp_path), "search.num_trials": 4, "search.grace": 0.5}
+        QUICK
+        | {
+            "name": "plain",
+            "storage": str(tmp_path),
+            "search.num_trials": 4,
+            "search.grace": 0.5,
+            "search.top_k": 1,
+            "search.top_k_seeds": 2,
+        }
     )
     best = sweep(config)
     folder = tmp_path / "plain"
-    trials = pd.read_csv(folder / "trials.csv")
+    table = pd.read_csv(folder / "trials.csv")
+    trials, repeats = table[table["repeat_of"].isna()], table[table["repeat_of"].notna()]
     assert len(trials) == 4
     assert set(trials["status"]) <= {"TERMINATED", "STOPPED_EARLY"}
     assert (trials["status"] == "STOPPED_EARLY").any(), "ASHA stops some"
     finished = trials[trials["status"] == "TERMINATED"]
-    assert best["value"] == pytest.approx(finished["objective"].max())
+    chosen = finished.loc[finished["objective"].idxmax()]
+    assert best["trial"] == chosen["trial"]
+    assert set(repeats["repeat_of"]) == {chosen["trial"]}
+    assert list(repeats["train.seed"]) == [1, 2]
+    assert set(repeats["status"]) == {"TERMINATED"}, "other seeds run to the end"
+    for key in best["tuned"]:
+        assert set(repeats[key]) == {chosen[key]}
+    assert repeats["objective"].nunique() == 2, "another seed is another training"
+    assert (best["value"], best["seeds"]) == (pytest.approx(repeats["objective"].mean()), 2)
+    assert best["spread"] == pytest.approx(repeats["objective"].std())
+    _checkpoints_of_stopped_trials_keep_weights_only(folder, trials)
+    _optuna_and_tensorboard_show_the_trials(folder, trials)
     history = pd.read_csv(folder / "history.csv")
-    assert set(history["trial"]) == set(trials["trial"])
+    assert set(history["trial"]) == set(table["trial"])
     assert {"probe/macro_ap", "val/top1_tie", "codebook/hard_perplexity"} <= set(history.columns)
     assert json.loads((folder / "best.json").read_text())["tuned"].keys() == {
         "loss.diversity_lambda", "loss.temperature", "loss.num_negatives", "mask.ratio",
@@ -43,6 +67,30 @@ def test_plain_trials_are_ranked_stopped_early_and_written(ray_cluster, smoke, t
     assert sweep(config)["trial"] == best["trial"]
     after = pd.read_csv(folder / "history.csv")
     pd.testing.assert_frame_equal(after[["trial", "windows", "seconds"]], history[["trial", "windows", "seconds"]])
+
+
+def _checkpoints_of_stopped_trials_keep_weights_only(folder, trials):
+    for _, trial in trials.iterrows():
+        files = {path.name for path in (folder / f"trial_{trial['trial']}").glob("checkpoint_*/*.safetensors")}
+        whole = {"model.safetensors", "optim.safetensors"}
+        assert files == ({"model.safetensors"} if trial["status"] == "STOPPED_EARLY" else whole)
+
+
+def _optuna_and_tensorboard_show_the_trials(folder, trials):
+    storage = JournalStorage(JournalFileBackend(str(folder / "optuna.log")))
+    (study,) = [optuna.load_study(study_name=None, storage=storage)]
+    shown = {t.user_attrs["trial"]: t for t in study.get_trials()}
+    for _, trial in trials.iterrows():
+        seen = shown[trial["trial"]]
+        assert seen.state.name == {"TERMINATED": "COMPLETE", "STOPPED_EARLY": "PRUNED"}[trial["status"]]
+        assert seen.value == pytest.approx(trial["objective"])
+        assert seen.params["mask.ratio"] == pytest.approx(trial["mask.ratio"])
+        assert max(seen.intermediate_values) == trial["windows"]
+        (events,) = (folder / f"trial_{trial['trial']}").glob("events.out.tfevents*")
+        reader = EventAccumulator(str(events))
+        reader.Reload()
+        assert "_hparams_/session_start_info" in reader.summary_metadata
+        assert "ray/tune/objective" in reader.Tags()["scalars"]
 
 
 def test_trials_of_two_workers_run_as_nested_trainers(ray_cluster, smoke, tmp_path):
