@@ -79,9 +79,9 @@ class LocalFile:
         if size >= 0 and found != size:
             raise FileChangedError(f"{path}: {_changed(found, size)}")
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound now: at exit modules go first
         if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+            close(self._descriptor)
 
     def read_rows(self, rows: Sequence[memoryview], offset: int, stride: int) -> None:
         """Fills `rows`, all of one length, from pieces of the file that begin `stride` bytes apart.

@@ -1,62 +1,92 @@
-"""Checkpoints without pickle: safetensors for numbers, JSON for the rest.
+"""Checkpoints without pickle: safetensors for numbers, JSON for the rest, and a card that says what they are.
 
-A checkpoint directory holds model.safetensors, optim.safetensors, state.json, config.json and record.json.
+A checkpoint directory holds `FILES`.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
+from model.hub import load_strict
+from model.pretrain import PretrainModel
 from raysys.config import RunConfig
+from raysys.train.card import model_card
+
+FILES = ("model.safetensors", "optim.safetensors", "state.json", "config.json", "record.json", "README.md")
+"""Of a whole checkpoint."""
 
 
-def save_checkpoint(
-    directory: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    guard: dict[str, torch.Tensor],
-    state: dict[str, Any],
-    config: RunConfig,
-    record: dict[str, Any],
-) -> None:
-    """Writes everything that a run needs to go on exactly where it was.
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a run needs to go on exactly where it was, copied to host memory.
 
-    Args:
-        directory: an existing folder.
-        model: the model itself, not its DDP wrapper.
-        optimizer: AdamW whose parameters are the model's.
-        guard: tensors of the step guard.
-        state: step and windows done, and whatever else is plain JSON.
-        config: of the run.
-        record: of the run (`raysys.record`).
+    Nothing in it changes when training goes on, so it may be written later and by another thread.
     """
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, directory / "model.safetensors")
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    tensors = {f"guard.{key}": value for key, value in guard.items()}
-    for parameter, values in optimizer.state.items():
-        tensors |= {f"{names[parameter]}:{key}": value for key, value in values.items()}
-    save_file({key: value.contiguous() for key, value in tensors.items()}, directory / "optim.safetensors")
-    for name, value in (("state", state), ("config", config.to_dict()), ("record", record)):
-        (directory / f"{name}.json").write_text(json.dumps(value, indent=1))
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    """Of AdamW ("parameter:field") and of the step guard ("guard.field")."""
+    state: dict[str, Any]
+    """Step, windows and epoch done."""
+    metrics: dict[str, Any]
+    config: RunConfig
+    record: dict[str, Any]
+
+    @classmethod
+    def take(
+        cls,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        guard: dict[str, Tensor],
+        state: dict[str, Any],
+        metrics: dict[str, Any],
+        config: RunConfig,
+        record: dict[str, Any],
+    ) -> Self:
+        """Returns a copy of a run.
+
+        Args:
+            model: the model itself, not its DDP wrapper.
+            optimizer: AdamW whose parameters are the model's.
+            guard: tensors of the step guard.
+            state: step and windows done, and whatever else is plain JSON.
+            metrics: of the last validation, for the card.
+            config: of the run.
+            record: of the run (`raysys.record`).
+        """
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        tensors = {f"guard.{key}": value for key, value in guard.items()}
+        for parameter, values in optimizer.state.items():
+            tensors |= {f"{names[parameter]}:{key}": value for key, value in values.items()}
+        return cls(_on_host(model.state_dict()), _on_host(tensors), state, metrics, config, record)
+
+    def write(self, folder: Path) -> None:
+        """Writes the checkpoint into an existing folder.
+
+        Raises:
+            OSError, safetensors.SafetensorError: the disk is full or fails.
+        """
+        save_file(self.model, folder / "model.safetensors")
+        save_file(self.optimizer, folder / "optim.safetensors")
+        for name, value in (("state", self.state), ("config", self.config.to_dict()), ("record", self.record)):
+            (folder / f"{name}.json").write_text(json.dumps(value, indent=1))
+        (folder / "README.md").write_text(model_card(self.config, self.record, self.state, self.metrics))
 
 
 def load_checkpoint(
     directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the step guard's tensors and the state, after loading model and optimizer in place.
 
     Raises:
         ValueError: weights that do not fit the model, naming the keys.
     """
-    missing, unexpected = model.load_state_dict(load_file(directory / "model.safetensors"), strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"{directory}: missing weights {missing}, unknown weights {unexpected}: another model wrote this"
-        )
+    load_strict(model, load_file(directory / "model.safetensors"))
     parameters = dict(model.named_parameters())
     guard = {}
     for key, value in load_file(directory / "optim.safetensors").items():
@@ -68,3 +98,24 @@ def load_checkpoint(
         on_device = value.to(parameter.device) if field != "step" or parameter.is_cuda else value
         optimizer.state[parameter][field] = on_device
     return guard, json.loads((directory / "state.json").read_text())
+
+
+def load_model(directory: str | Path) -> PretrainModel:
+    """Returns the model of a checkpoint folder, on the CPU and in evaluation mode.
+
+    Raises:
+        ValueError: weights that do not fit the configuration, naming the keys.
+    """
+    directory = Path(directory)
+    config = RunConfig.from_dict(json.loads((directory / "config.json").read_text()))
+    model = PretrainModel(config.model, config.mask, config.loss)
+    load_strict(model, load_file(directory / "model.safetensors"))
+    return model.eval()
+
+
+def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies to host memory; the copies are contiguous and share nothing with what is trained on."""
+    return {
+        key: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for key, value in tensors.items()
+    }

@@ -1,21 +1,27 @@
 """A pretraining run on a Ray cluster: the driver side."""
 
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raysys.cluster import configure_logging, connect
 from raysys.config import RunConfig
 from raysys.record import run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Trainer
+from raysys.train.mend import mend_snapshot
+from raysys.train.mirror import LogMirror
 from raysys.train.reporter import TrainReporter
 
 log = logging.getLogger(__name__)
+_PAUSE_S = 5.0
 
 
 def pretrain(config: RunConfig) -> dict[str, Any]:
@@ -32,9 +38,41 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     directory = run_directory(config)
     record = run_record(config, data.fingerprint, data.contents)
     write_run(directory, config, record)
-    result = TorchTrainer(
-        train_worker,
-        train_loop_config={"config": config, "data": data.shared(), "record": record, "log_folder": log_folder(config)},
+    mend_snapshot(directory)
+    arguments = {"config": config, "data": data.shared(), "record": record, "log_folder": log_folder(config)}
+    result = _fit(config, arguments)
+    log.info("run %s finished, written to %s", config.name, directory)
+    return {**(result.metrics or {}), "directory": directory}
+
+
+def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
+    """Returns the result of the run, started anew as often as machines are taken away or are missing."""
+    first_missing = None
+    while True:
+        try:
+            result = trainer(train_worker, config, arguments).fit()
+        except ray.train.ControllerError as error:
+            first_missing = first_missing or time.monotonic()
+            waited_h = (time.monotonic() - first_missing) / 3600
+            missing = isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
+            if not missing or waited_h >= config.train.wait_for_nodes_h:
+                raise
+            log.warning("no machines for the workers since %.1f h, waiting for them: see `ray status`", waited_h)
+            time.sleep(_PAUSE_S)
+            continue
+        if result.return_value["finished"]:
+            return result
+        first_missing = None
+        log.warning("machines were taken away: going on from the checkpoint on those that are left")
+
+
+def trainer(
+    worker: Callable[[dict[str, Any]], dict[str, Any]], config: RunConfig, arguments: dict[str, Any]
+) -> TorchTrainer:
+    """Returns the Ray Train run of a configuration that calls `worker(arguments)` on every rank."""
+    return TorchTrainer(
+        worker,
+        train_loop_config=arguments,
         scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
             name=config.name,
@@ -47,25 +85,35 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
                 checkpoint_score_order="max",
             ),
         ),
-    ).fit()
-    log.info("run %s finished, written to %s", config.name, directory)
-    return {**(result.metrics or {}), "directory": directory}
+    )
 
 
 def train_worker(args: dict[str, Any]) -> dict[str, Any]:
-    """Runs the loop in one Ray Train worker."""
+    """Runs the loop in one Ray Train worker; returns whether the run is "finished" or only had to leave."""
     configure_logging()
     context = ray.train.get_context()
-    return Trainer(
+    folder, mirror = args["log_folder"], None
+    if context.get_world_rank() != 0:
+        folder = None
+    elif folder is None:
+        storage = context.get_storage()
+        mirror = LogMirror(storage.storage_filesystem, storage.experiment_fs_path)
+        folder = mirror.folder
+    reporter = TrainReporter(background=True, mirror=mirror)
+    loop = Trainer(
         args["config"],
         args["data"],
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=ray.train.torch.get_device(),
-        reporter=TrainReporter(),
+        reporter=reporter,
         record=args["record"],
-        log_folder=Path(args["log_folder"]) if args["log_folder"] and context.get_world_rank() == 0 else None,
-    ).run()
+        log_folder=folder and Path(folder),
+        attend=reporter.attend,
+    )
+    loop.run()
+    reporter.settle()
+    return {"finished": loop.finished}
 
 
 def scaling(config: RunConfig) -> ray.train.ScalingConfig:

@@ -2,7 +2,9 @@
 
 import logging
 import math
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from model.pretrain import Losses, PretrainModel
 from raysys.config import RunConfig
 from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_batches, to_device
-from raysys.train.checkpoint import load_checkpoint, save_checkpoint
+from raysys.train.checkpoint import Snapshot, load_checkpoint
 from raysys.train.data import TrainingData
+from raysys.train.flops import peak_flops, training_flops
 from raysys.train.metrics import RunLog
 from raysys.train.optim import StepGuard, build_optimizer, lr_factor, set_lr
 from raysys.train.reporter import Reporter
@@ -60,6 +63,8 @@ class Trainer:
         reporter: receives metrics and checkpoints at every validation.
         record: goes into every checkpoint.
         log_folder: gets TensorBoard events and metrics.jsonl; None on other ranks.
+        attend: called by all ranks at every log line; returns, to all alike, whether they are to leave now, because
+            their machines are taken away.
     """
 
     def __init__(
@@ -73,27 +78,45 @@ class Trainer:
         reporter: Reporter,
         record: dict[str, Any],
         log_folder: Path | None,
+        attend: Callable[[], bool] = lambda: False,
     ):
         self.config, self.data, self.device, self.reporter, self.record = config, data, device, reporter, record
+        self.attend = attend
         self.worker = Worker(rank, world, config.train.batch_size)
         self.budget = Budget.of(config, data.plan.epoch_windows)
         torch.set_float32_matmul_precision("high")  # TF32 is enough for the products of the loss
+        if config.train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
         torch.manual_seed(config.train.seed)  # the same initial weights on every rank
         self.model = PretrainModel(config.model, config.mask, config.loss).to(device)
         self.optimizer = build_optimizer(self.model, config.optim, device)
         self.guard = StepGuard(device)
         self.step, self.windows = 0, 0
         self._restore()
-        self.wrapped = _wrap(self.model, world, config)
+        self.wrapped = _wrap(self.model, world, config, device)
         self.step_windows = self.worker.global_batch * config.optim.accumulate
         self.steps_left = math.ceil(max(0, self.budget.windows - self.windows) / self.step_windows)
         # With fewer workers than planned the global batch shrinks; the learning rate follows its square root.
         self.lr_scale = math.sqrt(self.step_windows / self.budget.full_batch)
         self.clock = WaitClock()
-        self.log = RunLog(log_folder, self.step + self.steps_left)
+        self.checkpoint_seconds = 0.0  # that training has waited for checkpoints
+        peak = peak_flops(config, device)
+        self.log = RunLog(
+            log_folder,
+            self.step + self.steps_left,
+            run=config.name,
+            flops_over_peak=training_flops(config) / (world * peak) if peak else None,
+            skipped=self.guard.skipped.item(),
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up."""
+        return self.windows >= self.budget.windows
 
     def run(self) -> dict[str, Any]:
-        """Returns the metrics of the last validation."""
+        """Returns the last metrics, after the budget is used up or a checkpoint is written because workers must leave."""
         metrics: dict[str, Any] = {}
         if self.step == 0:
             self._validate()  # what an untrained model scores
@@ -101,12 +124,23 @@ class Trainer:
         for _ in range(self.steps_left):
             before = self.windows
             self._train_step(batches)
-            last = self.windows >= self.budget.windows
-            if last or self.step % self.config.train.log_every == 0:
-                metrics = self._flush()
-            if last or self.windows // self.budget.between_validations > before // self.budget.between_validations:
+            leave = False
+            if self.finished or self.step % self.config.train.log_every == 0:
+                metrics = self._flush() | self._state()
+                leave = self.attend() and not self.finished
+            if (
+                self.windows // self.budget.between_validations > before // self.budget.between_validations
+                or self.finished
+            ):
                 metrics = metrics | self._validate() | self._state()
-                self.reporter.report(metrics, self._save)
+                self._report(metrics)
+            elif leave:
+                self._report(metrics)
+            if leave:
+                log.warning(
+                    "step %d: machines are taken away; the run leaves with a checkpoint of this step", self.step
+                )
+                break
         self.log.close()
         return metrics
 
@@ -145,6 +179,7 @@ class Trainer:
             "optim/lr": self._lr_factor() * self.config.optim.lr,
             "train/skipped_steps": self.guard.skipped.item(),
             "train/windows": self.windows,
+            "perf/checkpoint_wait_s": self.checkpoint_seconds,
         }
         metrics = self.log.flush(self.step, self.windows, self.clock.seconds, extra)
         in_a_row = int(self.guard.in_a_row.item())
@@ -171,8 +206,15 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return {"step": self.step, "windows": self.windows, "epoch": self.windows / self.data.plan.epoch_windows}
 
-    def _save(self, folder: Path) -> None:
-        save_checkpoint(folder, self.model, self.optimizer, self.guard.state(), self._state(), self.config, self.record)
+    def _report(self, metrics: dict[str, Any]) -> None:
+        start = time.perf_counter()
+        if self.worker.rank == 0:
+            state, guard = self._state(), self.guard.state()
+            save = Snapshot.take(self.model, self.optimizer, guard, state, metrics, self.config, self.record).write
+        else:
+            save = _nothing
+        self.reporter.report(metrics, save)
+        self.checkpoint_seconds += time.perf_counter() - start
 
     def _restore(self) -> None:
         with self.reporter.latest_checkpoint() as folder:
@@ -184,12 +226,17 @@ class Trainer:
         log.info("going on after step %d, %d windows", self.step, self.windows)
 
 
-def _wrap(model: PretrainModel, world: int, config: RunConfig) -> nn.Module:
-    wrapped = torch.compile(model, dynamic=False) if config.train.compile else model
+def _nothing(folder: Path) -> None:
+    """What ranks other than 0 add to a checkpoint."""
+
+
+def _wrap(model: PretrainModel, world: int, config: RunConfig, device: torch.device) -> nn.Module:
+    if config.train.compile and device.type == "cuda":
+        model.backbone.unet.compile_layers()
     if world == 1:
-        return wrapped
+        return model
     return DistributedDataParallel(
-        wrapped, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=config.optim.accumulate == 1
+        model, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=config.optim.accumulate == 1
     )
 
 

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from raysys.train.gauges import Gauges
+from raysys.train.optim import StepGuard
+
 log = logging.getLogger(__name__)
 
 _CONSOLE = {
@@ -34,17 +37,32 @@ class RunLog:
     Args:
         folder: gets TensorBoard events and metrics.jsonl; None for ranks other than 0 and storage that is not local.
         total_steps: budget, for the console line.
+        run: name of the run, for Ray's metrics.
+        flops_over_peak: operations of one window over those that all workers' GPUs can do in a second; None where
+            the peak is not known.
+        skipped: steps that the run has skipped in earlier lives.
     """
 
-    def __init__(self, folder: Path | None, total_steps: int):
+    def __init__(
+        self,
+        folder: Path | None,
+        total_steps: int,
+        *,
+        run: str = "",
+        flops_over_peak: float | None = None,
+        skipped: float = 0.0,
+    ):
         self._writer = SummaryWriter(str(folder / "tensorboard")) if folder else None
         self._lines = (folder / "metrics.jsonl").open("a") if folder else None
+        self._gauges = Gauges(run) if folder else None
         self._speaks = folder is not None
+        self._flops_over_peak = flops_over_peak
         self._total_steps = total_steps
         self._sums: dict[str, torch.Tensor] = {}
         self._count = 0
         self._alarmed: set[str] = set()
         self._waited_before = False
+        self._skipped = skipped
         self._tick = (time.perf_counter(), 0.0, 0)
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
@@ -71,18 +89,21 @@ class RunLog:
         metrics = dict(zip(names, means, strict=True)) | extra
         metrics["perf/windows_per_s"] = (windows - before) / (now - then)
         metrics["perf/data_wait_fraction"] = min(1.0, (wait_s - waited) / (now - then))
+        if self._flops_over_peak:
+            metrics["perf/mfu"] = metrics["perf/windows_per_s"] * self._flops_over_peak
         if torch.cuda.is_available():
             metrics["mem/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        self.write(metrics, step)
         if self._speaks:
             parts = [text.format(metrics[name]) for name, text in _CONSOLE.items() if name in metrics]
             log.info("step %d/%d  %s", step, self._total_steps, "  ".join(parts))
-        self._check(metrics)
+        self.write(metrics, step)
         return metrics
 
     def write(self, metrics: dict[str, Any], step: int) -> None:
-        """Writes scalars to TensorBoard and, as one line, to metrics.jsonl."""
+        """Writes scalars to TensorBoard, to Ray's metrics and, as one line, to metrics.jsonl; raises alarms."""
+        self._check(metrics)
         if self._writer:
+            self._gauges.set(metrics)
             scalars = {name: value for name, value in metrics.items() if "/" in name and math.isfinite(value)}
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, step)
@@ -114,22 +135,35 @@ class RunLog:
             self._lines.close()
 
     def _check(self, metrics: dict[str, float]) -> None:
-        used = metrics.get("codebook/used_fraction", 1.0)
-        self._alarm(
-            "collapse",
-            used < COLLAPSED,
-            f"the codebook uses {used:.0%} of its codes, less than {COLLAPSED:.0%}: raise loss.diversity_lambda, lower "
-            "optim.quantizer_lr, or check the data for dead channels",
-        )
-        waits = metrics["perf/data_wait_fraction"]
-        self._waited_before, before = waits > WAITING, self._waited_before
-        self._alarm(
-            "data",
-            waits > WAITING and before,
-            f"training waits for data {waits:.0%} of the time: add CPUs to the data pool, or prepare shards (jobs.prepare)",
-        )
+        if "codebook/used_fraction" in metrics:
+            used = metrics["codebook/used_fraction"]
+            self._alarm(
+                "collapse",
+                used < COLLAPSED,
+                f"the codebook uses {used:.0%} of its codes, less than {COLLAPSED:.0%}: raise loss.diversity_lambda, lower "
+                "optim.quantizer_lr, or check the data for dead channels",
+            )
+        if "perf/data_wait_fraction" in metrics:
+            waits = metrics["perf/data_wait_fraction"]
+            self._waited_before, before = waits > WAITING, self._waited_before
+            self._alarm(
+                "data",
+                waits > WAITING and before,
+                f"training waits for data {waits:.0%} of the time: add CPUs to the data pool, or prepare shards "
+                "(jobs.prepare)",
+            )
+        if "train/skipped_steps" in metrics:
+            new = metrics["train/skipped_steps"] - self._skipped
+            self._skipped = metrics["train/skipped_steps"]
+            self._alarm(
+                "step",
+                new > 0,
+                f"{new:.0f} steps were skipped, their gradient was not finite or {StepGuard.SPIKE:.0f} times its usual norm: "
+                "lower optim.lr or raise optim.warmup if it goes on; train.max_bad_steps in a row stop the run",
+            )
 
     def _alarm(self, kind: str, raised: bool, text: str) -> None:
+        """Says it once, and again only after it was over."""
         if raised and kind not in self._alarmed and self._speaks:
             log.warning("ALARM %s: %s", kind, text)
-            self._alarmed.add(kind)
+        (self._alarmed.add if raised else self._alarmed.discard)(kind)

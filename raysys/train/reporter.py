@@ -8,6 +8,11 @@ from typing import Any, Protocol
 
 import ray.train
 from ray import tune
+from ray.train import CheckpointUploadMode
+from ray.train.collective import broadcast_from_rank_zero
+
+from raysys.train.mirror import LogMirror
+from raysys.train.upload import Upload
 
 Metrics = dict[str, Any]
 
@@ -16,23 +21,61 @@ class Reporter(Protocol):
     """What the loop needs of its surroundings."""
 
     def report(self, metrics: Metrics, save: Callable[[Path], None]) -> None:
-        """Reports metrics and a checkpoint that `save` writes into an empty folder; every rank calls it alike."""
+        """Reports metrics and a checkpoint; every rank calls it alike.
+
+        Args:
+            metrics: of this moment, with "step".
+            save: writes the checkpoint of this moment into an empty folder, now or later, from any thread.
+        """
 
     def latest_checkpoint(self):
         """Returns a context manager that gives the folder of the newest checkpoint, or None."""
 
 
 class TrainReporter:
-    """Reports to Ray Train; rank 0 writes the checkpoint."""
+    """Reports to Ray Train; rank 0 writes the checkpoint. Every rank calls every method alike.
+
+    Ray Train's own asynchronous upload ends the run when the storage fails, so rank 0 writes to the storage itself and then
+    registers what is there.
+
+    Args:
+        background: write while training goes on; a checkpoint is registered by the next `attend` that finds it written.
+        mirror: of the logs, sent after every checkpoint.
+    """
+
+    def __init__(self, *, background: bool = False, mirror: LogMirror | None = None):
+        self._background, self._mirror = background, mirror
+        self._rank = ray.train.get_context().get_world_rank()
+        self._metrics: Metrics | None = None
+        self._upload: Upload | None = None
 
     def report(self, metrics: Metrics, save: Callable[[Path], None]) -> None:
-        if ray.train.get_context().get_world_rank() != 0:
-            ray.train.report(metrics)
+        self.settle()
+        self._metrics = metrics
+        if self._rank == 0:
+            storage = ray.train.get_context().get_storage()
+            path = f"{storage.experiment_fs_path}/step{metrics['step']:09d}"
+            after = self._mirror.send if self._mirror else None
+            self._upload = Upload(save, storage.storage_filesystem, path, after)
+        if not self._background:
+            self.settle()
+
+    def attend(self) -> bool:
+        """Registers the checkpoint that was written meanwhile; returns whether Ray takes machines of this run away."""
+        if self._metrics is not None and broadcast_from_rank_zero(self._upload is not None and self._upload.done()):
+            self.settle()
+        return ray.train.get_preemption_info() is not None
+
+    def settle(self) -> None:
+        """Waits for the checkpoint that is being written, and registers it; without it if the storage failed."""
+        if self._metrics is None:
             return
-        with tempfile.TemporaryDirectory() as folder:
-            save(Path(folder))
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"step{metrics['step']:09d}")
+        checkpoint = None
+        if self._upload is not None and self._upload.wait():
+            storage = ray.train.get_context().get_storage()
+            checkpoint = ray.train.Checkpoint(self._upload.path, storage.storage_filesystem)
+        metrics, self._metrics, self._upload = self._metrics, None, None
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
     def latest_checkpoint(self):
         return _opened(ray.train.get_checkpoint())

@@ -14,6 +14,7 @@ _BATCH = 32
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # its shapes would be compiled again, for a few batches each
 def validate(model: PretrainModel, config: RunConfig, data: TrainingData, rank: int, world: int, device: torch.device):
     """Returns val/*, codebook/* and probe/* metrics, and "counts" (G, V), equal on all ranks.
 

@@ -99,3 +99,30 @@ def test_accumulated_micro_batches_equal_one_large_batch(smoke, data, tmp_path):
     """Without random draws in the loss, two micro-batches of 4 give the step of one batch of 8."""
     small = smoke.override({"train.batch_size": 4, "optim.accumulate": 2, "loss.negatives": "expected"})
     assert trainer(small, data, tmp_path).step_windows == 8
+
+
+def test_with_fewer_workers_than_planned_lr_and_global_batch_follow_the_rule(smoke, data, tmp_path):
+    """Global batch proportional to the workers, learning rate to its square root, budget and schedule unchanged."""
+    alone = trainer(smoke.override({"train.num_workers": 4, "train.min_workers": 1}), data, tmp_path)
+    whole = trainer(smoke.override({"train.num_workers": 1}), data, tmp_path)
+    assert alone.step_windows == smoke.train.batch_size
+    assert alone.budget.windows == 4 * whole.budget.windows
+    assert alone.steps_left == 4 * whole.steps_left
+    alone.windows, whole.windows = 4 * 12, 12  # the same progress: 12 of 32 windows, 48 of 128
+    alone.step_windows, whole.step_windows = 4, 1
+    assert alone._lr_factor() == pytest.approx(0.5 * whole._lr_factor())
+
+
+def test_workers_that_must_leave_write_a_checkpoint_at_once_and_lose_no_step(smoke, data, tmp_path):
+    whole = trainer(smoke, data, tmp_path / "whole").run()
+    first = trainer(smoke, data, tmp_path / "parts")
+    calls = iter([False, False, True])
+    first.attend = lambda: next(calls)  # asked every second step
+    first.run()
+    assert first.step == 6, "between the validations of steps 4 and 8"
+    assert not first.finished
+    assert (tmp_path / "parts" / "step000000006" / "model.safetensors").exists()
+    second = trainer(smoke, data, tmp_path / "parts")
+    assert second.step == 6
+    assert second.run()["val/loss"] == whole["val/loss"]
+    assert second.finished

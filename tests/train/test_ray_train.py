@@ -10,19 +10,22 @@ pytestmark = pytest.mark.slow
 
 
 def test_two_workers_train_report_and_go_on_under_the_same_name(ray_cluster, smoke, tmp_path):
+    """The storage, a URL, refuses the first of the two checkpoints; training goes on to the second one."""
     config = smoke.override(
-        {"train.num_workers": 2, "data.reader": "ray", "storage": str(tmp_path), "train.cpus_per_worker": 0.25}
+        {"train.num_workers": 2, "data.reader": "ray", "storage": f"file://{tmp_path}", "train.cpus_per_worker": 0.25}
     )
+    run = tmp_path / config.name
+    run.mkdir()
+    (run / "step000000004.unfinished").write_text("a file where the checkpoint's folder should be")
     metrics = pretrain(config)
     assert metrics["step"] == config.train.max_steps
     assert metrics["windows"] == config.train.max_steps * 2 * config.train.batch_size
-    run = tmp_path / config.name
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"] for line in lines} == {0, 2, 4, 6, 8}
-    checkpoints = sorted(path.name for path in run.glob("step*"))
-    assert checkpoints[-1] == "step000000008"
+    checkpoints = sorted(path.name for path in run.glob("step*") if path.is_dir())
+    assert checkpoints == ["step000000008"]
     assert {path.name for path in (run / checkpoints[-1]).iterdir()} == {
-        "model.safetensors", "optim.safetensors", "state.json", "config.json", "record.json",
+        "model.safetensors", "optim.safetensors", "state.json", "config.json", "record.json", "README.md",
     }  # fmt: skip
     assert any((run / "tensorboard").iterdir())
 

@@ -1,0 +1,219 @@
+"""How training scales with workers, and what Ray costs: windows/s, waiting for data, start, recovery.
+
+    python -m benchmarks.scale --preset base --data SHARDS --workers 1 2 --steps 400      # on GPUs
+    python -m benchmarks.scale --preset smoke --workers 1 2 --steps 60                    # on a CPU
+
+Without --data it makes miniatures of the eight data sets and shards of them. Three ways to run the same Trainer:
+
+bare    torch.distributed alone, windows read by a thread of each process
+train   Ray Train, windows read the same way
+stream  Ray Train, windows read and dealt by Ray Data
+
+Checks first that all three end with the same loss. Rates leave out the first quarter of the steps. The last line is one
+JSON object.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import raysys  # noqa: F401  (sets what Ray reads when it is imported)
+from raysys.cluster import configure_logging, connect
+from raysys.config import RunConfig
+from raysys.data.miniature import write_miniatures
+from raysys.data.shards import prepare
+from raysys.presets import PRESETS
+from raysys.train import driver
+from raysys.train.data import TrainingData, prepare_training_data
+from raysys.train.loop import Trainer
+from raysys.train.reporter import SilentReporter
+
+Steps = list[tuple[float, float]]
+"""Unix time after a step and seconds waited for data until then, step by step; of rank 0."""
+
+
+@contextmanager
+def recorded(after: Callable[[Trainer], None] = lambda trainer: None) -> Iterator[Steps]:
+    """Records the steps of the trainers of this process; `after` is called after each."""
+    steps, original = [], Trainer._train_step
+
+    def step(self, batches) -> None:
+        original(self, batches)
+        steps.append((time.time(), self.clock.seconds))
+        after(self)
+
+    Trainer._train_step = step
+    yield steps
+    Trainer._train_step = original
+
+
+def bare_worker(rank: int, world: int, port: int, config: RunConfig, data: TrainingData, out: Path) -> None:
+    """One process of a run without Ray."""
+    cuda = torch.cuda.is_available() and config.train.device != "cpu"
+    device = torch.device("cuda", rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)
+    if world > 1:
+        address = f"tcp://127.0.0.1:{port}"
+        dist.init_process_group("nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=world)
+    reporter = SilentReporter(out / f"rank{rank}")
+    place = {"rank": rank, "world": world, "device": device}
+    with recorded() as steps:
+        metrics = Trainer(config, data, **place, reporter=reporter, record={}, log_folder=None).run()
+    if rank == 0:
+        (out / "result.json").write_text(json.dumps({"steps": steps, "loss": metrics["val/loss"]}))
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def bare(config: RunConfig, data: TrainingData, folder: Path) -> dict[str, Any]:
+    """Returns the steps and the loss of a run without Ray."""
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = config.train.num_workers
+    mp.spawn(bare_worker, args=(world, port, config, data, folder), nprocs=world)
+    return json.loads((folder / "result.json").read_text())
+
+
+def timed_worker(args: dict[str, Any]) -> dict[str, Any]:
+    """A Ray Train worker that also returns its steps and, if asked to, kills the last rank in mid-run once."""
+    config, mark = args["config"], Path(args["kill"]) if args["kill"] else None
+
+    def kill(trainer: Trainer) -> None:
+        last = trainer.worker.rank == trainer.worker.world - 1
+        # By then the checkpoint of half the steps is registered, which happens at a log line.
+        if mark and last and trainer.step > 0.8 * config.train.max_steps and not mark.exists():
+            mark.write_text(str(time.time()))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with recorded(kill) as steps:
+        return driver.train_worker(args) | {"steps": steps}
+
+
+def trained(config: RunConfig, data: TrainingData, folder: Path, kill: str = "") -> dict[str, Any]:
+    """Returns the steps, the loss and the time of the start of a run by Ray Train."""
+    config = config.override({"name": folder.name, "storage": str(folder.parent)})
+    arguments = {"config": config, "data": data.shared(), "record": {}, "log_folder": driver.log_folder(config)}
+    folder.mkdir()
+    begin = time.time()
+    result = driver.trainer(timed_worker, config, arguments | {"kill": kill}).fit()
+    return {"begin": begin, "steps": result.return_value["steps"], "loss": result.metrics["val/loss"]}
+
+
+def rate(steps: Steps, step_windows: int) -> dict[str, float]:
+    """Windows a second of all workers, and the fraction of the time that rank 0 waits for data."""
+    (begin, waited), (end, waited_to) = steps[len(steps) // 4], steps[-1]
+    count = len(steps) - 1 - len(steps) // 4
+    return {
+        "windows_per_s": round(count * step_windows / (end - begin), 1),
+        "data_wait_fraction": round((waited_to - waited) / (end - begin), 4),
+    }
+
+
+def recovery_s(config: RunConfig, data: TrainingData, folder: Path) -> float:
+    """Seconds from the kill of a worker to the first new step."""
+    config = config.override({"train.validate_every": config.train.max_steps // 2})
+    mark = folder.parent / "killed"
+    steps = trained(config, data, folder, kill=str(mark))["steps"]
+    return round(steps[0][0] - float(mark.read_text()), 1)
+
+
+def measure(config: RunConfig, data: TrainingData, folder: Path, rounds: int) -> dict[str, Any]:
+    """The three ways with one number of workers, in turn; medians over the rounds."""
+    world = config.train.num_workers
+    step_windows = world * config.train.batch_size * config.optim.accumulate
+    reads = {name: config.override({"data.reader": name}) for name in ("process", "ray")}
+    rows: dict[str, list[dict]] = {"bare": [], "train": [], "stream": []}
+    for number in range(rounds):
+        runs = {
+            "bare": bare(reads["process"], data, folder / f"bare{world}-{number}"),
+            "train": trained(reads["process"], data, folder / f"train{world}-{number}"),
+            "stream": trained(reads["ray"], data, folder / f"stream{world}-{number}"),
+        }
+        losses = [run["loss"] for run in runs.values()]
+        assert max(losses) - min(losses) <= 1e-2 * abs(losses[0]), f"three ways, three losses: {losses}"
+        for name, run in runs.items():
+            row = rate(run["steps"], step_windows)
+            if "begin" in run:
+                row["first_step_s"] = round(run["steps"][0][0] - run["begin"], 1)
+            rows[name].append(row)
+            print(f"{world} workers, {name:6s} {row}", flush=True)
+    return {name: {key: statistics.median(row[key] for row in many) for key in many[0]} for name, many in rows.items()}
+
+
+def summary(results: dict[int, dict]) -> dict[str, Any]:
+    """Efficiency against the smallest number of workers, and the share of the rate that Ray costs."""
+    first = min(results)
+    alone = results[first]["stream"]["windows_per_s"] / first
+    return {
+        "efficiency": {n: round(r["stream"]["windows_per_s"] / n / alone, 3) for n, r in results.items()},
+        "ray_train_overhead": {
+            n: round(1 - r["train"]["windows_per_s"] / r["bare"]["windows_per_s"], 3) for n, r in results.items()
+        },
+        "ray_overhead_with_stream": {
+            n: round(1 - r["stream"]["windows_per_s"] / r["bare"]["windows_per_s"], 3) for n, r in results.items()
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="base", choices=PRESETS)
+    parser.add_argument("--data", help="folder with shards; made from miniatures where it is missing")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON", help="overrides, e.g. train.compile=true")
+    options = parser.parse_args()
+    configure_logging()
+    folder = Path(tempfile.mkdtemp(prefix="raysys-scale-"))
+    connect()
+    start = PRESETS[options.preset]().override({"data.datasets": ["all"], "data.cache": str(folder / "cache")})
+    root = options.data
+    if root is None:
+        write_miniatures(folder / "sets", traces=200)
+        root = str(folder / "shards")
+        prepare(start.override({"data.root": str(folder / "sets")}), root)
+    values = {key: json.loads(value) for key, value in (item.split("=", 1) for item in options.set)}
+    fixed = {
+        "train.log_every": min(20, max(1, options.steps // 8)),
+        "train.max_steps": options.steps,
+        "train.validate_every": options.steps,
+    }
+    start = start.override({"data.root": root, "train.val_windows": 32, **fixed, **values})
+    results = {}
+    for world in options.workers:
+        config = start.override({"train.num_workers": world})
+        data = prepare_training_data(config)
+        results[world] = measure(config, data, folder, options.rounds)
+    recovered = recovery_s(config, data, folder / "killed-run")
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [
+        f"{os.cpu_count()} CPU cores"
+    ]
+    out = {"preset": options.preset, "steps": options.steps, "devices": devices, "workers": results}
+    print(json.dumps(out | summary(results) | {"recovery_s": recovered}))
+    ray.shutdown()
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

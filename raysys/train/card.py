@@ -1,0 +1,74 @@
+"""The model card of a checkpoint."""
+
+import json
+import math
+from typing import Any
+
+from raysys.config import RunConfig
+
+_TEXT = """# {name}, step {step}
+
+A self-supervised model of three-component seismograms (components Z, N, E at 100 Hz): a bidirectional mLSTM U-Net
+pretrained by contrastive prediction of quantised features, after wav2vec 2.0. {windows:,} windows of {samples}
+samples, {epoch:.3g} epochs of the training split. Not meant for picking as it is: fine-tune it, or read its features.
+
+## Load
+
+```python
+from raysys.train.checkpoint import load_model
+
+model = load_model("{folder}")
+features = model.features(waveform)  # (windows, 3, {samples}) in any unit -> (windows, {frames}, {width})
+```
+
+## Metrics
+
+{metrics}
+
+## Where it comes from
+
+* command: `{command}`
+* commit: {commit}{dirty}
+* data: {datasets}, fingerprint {fingerprint}
+* seed: {seed}
+* versions: {versions}
+
+config.json repeats the run (`--from-run`), record.json holds the uncommitted changes.
+
+```json
+{config}
+```
+"""
+
+
+def model_card(config: RunConfig, record: dict[str, Any], state: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Returns the README.md of a checkpoint.
+
+    Args:
+        config: of the run.
+        record: of the run (`raysys.record`); what it lacks is "unknown".
+        state: step, windows and epoch done.
+        metrics: of the last validation; scores of other groups are left out.
+    """
+    shown = {k: v for k, v in metrics.items() if k.split("/")[0] in ("val", "probe", "codebook") and math.isfinite(v)}
+    rows = ["| metric | value |", "|---|---|"] + [f"| {name} | {value:.4g} |" for name, value in shown.items()]
+    versions = record.get("versions", {})
+    return _TEXT.format(
+        name=config.name,
+        step=state["step"],
+        windows=state["windows"],
+        epoch=state["epoch"],
+        samples=config.model.window_samples,
+        folder=f"step{state['step']:09d}",
+        frames=config.model.num_frames,
+        width=config.model.encoder.width + config.model.backbone.width,
+        metrics="\n".join(rows) if shown else "None: this checkpoint was written between two validations.",
+        command=record.get("command", "unknown"),
+        commit=record.get("git_commit", "unknown"),
+        dirty=", with uncommitted changes" if record.get("git_diff") else "",
+        datasets=", ".join(config.data.datasets),
+        fingerprint=record.get("data_fingerprint", "unknown"),
+        seed=config.train.seed,
+        versions=", ".join(f"{k} {v}" for k, v in versions.items() if k in ("torch", "ray", "triton")) or "unknown",
+        config=json.dumps(config.to_dict(), indent=1),
+    )
