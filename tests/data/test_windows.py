@@ -126,15 +126,6 @@ def test_a_disk_that_fails_for_a_moment_is_read_again_and_one_that_stays_broken_
         read_windows(traces, np.array([3]), np.array([10]), 512)
 
 
-def test_windows_that_somebody_still_holds_are_never_overwritten(noise_set, tmp_path):
-    """Memory is used again, but only when every view of it is gone."""
-    folder, waveforms = noise_set
-    traces = traces_of(folder, tmp_path / "cache")
-    held = [read_windows(traces, np.array([i]), np.array([0]), 512)[0][:, 1:, 5:] for i in range(10)]
-    for i, view in enumerate(held):
-        np.testing.assert_array_equal(view[0], waveforms[i][1:, 5:512])
-
-
 @pytest.mark.parametrize(("up", "down"), [(5, 2), (2, 1), (2, 5), (5, 1), (100, 75)])
 def test_an_offset_leaves_no_ripple(up, down):
     taps = low_pass(up, down)

@@ -68,7 +68,9 @@ def test_separate_weights_are_two_xlstm_layers():
 
 
 def test_our_state_dict_loads_into_xlstm():
-    theirs().load_state_dict(MLSTMLayer(WIDTH, config()).double().state_dict(), strict=True)
+    loaded = theirs().load_state_dict(MLSTMLayer(WIDTH, config()).double().state_dict(), strict=False)
+    assert not loaded.missing_keys
+    assert not loaded.unexpected_keys
 
 
 def test_initialisation_is_that_of_xlstm():

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from raysys.train.data import prepare_training_data
-from raysys.train.loop import Budget, Trainer
-from raysys.train.reporter import SilentReporter
+from raysys.train.loop import Budget
+from tests.train.local import local_trainer
 
 
 @pytest.fixture(scope="module")
@@ -17,21 +17,8 @@ def data(smoke):
     return prepare_training_data(smoke)
 
 
-def trainer(config, data, folder, log_folder=None) -> Trainer:
-    return Trainer(
-        config,
-        data,
-        rank=0,
-        world=1,
-        device=torch.device("cpu"),
-        reporter=SilentReporter(folder),
-        record={},
-        log_folder=log_folder,
-    )
-
-
 def test_a_run_reports_finite_metrics_of_every_group(smoke, data, tmp_path):
-    metrics = trainer(smoke, data, tmp_path / "run", tmp_path / "log").run()
+    metrics = local_trainer(smoke, data, tmp_path / "run", tmp_path / "log").run()
     assert metrics["step"] == smoke.train.max_steps
     assert metrics["windows"] == smoke.train.max_steps * smoke.train.batch_size
     assert {name.split("/")[0] for name in metrics if "/" in name} >= {
@@ -50,11 +37,11 @@ def test_a_run_reports_finite_metrics_of_every_group(smoke, data, tmp_path):
 
 
 def test_resume_gives_the_same_weights_as_an_undisturbed_run(smoke, data, tmp_path):
-    whole = trainer(smoke, data, tmp_path / "whole").run()
-    first = trainer(smoke, data, tmp_path / "parts")
+    whole = local_trainer(smoke, data, tmp_path / "whole").run()
+    first = local_trainer(smoke, data, tmp_path / "parts")
     first.steps_left = 4
     first.run()
-    second = trainer(smoke, data, tmp_path / "parts")
+    second = local_trainer(smoke, data, tmp_path / "parts")
     assert second.step == 4
     resumed = second.run()
     assert resumed["val/loss"] == whole["val/loss"]
@@ -66,7 +53,7 @@ def test_resume_gives_the_same_weights_as_an_undisturbed_run(smoke, data, tmp_pa
 
 
 def test_a_step_with_a_bad_gradient_is_skipped_and_counted(smoke, data, tmp_path):
-    run = trainer(smoke, data, tmp_path)
+    run = local_trainer(smoke, data, tmp_path)
     before = {name: value.clone() for name, value in run.model.named_parameters()}
     run.guard.step(run.optimizer, torch.tensor(float("nan")))
     for parameter in run.model.parameters():
@@ -79,7 +66,7 @@ def test_a_step_with_a_bad_gradient_is_skipped_and_counted(smoke, data, tmp_path
 
 def test_a_run_that_only_skips_stops_and_says_why(smoke, data, tmp_path, monkeypatch):
     config = smoke.override({"train.max_bad_steps": 2})
-    run = trainer(config, data, tmp_path)
+    run = local_trainer(config, data, tmp_path)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a, **k: torch.tensor(float("inf")))
     with pytest.raises(FloatingPointError, match=r"optim\.lr"):
         run.run()
@@ -98,13 +85,13 @@ def test_the_budget_counts_windows_whatever_the_number_of_workers(smoke):
 def test_accumulated_micro_batches_equal_one_large_batch(smoke, data, tmp_path):
     """Without random draws in the loss, two micro-batches of 4 give the step of one batch of 8."""
     small = smoke.override({"train.batch_size": 4, "optim.accumulate": 2, "loss.negatives": "expected"})
-    assert trainer(small, data, tmp_path).step_windows == 8
+    assert local_trainer(small, data, tmp_path).step_windows == 8
 
 
 def test_with_fewer_workers_than_planned_lr_and_global_batch_follow_the_rule(smoke, data, tmp_path):
     """Global batch proportional to the workers, learning rate to its square root, budget and schedule unchanged."""
-    alone = trainer(smoke.override({"train.num_workers": 4, "train.min_workers": 1}), data, tmp_path)
-    whole = trainer(smoke.override({"train.num_workers": 1}), data, tmp_path)
+    alone = local_trainer(smoke.override({"train.num_workers": 4, "train.min_workers": 1}), data, tmp_path)
+    whole = local_trainer(smoke.override({"train.num_workers": 1}), data, tmp_path)
     assert alone.step_windows == smoke.train.batch_size
     assert alone.budget.windows == 4 * whole.budget.windows
     assert alone.steps_left == 4 * whole.steps_left
@@ -114,15 +101,15 @@ def test_with_fewer_workers_than_planned_lr_and_global_batch_follow_the_rule(smo
 
 
 def test_workers_that_must_leave_write_a_checkpoint_at_once_and_lose_no_step(smoke, data, tmp_path):
-    whole = trainer(smoke, data, tmp_path / "whole").run()
-    first = trainer(smoke, data, tmp_path / "parts")
+    whole = local_trainer(smoke, data, tmp_path / "whole").run()
+    first = local_trainer(smoke, data, tmp_path / "parts")
     calls = iter([False, False, True])
     first.attend = lambda: next(calls)  # asked every second step
     first.run()
     assert first.step == 6, "between the validations of steps 4 and 8"
     assert not first.finished
     assert (tmp_path / "parts" / "step000000006" / "model.safetensors").exists()
-    second = trainer(smoke, data, tmp_path / "parts")
+    second = local_trainer(smoke, data, tmp_path / "parts")
     assert second.step == 6
     assert second.run()["val/loss"] == whole["val/loss"]
     assert second.finished

@@ -14,6 +14,7 @@ from raysys.config import RunConfig
 from raysys.train.flops import forward_flops, peak_flops, training_flops
 from raysys.train.gauges import DESCRIPTIONS, exported_name
 from raysys.train.metrics import RunLog
+from tests.train.local import local_trainer
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "raysys.json"
 
@@ -27,20 +28,9 @@ def test_the_dashboard_shows_the_metrics_that_the_code_exports_and_no_others():
 
 def test_every_exported_metric_is_one_that_a_run_writes(smoke, tmp_path):
     from raysys.train.data import prepare_training_data
-    from raysys.train.loop import Trainer
-    from raysys.train.reporter import SilentReporter
 
     config = smoke.override({"train.max_steps": 2, "train.validate_every": 2})
-    Trainer(
-        config,
-        prepare_training_data(config),
-        rank=0,
-        world=1,
-        device=torch.device("cpu"),
-        reporter=SilentReporter(tmp_path),
-        record={},
-        log_folder=tmp_path,
-    ).run()
+    local_trainer(config, prepare_training_data(config), tmp_path, tmp_path).run()
     written = {key for line in (tmp_path / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
     only_gpu = {"perf/mfu", "mem/peak_gib"}
     assert set(DESCRIPTIONS) - only_gpu <= written

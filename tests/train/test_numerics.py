@@ -11,8 +11,8 @@ from model.pretrain import PretrainModel
 from raysys.config import RunConfig
 from raysys.data.stream import Batch
 from raysys.train.data import prepare_training_data
-from raysys.train.loop import Trainer, _step_seed, _wrap
-from raysys.train.reporter import SilentReporter
+from raysys.train.loop import _step_seed, _wrap
+from tests.train.local import local_trainer
 
 GOLDEN = {0: 3.229314, 4: 2.673301, 9: 2.433546, 14: 2.354172, 19: 2.285377}
 """Loss by step."""
@@ -67,16 +67,7 @@ def test_ranks_and_steps_draw_apart():
 def twenty_losses(config: RunConfig, folder: Path) -> list[float]:
     """The losses of twenty steps on made windows."""
     config = config.override({"train.max_steps": 20, "train.deterministic": True})
-    run = Trainer(
-        config,
-        prepare_training_data(config),
-        rank=0,
-        world=1,
-        device=torch.device("cpu"),
-        reporter=SilentReporter(folder),
-        record={},
-        log_folder=None,
-    )
+    run = local_trainer(config, prepare_training_data(config), folder)
     losses, samples, size = [], config.model.window_samples, config.train.batch_size
     for step in range(20):
         numbers = torch.zeros(size, dtype=torch.long)

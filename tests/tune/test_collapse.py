@@ -6,10 +6,10 @@ import torch
 
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Trainer
-from raysys.train.reporter import SilentReporter
 from raysys.train.validate import validate
 from raysys.tune.objective import judge
 from raysys.tune.ranking import ranked
+from tests.train.local import local_trainer
 
 CPU = torch.device("cpu")
 CHANCE = 1 / 101
@@ -39,9 +39,7 @@ def data(setting):
 
 def trained(config, data, folder) -> tuple[Trainer, dict]:
     """A trainer after its training, and the metrics of its last validation."""
-    trainer = Trainer(
-        config, data, rank=0, world=1, device=CPU, reporter=SilentReporter(folder), record={}, log_folder=None
-    )
+    trainer = local_trainer(config, data, folder)
     return trainer, trainer.run()
 
 

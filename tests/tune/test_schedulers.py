@@ -10,11 +10,11 @@ from ray.tune.schedulers import PopulationBasedTraining
 from raysys.config import SearchConfig
 from raysys.presets import PRESETS
 from raysys.train.data import prepare_training_data
-from raysys.train.loop import Budget, Trainer
-from raysys.train.reporter import SilentReporter
+from raysys.train.loop import Budget
 from raysys.tune.schedulers import check_space, scheduler_of
 from raysys.tune.space import parse_space
 from raysys.tune.sweep import sweep
+from tests.train.local import local_trainer
 
 BUDGET = Budget(windows=1000, between_validations=100, full_batch=10)
 
@@ -75,17 +75,11 @@ def test_training_goes_on_from_a_checkpoint_with_changed_values(smoke, tmp_path)
     data = prepare_training_data(smoke)
     half = smoke.override({"train.validate_every": 4})
 
-    def trainer(config):
-        reporter = SilentReporter(tmp_path)
-        return Trainer(
-            config, data, rank=0, world=1, device=torch.device("cpu"), reporter=reporter, record={}, log_folder=None
-        )
-
-    first = trainer(half)
+    first = local_trainer(half, data, tmp_path)
     first.steps_left = 4
     first.run()
     changes = {"loss.num_negatives": 16, "mask.ratio": 0.4, "loss.temperature": 0.3, "loss.diversity_lambda": 0.5}
-    second = trainer(half.override(changes | {"optim.lr": 5e-3}))
+    second = local_trainer(half.override(changes | {"optim.lr": 5e-3}), data, tmp_path)
     assert (second.step, second.steps_left) == (4, 4)
     torch.testing.assert_close(second.model.state_dict(), first.model.state_dict())
     metrics = second.run()
