@@ -1,7 +1,7 @@
 """What the model is made of, as frozen dataclasses. Every default is the number of docs/model.md."""
 
+import math
 from dataclasses import dataclass, field
-from math import prod
 from typing import Literal
 
 
@@ -42,6 +42,10 @@ class BackboneConfig:
     """One set of mLSTM weights for both time directions, or one for each."""
     kernel: Literal["auto", "reference", "torch", "triton", "xlstm"] = "auto"
     """Backend of the mLSTM cell; "auto" is triton on a GPU and torch elsewhere."""
+
+    def ffn_width(self, width: int) -> int:
+        """Returns the hidden channels of a feed-forward net, a multiple of 8: tensor cores are slow on other sizes."""
+        return 8 * math.ceil(self.ffn_factor * width / 8)
 
     def __post_init__(self):
         inner = self.width * self.up_factor
@@ -84,9 +88,9 @@ class QuantizerConfig:
     def __post_init__(self):
         if self.num_codes < 2 or self.num_groups < 1:
             raise ValueError(f"quantizer.num_codes={self.num_codes} must be >= 2 and num_groups={self.num_groups} >= 1")
-        if self.kind == "fsq" and prod(self.fsq_levels) != self.num_codes:
+        if self.kind == "fsq" and math.prod(self.fsq_levels) != self.num_codes:
             raise ValueError(
-                f"quantizer.fsq_levels={self.fsq_levels} make {prod(self.fsq_levels)} codes, not num_codes="
+                f"quantizer.fsq_levels={self.fsq_levels} make {math.prod(self.fsq_levels)} codes, not num_codes="
                 f"{self.num_codes}: (8, 8, 5) makes 320"
             )
         if self.kind == "hierarchical" and (self.num_groups != 2 or self.logits != "linear"):
@@ -131,7 +135,7 @@ class ModelConfig:
     @property
     def samples_per_coarse_frame(self) -> int:
         """Samples that one frame of the coarsest level spans: every window is a multiple of it."""
-        return self.samples_per_frame * prod(self.backbone.pool)
+        return self.samples_per_frame * math.prod(self.backbone.pool)
 
     @property
     def num_frames(self) -> int:

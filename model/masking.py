@@ -8,6 +8,7 @@ A random circular shift then makes every frame equally likely to be masked; it m
 fewer frames are masked than the ratio says, and not the same number in every row.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,11 +25,11 @@ class SpanMask(NamedTuple):
     index: Tensor
     """(B, M) positions of the masked frames in rising order; only the first `count` of a row mean anything."""
     count: Tensor
-    """(B,) masked frames of each row; always M in mode "exact"."""
+    """(B,) masked frames of each row."""
 
 
 def num_masked(num_frames: int, config: MaskConfig) -> int:
-    """Returns M, the width of the index: the masked frames of a row ("exact") or their maximum ("wav2vec2")."""
+    """Returns the masked frames of a row ("exact") or their maximum ("wav2vec2")."""
     if config.mode == "exact":
         return min(max(round(config.ratio * num_frames), 1), num_frames - 1)
     return min(_num_starts(num_frames, config) * config.span_frames, num_frames)
@@ -46,7 +47,9 @@ def span_mask(uniform: Tensor, config: MaskConfig) -> SpanMask:
     else:
         starts = place[:, : num_frames - config.span_frames + 1].topk(_num_starts(num_frames, config)).indices
         frames = _cover(starts, torch.full_like(starts, config.span_frames), num_frames)
-    return SpanMask(frames, _positions(frames, num_masked(num_frames, config)), frames.sum(dim=1))
+    # A multiple of 8: products of scores (M, M) are slow on tensor cores otherwise.
+    width = min(8 * math.ceil(num_masked(num_frames, config) / 8), num_frames)
+    return SpanMask(frames, _positions(frames, width), frames.sum(dim=1))
 
 
 def _num_starts(num_frames: int, config: MaskConfig) -> int:

@@ -9,82 +9,48 @@ the flip of time; they are computed once, only convolution, gates and cell run t
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import BackboneConfig
+from model.ops.combine import combine
 from model.ops.mlstm import mlstm
+from model.ops.project import project
 
 FORWARD, BACKWARD = False, True
 
 
 class BlockDiagonal(nn.Module):
-    """A linear map without bias that mixes channels only within blocks; `weight` is (blocks, out, in)."""
+    """The weight (blocks, out, in) of a linear map without bias that mixes channels only within blocks."""
 
     def __init__(self, width: int, block: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width // block, block, block))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns the map of x (..., I), (..., I).
-
-        The blocks are laid out as one matrix: a dense product costs less than a batch of 4 x 4 ones on every device.
-        """
-        num_blocks, out, inp = self.weight.shape
-        eye = torch.eye(num_blocks, device=self.weight.device, dtype=self.weight.dtype)
-        dense = eye[:, None, :, None] * self.weight[:, :, None, :]
-        return F.linear(x, dense.reshape(num_blocks * out, num_blocks * inp))
-
 
 class CausalConv(nn.Module):
-    """A depthwise convolution that sees the past alone, or, run backward, the future alone."""
+    """The weights of a depthwise convolution that sees the past alone, or, run backward, the future alone."""
 
     def __init__(self, width: int, kernel: int):
         super().__init__()
         self.conv = nn.Conv1d(width, width, kernel, groups=width)
 
-    def forward(self, x: Tensor, direction: bool) -> Tensor:
-        """Returns the convolution (B, S, I) of x (B, S, I); BACKWARD is flip(conv(flip(x)))."""
-        weight, bias = self.conv.weight[:, 0].to(x.dtype), self.conv.bias.to(x.dtype)
-        reach, num_frames = weight.shape[1] - 1, x.shape[1]
-        if direction == BACKWARD:
-            x, weight = F.pad(x, (0, 0, 0, reach)), weight.flip(1)
-        else:
-            x = F.pad(x, (0, 0, reach, 0))
-        return sum((weight[:, j] * x[:, j : j + num_frames] for j in range(reach + 1)), bias)
-
 
 class HeadNorm(nn.Module):
-    """LayerNorm of every head alone, scaled by 1 + weight."""
+    """The weight of a LayerNorm of every head alone, scaled by 1 + weight."""
 
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(width))
 
-    def forward(self, h: Tensor) -> Tensor:
-        """Returns h (..., H, E) normalised over E and flattened to (..., I)."""
-        return F.layer_norm(h, h.shape[-1:]).flatten(-2) * (1 + self.weight)
-
 
 class Cell(nn.Module):
-    """The gates of the cell, linear in queries, keys and values together, and its output norm."""
+    """The weights of the gates, linear in queries, keys and values together, and of the output norm."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
         self.igate = nn.Linear(3 * width, num_heads)
         self.fgate = nn.Linear(3 * width, num_heads)
         self.outnorm = HeadNorm(width)
-
-    def gates(self, q: Tensor, k: Tensor, v: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
-        """Returns input and forget gate pre-activations, two float tensors (R, B, S, H)."""
-        weight = torch.cat([self.igate.weight, self.fgate.weight])
-        parts = zip((q, k, v), weight.chunk(3, dim=1), strict=True)
-        gates = sum(F.linear(x, w) for x, w in parts) + torch.cat([self.igate.bias, self.fgate.bias])
-        gates = gates.to(torch.promote_types(gates.dtype, torch.float32))
-        if cap is not None:
-            gates = cap * torch.tanh(gates / cap)
-        igate, fgate = gates.chunk(2, dim=-1)
-        return igate, fgate
 
 
 class MLSTMLayer(nn.Module):
@@ -138,16 +104,26 @@ class MLSTMLayer(nn.Module):
     def before_cell(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Returns the cell's (q, k, v, igate, fgate), the convolved input (R, B, S, I) and the output gate's z."""
         inner, z = self.proj_up(x).chunk(2, dim=-1)
-        conv = F.silu(torch.stack([self.conv1d(inner, direction) for direction in self.directions]))
-        q, k, v = self.q_proj(conv), self.k_proj(conv), self.v_proj(inner)[None]
-        gates = self.mlstm_cell.gates(q, k, v, self.config.gate_cap)
+        taps, cell, cap = self.conv1d.conv, self.mlstm_cell, self.config.gate_cap
+        conv, q, k, v, gates = project(
+            inner, taps.weight[:, 0], taps.bias, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight,
+            torch.cat([cell.igate.weight, cell.fgate.weight]), torch.cat([cell.igate.bias, cell.fgate.bias]),
+            directions=self.directions, backend=self._backend,
+        )  # fmt: skip
+        if cap is not None:
+            gates = cap * torch.tanh(gates / cap)
         heads = (self.config.num_heads, -1)
-        return (q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads), *gates), conv, z
+        return (*(t.unflatten(-1, heads) for t in (q, k, v)), *gates.chunk(2, dim=-1)), conv, z
 
     def after_cell(self, h: Tensor, conv: Tensor, z: Tensor) -> Tensor:
         """Returns the layer's output (B, S, D) for the cell's hidden states h (R, B, S, H, E)."""
-        h = self.mlstm_cell.outnorm(h) + self.learnable_skip * conv
-        return self.proj_down(h.sum(dim=0) * F.silu(z))
+        gated = combine(h, conv, z, self.mlstm_cell.outnorm.weight, self.learnable_skip, backend=self._backend)
+        return self.proj_down(gated)
+
+    @property
+    def _backend(self) -> str:
+        """Of the operators around the cell; only the cell itself has more than two."""
+        return "torch" if self.config.kernel in ("torch", "reference") else "auto"
 
 
 class SeparateDirections(nn.Module):

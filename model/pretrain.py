@@ -123,6 +123,14 @@ class PretrainModel(nn.Module):
         if loss.temperature_mode == "annealed":
             self.temperature.fill_(cosine_schedule(loss.temperature, loss.temperature_end, progress))
 
+    def compile_parts(self, backend: str = "inductor"):
+        """Compiles, in place, what a training step spends its time on; the parts' borders are where shapes repeat."""
+        self.backbone.unet.compile_layers(backend)
+        self.backbone.encoder.compile(dynamic=False, backend=backend)
+        self._compare = torch.compile(self._compare, dynamic=False, backend=backend)
+        if self.model_config.quantizer.kind == "gumbel":
+            self.quantizer.compile(dynamic=False, backend=backend)
+
     def encode(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
         """Returns the context (B, S, width), nothing masked, of a waveform (B, 3, T) in any unit."""
         return self.backbone(standardize(waveform, num_valid))
@@ -218,8 +226,7 @@ class PretrainModel(nn.Module):
         return Masked(hidden, targets, ids, count, quantized, spans.frames.float().mean())
 
     def _losses(self, masked: Masked, window_weight: Tensor, draws: Draws) -> Losses:
-        context, targets, positive = self._scored(masked)
-        each, right = contrastive.info_nce(positive, *self._negatives(context, targets, masked, draws))
+        each, right = self._compare(masked, draws)
         weight = masked.valid * window_weight[:, None].to(each.dtype)
         weight = weight / weight.sum().clamp_min(1)
         loss, accuracy = (each * weight).sum(), (right * weight).sum()
@@ -240,6 +247,11 @@ class PretrainModel(nn.Module):
             code_counts=counts,
             temperature=self._temperature().detach(),
         )
+
+    def _compare(self, masked: Masked, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Returns InfoNCE of every masked frame (B, M), and whether no negative beats its positive."""
+        context, targets, positive = self._scored(masked)
+        return contrastive.info_nce(positive, *self._negatives(context, targets, masked, draws))
 
     def _temperature(self) -> Tensor:
         if self.loss_config.temperature_mode == "learned":

@@ -8,6 +8,7 @@ stage     frames x channels   layers
 4 up      1024 x 128          3        (+ stage 0) LayerNorm
 """
 
+import torch
 from torch import Tensor, nn
 
 from model.config import BackboneConfig
@@ -19,7 +20,7 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, config: BackboneConfig, num_blocks: int):
         super().__init__()
-        hidden = round(config.ffn_factor * width)
+        hidden = config.ffn_width(width)
         self.norm_mixer = nn.LayerNorm(width)
         self.mixer = bidirectional_mlstm(width, config, num_blocks)
         self.norm_ffn = nn.LayerNorm(width)
@@ -83,6 +84,8 @@ class UNet(nn.Module):
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compiles the layers in place, one program for each level in place of one large program for the whole net."""
+        # A level is compiled for training, for evaluation and for other batch sizes; past the limit layers run uncompiled.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         for module in self.modules():
             if isinstance(module, Layer):
                 module.compile(dynamic=False, backend=backend)

@@ -80,4 +80,4 @@ def _layer(config: BackboneConfig, width: int) -> float:
     maps = 2 * width * 2 * inner + 2 * inner * width + 2 * inner * config.qkv_block
     one_way = 2 * inner * config.conv_kernel + 2 * 2 * inner * config.qkv_block + 2 * 3 * inner * 2 * config.num_heads
     cell = config.num_heads * 4 * head * head
-    return maps + DIRECTIONS * (one_way + cell) + 4 * width * round(config.ffn_factor * width)
+    return maps + DIRECTIONS * (one_way + cell) + 4 * width * config.ffn_width(width)

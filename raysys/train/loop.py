@@ -5,16 +5,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from model.pretrain import Losses, PretrainModel
+from model.pretrain import PretrainModel
 from raysys.config import RunConfig
 from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_batches, to_device
 from raysys.train.checkpoint import Snapshot, load_checkpoint
@@ -23,6 +20,7 @@ from raysys.train.flops import peak_flops, training_flops
 from raysys.train.metrics import RunLog
 from raysys.train.optim import StepGuard, build_optimizer, lr_factor, set_lr
 from raysys.train.reporter import Reporter
+from raysys.train.step import CapturedStep, TrainStep, data_parallel
 from raysys.train.validate import validate
 
 log = logging.getLogger(__name__)
@@ -94,7 +92,12 @@ class Trainer:
         self.guard = StepGuard(device)
         self.step, self.windows = 0, 0
         self._restore()
-        self.wrapped = _wrap(self.model, world, config, device)
+        captures = config.train.compile and device.type == "cuda"
+        if captures:
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # a graph cannot be recorded on the default stream
+            self.model.compile_parts()
+        step = TrainStep(data_parallel(self.model, world, config), self.optimizer, self.guard, config, device)
+        self._take_step = CapturedStep(step) if captures else step
         self.step_windows = self.worker.global_batch * config.optim.accumulate
         self.steps_left = math.ceil(max(0, self.budget.windows - self.windows) / self.step_windows)
         # With fewer workers than planned the global batch shrinks; the learning rate follows its square root.
@@ -149,18 +152,9 @@ class Trainer:
         self.model.set_schedule(self.windows / self.budget.windows)
         set_lr(self.optimizer, self._lr_factor())
         torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
-        accumulate = self.config.optim.accumulate
-        for micro in range(accumulate):
-            batch = next(batches)
-            waits = micro < accumulate - 1 and isinstance(self.wrapped, DistributedDataParallel)
-            with self.wrapped.no_sync() if waits else nullcontext(), autocast(self.config, self.device):
-                losses = self.wrapped(batch.waveform, batch.num_valid)
-                (losses.total / accumulate).backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip, foreach=True)
-        self.guard.step(self.optimizer, norm)
-        self.optimizer.zero_grad(set_to_none=True)
+        scalars = self._take_step([next(batches) for _ in range(self.config.optim.accumulate)])
         self.step, self.windows = self.step + 1, min(self.budget.windows, self.windows + self.step_windows)
-        self.log.add(_scalars(losses) | {"train/grad_norm": norm})
+        self.log.add(scalars)
 
     def _batches(self) -> Iterator[Batch]:
         """The batches that are left, on the device."""
@@ -228,36 +222,6 @@ class Trainer:
 
 def _nothing(folder: Path) -> None:
     """What ranks other than 0 add to a checkpoint."""
-
-
-def _wrap(model: PretrainModel, world: int, config: RunConfig, device: torch.device) -> nn.Module:
-    if config.train.compile and device.type == "cuda":
-        model.backbone.unet.compile_layers()
-    if world == 1:
-        return model
-    return DistributedDataParallel(
-        model, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=config.optim.accumulate == 1
-    )
-
-
-def autocast(config: RunConfig, device: torch.device):
-    """Returns the autocast context of the run's precision."""
-    bf16 = config.train.precision == "bf16" or (config.train.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
-
-
-def _scalars(losses: Losses) -> dict[str, torch.Tensor]:
-    return {
-        "train/loss": losses.total,
-        "train/contrastive": losses.contrastive,
-        "train/diversity": losses.diversity,
-        "train/accuracy": losses.accuracy,
-        "train/mask_ratio": losses.mask_ratio,
-        "train/temperature": losses.temperature,
-        "codebook/perplexity": losses.perplexity.sum(),
-        "codebook/batch_used_fraction": losses.used_fraction,
-        **{f"codebook/perplexity_{g}": value for g, value in enumerate(losses.perplexity)},
-    }
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -70,15 +70,16 @@ class StepGuard:
         optimizer.found_inf = bad.float()
         optimizer.step()
         good = torch.where(bad, self.mean_norm, norm)
-        self.mean_norm = torch.where(self.mean_norm > 0, torch.lerp(self.mean_norm, good, 0.02), good)
-        self.skipped = self.skipped + bad
-        self.in_a_row = torch.where(bad, self.in_a_row + 1, torch.zeros_like(self.in_a_row))
+        # In place: a CUDA graph that holds this step goes on from what the last one left.
+        self.mean_norm.copy_(torch.where(self.mean_norm > 0, torch.lerp(self.mean_norm, good, 0.02), good))
+        self.skipped += bad
+        self.in_a_row.copy_(torch.where(bad, self.in_a_row + 1, 0.0))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Returns what a checkpoint keeps of it."""
+        """Returns what a checkpoint keeps of it: the tensors themselves, which the next step changes."""
         return {"mean_norm": self.mean_norm, "skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Restores what `state` returned."""
         for name, value in state.items():
-            setattr(self, name, value.to(self.mean_norm.device))
+            getattr(self, name).copy_(value)

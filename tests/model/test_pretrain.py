@@ -103,7 +103,7 @@ def collapsed(net):
 def test_collapsed_codebook_looks_perfect_to_loss_and_accuracy(pretrain, mode):
     losses = getattr(collapsed(pretrain()), mode)()(batch())
     assert losses.contrastive == 0
-    assert losses.accuracy == 1
+    assert losses.accuracy == pytest.approx(1)
     assert losses.perplexity.tolist() == pytest.approx([1, 1], abs=1e-4)
     assert losses.used_fraction == 2 / 32
     assert losses.diversity == pytest.approx(30 / 32, abs=1e-4)

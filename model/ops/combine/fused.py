@@ -11,9 +11,12 @@ from torch import Tensor
 from model.ops.combine.kernels import combine_grad_kernel, combine_kernel
 from model.ops.combine.reference import EPS
 from model.ops.device import require_gpu
+from model.ops.sums import sum_parts
 
-WANTED_PROGRAMS = 2112
-"""Programs of the kernel that adds up gradients of weights: sixteen for each multiprocessor."""
+FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 1024, 1024
+"""Of a tile, about."""
+WANTED_PROGRAMS = 1056
+"""Programs of the kernel that adds up gradients of weights: eight for each multiprocessor."""
 
 
 def _sizes(h, elements):
@@ -31,7 +34,7 @@ def _sizes(h, elements):
 def combine_forward(h: Tensor, conv: Tensor, z: Tensor, weight: Tensor, skip: Tensor) -> Tensor:
     """(B, S, I); h and conv are contiguous, z is dense but for a row stride."""
     require_gpu(h)
-    rows, tiles, constants = _sizes(h, 1024)
+    rows, tiles, constants = _sizes(h, FORWARD_ELEMENTS)
     y = h.new_empty(z.shape)
     combine_kernel[(tiles, h.shape[3])](h, conv, z, weight, skip, y, rows, z.stride(1), **constants)
     return y
@@ -45,23 +48,24 @@ def _(h, conv, z, weight, skip):
 @torch.library.custom_op("raysys::combine_grad", mutates_args=())
 def combine_backward(
     h: Tensor, conv: Tensor, z: Tensor, weight: Tensor, skip: Tensor, dy: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of h, of conv (B, S, I), the same in every direction, of z, and of both weights."""
-    rows, num_tiles, constants = _sizes(h, 512)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of h, of conv (B, S, I), the same in every direction, of z, and of both weights together (2, I)."""
+    rows, num_tiles, constants = _sizes(h, BACKWARD_ELEMENTS)
     heads, exact = h.shape[3], torch.promote_types(h.dtype, torch.float32)
     tiles = triton.cdiv(num_tiles, max(1, WANTED_PROGRAMS // heads))
     runs = triton.cdiv(num_tiles, tiles)
     dh, dconv, dz = torch.empty_like(h), h.new_empty(z.shape), z.new_empty(z.shape)
-    dweight, dskip = h.new_empty(2, runs, len(skip), dtype=exact)
+    dweights = h.new_empty(runs, 2, len(skip), dtype=exact)
     combine_grad_kernel[(runs, heads)](
-        h, conv, z, weight, skip, dy, dh, dconv, dz, dweight, dskip, rows, z.stride(1), tiles, **constants
+        h, conv, z, weight, skip, dy, dh, dconv, dz, dweights, rows, z.stride(1), tiles, **constants
     )
-    return dh, dconv, dz, dweight.sum(0).to(weight.dtype), dskip.sum(0).to(skip.dtype)
+    return dh, dconv, dz, sum_parts(dweights)
 
 
 @combine_backward.register_fake
 def _(h, conv, z, weight, skip, dy):
-    return torch.empty_like(h), h.new_empty(z.shape), z.new_empty(z.shape), *map(torch.empty_like, (weight, skip))
+    dweights = h.new_empty(2, len(skip), dtype=torch.promote_types(h.dtype, torch.float32))
+    return torch.empty_like(h), h.new_empty(z.shape), z.new_empty(z.shape), dweights
 
 
 def _setup(ctx, inputs, output):
@@ -70,8 +74,8 @@ def _setup(ctx, inputs, output):
 
 def _backward(ctx, dy):
     h, conv, *rest = ctx.saved_tensors
-    dh, dconv, dz, dweight, dskip = combine_backward(h, conv, *rest, dy.contiguous())
-    return dh, dconv.expand_as(conv), dz, dweight, dskip
+    dh, dconv, dz, dweights = combine_backward(h, conv, *rest, dy.contiguous())
+    return dh, dconv.expand_as(conv), dz, *dweights
 
 
 combine_forward.register_autograd(_backward, setup_context=_setup)

@@ -49,17 +49,18 @@ def combine_kernel(
 
 @triton.jit
 def combine_grad_kernel(
-    h_ptr, conv_ptr, z_ptr, weight_ptr, skip_ptr, dy_ptr, dh_ptr, dconv_ptr, dz_ptr, dweight_ptr, dskip_ptr, N,
+    h_ptr, conv_ptr, z_ptr, weight_ptr, skip_ptr, dy_ptr, dh_ptr, dconv_ptr, dz_ptr, dweights_ptr, N,
     z_stride, tiles, I: tl.constexpr, E: tl.constexpr, R: tl.constexpr, L: tl.constexpr, EP: tl.constexpr,
     eps: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of `tiles` tiles of one head; dconv is the same for all directions."""
+    """Gradients of `tiles` tiles of one head; dconv is the same for all directions. Shares of those of both weights: (2, I)."""
     h = tl.program_id(1)
     e = tl.arange(0, EP)
     weight = 1.0 + tl.load(weight_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
     skip = tl.load(skip_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
-    dweight = tl.zeros((EP,), ACC)
-    dskip = tl.zeros((EP,), ACC)
+    # Sums over rows stay in their threads until the end.
+    dweight = tl.zeros((L, EP), ACC)
+    dskip = tl.zeros((L, EP), ACC)
     for step in range(tiles):
         at, z_at, ok = _tile(tl.program_id(0) * tiles + step, h, N, z_stride, I, E, L, EP)
         z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)
@@ -81,8 +82,8 @@ def combine_grad_kernel(
         total = normed_sum * weight[None, :] + conv_sum * skip[None, :]
         tl.store(dz_ptr + at, (dy * total * gate * (1.0 + z * (1.0 - gate))).to(dz_ptr.dtype.element_ty), ok)
         tl.store(dconv_ptr + at, (dtotal * skip[None, :]).to(dconv_ptr.dtype.element_ty), ok)
-        dweight += tl.sum(dtotal * normed_sum, 0)
-        dskip += tl.sum(dtotal * conv_sum, 0)
-    out = tl.program_id(0) * I + h * E + e
-    tl.store(dweight_ptr + out, dweight, e < E)
-    tl.store(dskip_ptr + out, dskip, e < E)
+        dweight += dtotal * normed_sum
+        dskip += dtotal * conv_sum
+    out = tl.program_id(0) * 2 * I + h * E + e
+    tl.store(dweights_ptr + out, tl.sum(dweight, 0), e < E)
+    tl.store(dweights_ptr + out + I, tl.sum(dskip, 0), e < E)

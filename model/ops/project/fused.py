@@ -1,76 +1,119 @@
 """The kernels of `project` as PyTorch operators.
 
-Shape letters: R directions, B batch, S frames, I inner channels, K taps, C channels of a tile, G gate columns, padded.
+Shape letters: R directions, B batch, S frames, I inner channels, C channels of a tile, G gate columns, padded.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu
-from model.ops.project.kernels import convolve_grad_kernel, project_grad_kernel, project_kernel
+from model.ops.project.kernels import (
+    convolve_grad_kernel,
+    gates_grad_kernel,
+    gates_kernel,
+    project_grad_kernel,
+    project_kernel,
+)
+from model.ops.sums import sum_parts
 
-WANTED_PROGRAMS = 528
-"""Programs of the kernels, about: four for each multiprocessor."""
 GATES = 16
 """Gate columns, padded to the narrowest product that tensor cores do."""
+BLOCK, TAPS = 4, 4
+"""Channels of a block of the maps, and taps of the convolution, that the kernels are written for."""
 
 
-def tile_channels(inner, block):
-    """Channels of a tile, 32 or 16, or 0 if neither fits."""
-    size = math.gcd(inner, 32)
-    return size if size >= 16 and size % block == 0 else 0
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one kernel is launched; changes the speed, not the result."""
+
+    channels: int
+    """Most channels of a tile."""
+    frames: int
+    """Most frames of a tile."""
+    programs: int = 0
+    """How many programs there should be, about, where each does several tiles."""
+    stages: int = 1
+
+
+FORWARD = Launch(64, 32)
+BACKWARD = Launch(32, 16, 792)
+CONVOLVE = Launch(64, 16, 1056)
+GATES_FORWARD = Launch(64, 64, stages=3)
+GATES_BACKWARD = Launch(64, 64, 528, stages=3)
+
+
+def fits(inner: int, block: int, taps: int, num_gates: int) -> bool:
+    """Returns whether the kernels do these sizes."""
+    return inner % 16 == 0 and block == BLOCK and taps == TAPS and num_gates <= GATES
 
 
 def _exact(x):
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _constants(x, taps, directions, first, tile, frames):
+def _cut(x, launch):
+    """Channels and frames of a tile."""
+    _, length, inner = x.shape
+    return math.gcd(inner, launch.channels), min(launch.frames, max(16, triton.next_power_of_2(length)))
+
+
+def _constants(x, directions, launch):
+    channels, frames = _cut(x, launch)
     acc = tl.float64 if x.dtype == torch.float64 else tl.float32
-    return {"I": x.shape[-1], "K": taps, "R": directions, "FIRST": first, "C": tile, "L": frames, "ACC": acc}
+    constants = {"I": x.shape[-1], "R": directions, "C": channels, "L": frames, "ACC": acc}
+    return constants | {"num_warps": 4, "num_stages": launch.stages}
 
 
-def _limit(x):
-    """Registers that let three programs share a multiprocessor; they are enough for 16-bit numbers only."""
-    return {"maxnreg": 168} if x.element_size() == 2 else {}
-
-
-def _frames(length):
-    return min(64, max(16, triton.next_power_of_2(length)))
-
-
-def _span(batch, length, inner, tile):
-    """Channels that one program of the forward kernel does: all, or fewer where there would be too few programs."""
-    parts = WANTED_PROGRAMS // (batch * triton.cdiv(length, _frames(length)))
-    return tile * triton.cdiv(inner // tile, max(1, parts))
+def _runs(num_tiles, columns, launch):
+    """Tiles that one program does of a column, and programs of a column."""
+    tiles = triton.cdiv(num_tiles, max(1, launch.programs // columns))
+    return tiles, triton.cdiv(num_tiles, tiles)
 
 
 @torch.library.custom_op("raysys::project", mutates_args=())
 def project_forward(
     x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
-    directions: int, first: int,
+    directions: int, first: int, num_gates: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Convolved input, queries, keys (R, B, S, I), values (1, B, S, I), gates (R, B, S, G); x is dense but for a row stride."""
     require_gpu(x)
     batch, length, inner = x.shape
     a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
     v = x.new_empty(1, batch, length, inner)
-    frames, span = _frames(length), _span(batch, length, inner, wq.shape[-1])
-    parts = triton.cdiv(inner, span)
-    gates = x.new_empty(parts, directions, batch, length, GATES, dtype=_exact(x))
-    project_kernel[(triton.cdiv(length, frames), batch, parts)](
-        x, taps, bias, wq, wk, wv, on_a, on_x, a, q, k, v, gates, batch, length, x.stride(1), span, G=GATES,
-        **_constants(x, taps.shape[1], directions, first, wq.shape[-1], frames), num_warps=4, num_stages=2, **_limit(x),
-    )  # fmt: skip
-    return a, q, k, v, gates[0] if parts == 1 else gates.sum(0)
+    channels, frames = _cut(x, FORWARD)
+    project_kernel[(inner // channels, triton.cdiv(length, frames), batch)](
+        x,
+        taps,
+        bias,
+        wq,
+        wk,
+        wv,
+        a,
+        q,
+        k,
+        v,
+        batch,
+        length,
+        x.stride(1),
+        FIRST=first,
+        **_constants(x, directions, FORWARD),
+    )
+    gates = x.new_empty(directions, batch, length, GATES, dtype=_exact(x))
+    rows = batch * length
+    gates_kernel[(triton.cdiv(rows, _cut(x, GATES_FORWARD)[1]),)](
+        x, a, on_a, on_x, gates, rows, x.stride(1), G=GATES, **_constants(x, directions, GATES_FORWARD)
+    )
+    return a, q, k, v, gates
 
 
 @project_forward.register_fake
-def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first):
+def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates):
     batch, length, inner = x.shape
     a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
     gates = x.new_empty(directions, batch, length, GATES, dtype=_exact(x))
@@ -80,83 +123,95 @@ def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first):
 @torch.library.custom_op("raysys::project_grad", mutates_args=())
 def project_backward(
     x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
-    directions: int, first: int, da: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, dgates: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of the first eight arguments."""
+    directions: int, first: int, num_gates: int, a: Tensor, da: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, dgates: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, of taps and bias together (5, I), of the maps (3, 16 I / 4), of A and X (2, I, G)."""
     batch, length, inner = x.shape
-    tile, frames = wq.shape[-1], _frames(length)
-    num_tiles, columns = batch * triton.cdiv(length, frames), inner // tile
-    tiles = triton.cdiv(num_tiles, max(1, WANTED_PROGRAMS // columns))
-    runs = triton.cdiv(num_tiles, tiles)
-    exact = _exact(x)
-    squares = x.new_empty(3, runs, inner, tile, dtype=exact)
-    thin = x.new_empty(2, runs, inner, GATES, dtype=exact)
-    dtaps, dbias = x.new_empty(runs, *taps.shape, dtype=exact), x.new_empty(runs, inner, dtype=exact)
+    rows, sizes, exact = batch * length, (batch, length, x.stride(1)), _exact(x)
     dconv, dxv, dx = torch.empty_like(dq), torch.empty_like(dv), x.new_empty(x.shape)
-    constants = _constants(x, taps.shape[1], directions, first, tile, frames)
-    sizes = (batch, length, x.stride(1), tiles)
-    da_turn = da.stride(0) if directions > 1 else 0
-    project_grad_kernel[(columns, runs)](
-        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, *squares, *thin, *sizes, da_turn, G=GATES,
-        **constants, num_warps=4, num_stages=2,
+
+    channels, frames = _cut(x, BACKWARD)
+    tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, BACKWARD)
+    dmaps = x.new_empty(runs, 3, BLOCK * inner, dtype=exact)
+    turn = da.stride(0) if directions > 1 else 0
+    project_grad_kernel[(inner // channels, runs)](
+        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, dmaps, *sizes, tiles, turn, FIRST=first,
+        G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
     )  # fmt: skip
-    convolve_grad_kernel[(columns, runs)](
-        x, taps, dconv, dxv, dx, dtaps, dbias, *sizes, **constants, num_warps=4, num_stages=1
+
+    channels, frames = _cut(x, CONVOLVE)
+    tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
+    dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
+    convolve_grad_kernel[(inner // channels, runs)](
+        x, taps, dconv, dxv, dx, dtaps, *sizes, tiles, FIRST=first, **_constants(x, directions, CONVOLVE)
     )
-    dwq, dwk, dwv = (d.sum(0).view_as(wq).to(wq.dtype) for d in squares)
-    don_a, don_x = (d.sum(0).to(on_a.dtype) for d in thin)
-    return dx, dtaps.sum(0).to(taps.dtype), dbias.sum(0).to(bias.dtype), dwq, dwk, dwv, don_a, don_x
+
+    channels, frames = _cut(x, GATES_BACKWARD)
+    tiles, runs = _runs(triton.cdiv(rows, frames), inner // channels, GATES_BACKWARD)
+    don = x.new_empty(runs, 2, inner, GATES, dtype=exact)
+    gates_grad_kernel[(inner // channels, runs)](
+        x, a, dgates, don, rows, x.stride(1), tiles, G=GATES, **_constants(x, directions, GATES_BACKWARD)
+    )
+    return dx, sum_parts(dtaps), sum_parts(dmaps), sum_parts(don)
 
 
 @project_backward.register_fake
-def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, da, dq, dk, dv, dgates):
-    return x.new_empty(x.shape), *(torch.empty_like(t) for t in (taps, bias, wq, wk, wv, on_a, on_x))
+def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dq, dk, dv, dgates):
+    inner, exact = x.shape[-1], _exact(x)
+    sizes = ((TAPS + 1, inner), (3, BLOCK * inner), (2, inner, GATES))
+    return x.new_empty(x.shape), *(x.new_empty(size, dtype=exact) for size in sizes)
 
 
 def _setup(ctx, inputs, output):
-    *tensors, ctx.directions, ctx.first = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.directions, ctx.first, ctx.num_gates = inputs
+    ctx.save_for_backward(*tensors, output[0])
 
 
-def _backward(ctx, *grads):
-    return (
-        *project_backward(*ctx.saved_tensors, ctx.directions, ctx.first, *(g.contiguous() for g in grads)),
-        None,
-        None,
-    )
+def _backward(ctx, da, *grads):
+    *tensors, a = ctx.saved_tensors
+    if not da[0].is_contiguous():  # one gradient for all directions, expanded, is read as it is
+        da = da.contiguous()
+    numbers = (ctx.directions, ctx.first, ctx.num_gates)
+    dx, dtaps, dmaps, (don_a, don_x) = project_backward(*tensors, *numbers, a, da, *(g.contiguous() for g in grads))
+    dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps)
+    thin = (don_a.t().to(a.dtype), don_x.t().to(a.dtype))
+    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, *thin, None, None, None
 
 
 project_forward.register_autograd(_backward, setup_context=_setup)
 
 
-def _tiles(weight, size):
-    """Block-diagonal tiles (I / C, in, out) of the blocks (I / n, out, in)."""
-    out = weight.shape[1]
-    blocks = weight.unflatten(0, (-1, size // out))
-    eye = torch.eye(size // out, device=weight.device, dtype=weight.dtype)
-    dense = eye[:, None, :, None] * blocks.transpose(-1, -2)[:, :, :, None, :]
-    return dense.reshape(-1, size, size)
+def _rows(weight):
+    """(16, I / 4) for the blocks (I / 4, out, in)."""
+    return weight.flatten(1).t().contiguous()
 
 
 def _through(weight, gate):
-    """(I, 2 H): what the blocks (I / n, out, in) followed by the gate weights (2 H, I) do to their input."""
+    """(2 H, I): what the blocks (I / 4, out, in) followed by the gate weights (2 H, I) do to their input."""
     num_blocks, out, _ = weight.shape
-    gate = gate.t().reshape(num_blocks, out, 1, -1)
-    return (weight[..., None] * gate).sum(1).flatten(0, 1)
+    return (gate.view(-1, num_blocks, out, 1) * weight).sum(2).flatten(1)
 
 
 def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate_weight, gate_bias, directions):
-    """As `project_reference`, by this project's kernels; see README.md beside this file."""
-    size = tile_channels(x.shape[-1], q_weight.shape[-1])
+    """As `project_reference`, by this project's kernels; see README.md beside this file.
+
+    Raises:
+        ValueError: sizes that the kernels are not written for.
+    """
+    num_gates = len(gate_weight)
+    if not fits(x.shape[-1], q_weight.shape[-1], conv_weight.shape[-1], num_gates):
+        raise ValueError(
+            f"backend='triton' needs a multiple of 16 channels, not {x.shape[-1]}, blocks of {BLOCK}, not {q_weight.shape[-1]}, "
+            f"{TAPS} taps, not {conv_weight.shape[-1]}, and at most {GATES} gates, not {num_gates}: use backend='torch'"
+        )
     if x.stride(-1) != 1 or x.stride(0) != x.shape[1] * x.stride(1):
         x = x.contiguous()
-    wq, wk, wv = (_tiles(w, size).to(x.dtype).contiguous() for w in (q_weight, k_weight, v_weight))
     on_q, on_k, on_v = gate_weight.chunk(3, dim=1)
-    num_gates = len(gate_weight)
-    pad = (0, GATES - num_gates)
-    on_a = torch.nn.functional.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad).to(x.dtype)
-    on_x = torch.nn.functional.pad(_through(v_weight, on_v), pad).to(x.dtype)
+    pad = (0, 0, 0, GATES - num_gates)
+    on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad).to(x.dtype)
+    on_x = F.pad(_through(v_weight, on_v), pad).to(x.dtype)
+    maps = (_rows(w) for w in (q_weight, k_weight, v_weight))
     a, q, k, v, gates = project_forward(
-        x, conv_weight.contiguous(), conv_bias, wq, wk, wv, on_a, on_x, len(directions), int(directions[0])
+        x, conv_weight.t().contiguous(), conv_bias, *maps, on_a, on_x, len(directions), int(directions[0]), num_gates
     )
     return a, q, k, v, gates[..., :num_gates] + gate_bias

@@ -5,7 +5,7 @@ import importlib.util
 from model.ops.project.reference import project_reference
 
 if importlib.util.find_spec("triton"):
-    from model.ops.project.fused import GATES, project_triton, tile_channels
+    from model.ops.project.fused import fits, project_triton
 
 
 def project(
@@ -34,12 +34,12 @@ def project(
         gate_weight: (2 H, 3 I), columns in the order q, k, v.
         gate_bias: (2 H,).
         directions: For each direction whether it runs backward in time: (False, True), (False,) or (True,).
-        backend: "torch", "triton", or "auto": triton on a GPU if I and H fit its tiles, else torch.
+        backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these sizes, else torch.
     """
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
     if backend == "auto":
-        fits = x.is_cuda and tile_channels(x.shape[-1], q_weight.shape[-1]) and len(gate_weight) <= GATES
-        backend = "triton" if fits else "torch"
+        sizes = (x.shape[-1], q_weight.shape[-1], conv_weight.shape[-1], len(gate_weight))
+        backend = "triton" if x.is_cuda and fits(*sizes) else "torch"
     run = project_triton if backend == "triton" else project_reference
     return run(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate_weight, gate_bias, directions)

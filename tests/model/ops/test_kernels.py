@@ -73,7 +73,7 @@ CELL = {
     "eps": 1e-6,
     "scale": 0.1,
 }
-PROJECT = {"ACC": tl.float32, "I": 256, "K": 4, "R": 2, "FIRST": 0, "C": 32, "L": 64, "G": 16}
+PROJECT = {"ACC": tl.float32, "I": 256, "R": 2, "FIRST": 0, "C": 32, "L": 16, "G": 16, "USED": 8}
 COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "eps": 1e-5}
 
 
@@ -93,10 +93,11 @@ def test_widest_heads_fit():
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", ["project", "project_grad", "convolve_grad"])
+@pytest.mark.parametrize("name", ["project", "gates", "project_grad", "convolve_grad", "gates_grad"])
 def test_project_kernels_compile(name, capability):
     kernel = getattr(project_kernels, f"{name}_kernel")
-    assert compile_kernel(kernel, capability, PROJECT, stages=2).metadata.shared <= SHARED_MEMORY
+    constants = {key: value for key, value in PROJECT.items() if key in kernel.arg_names}
+    assert compile_kernel(kernel, capability, constants).metadata.shared <= SHARED_MEMORY
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])

@@ -1,0 +1,109 @@
+"""One optimiser step of one worker, and the same step recorded as a CUDA graph."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model.pretrain import Losses
+from raysys.config import RunConfig
+from raysys.data.stream import Batch
+from raysys.train.optim import StepGuard
+
+
+class TrainStep:
+    """Forward and backward pass of every micro-batch, clipping, and the guarded step of the optimiser.
+
+    Args:
+        model: a `PretrainModel`, or the same in DistributedDataParallel.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        guard: StepGuard,
+        config: RunConfig,
+        device: torch.device,
+    ):
+        self.model, self.optimizer, self.guard, self.config, self.device = model, optimizer, guard, config, device
+
+    def __call__(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Returns the scalars of the last micro-batch, as 0-dim tensors on the device."""
+        for micro, batch in enumerate(batches, start=1):
+            waits = micro < len(batches) and isinstance(self.model, DistributedDataParallel)
+            with self.model.no_sync() if waits else nullcontext(), autocast(self.config, self.device):
+                losses = self.model(batch.waveform, batch.num_valid)
+                (losses.total / len(batches)).backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip, foreach=True)
+        self.guard.step(self.optimizer, norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        return _scalars(losses) | {"train/grad_norm": norm}
+
+
+class CapturedStep:
+    """A `TrainStep` that the host launches as one CUDA graph in place of thousands of kernels.
+
+    The first steps run as they are, which builds whatever PyTorch builds on the way; the next one is recorded, and from
+    then on replayed. The caller's current stream must not be the default one. Random numbers follow `torch.manual_seed`
+    as in any other step; learning rate, temperatures and other schedules are tensors, and are read at every replay.
+    """
+
+    WARM_UP = 12
+    """Steps before the recording; DistributedDataParallel wants eleven."""
+
+    def __init__(self, step: TrainStep):
+        self._step = step
+        self._count = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Returns what `TrainStep` returns; the batches of all calls have the same shapes."""
+        self._count += 1
+        if self._count <= self.WARM_UP:
+            return self._step(batches)
+        if self._graph is None:
+            self._record(batches)
+        for static, batch in zip(self._batches, batches, strict=True):
+            static.waveform.copy_(batch.waveform)
+            static.num_valid.copy_(batch.num_valid)
+        self._graph.replay()
+        return dict(zip(self._names, self._values.clone().unbind(), strict=True))
+
+    def _record(self, batches: list[Batch]) -> None:
+        self._batches = [Batch(*(tensor.clone() for tensor in batch)) for batch in batches]
+        self._graph = torch.cuda.CUDAGraph()
+        # "thread_local": other threads pin memory for the next batches and watch NCCL meanwhile.
+        with torch.cuda.graph(self._graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+            scalars = self._step(self._batches)
+            self._names = list(scalars)
+            self._values = torch.stack([value.detach().float() for value in scalars.values()])
+
+
+def data_parallel(model: nn.Module, world: int, config: RunConfig) -> nn.Module:
+    """Returns the model, wrapped so that gradients are averaged if there are several workers."""
+    if world == 1:
+        return model
+    static = config.optim.accumulate == 1
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=static)
+
+
+def autocast(config: RunConfig, device: torch.device):
+    """Returns the autocast context of the run's precision."""
+    bf16 = config.train.precision == "bf16" or (config.train.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def _scalars(losses: Losses) -> dict[str, Tensor]:
+    return {
+        "train/loss": losses.total,
+        "train/contrastive": losses.contrastive,
+        "train/diversity": losses.diversity,
+        "train/accuracy": losses.accuracy,
+        "train/mask_ratio": losses.mask_ratio,
+        "train/temperature": losses.temperature,
+        "codebook/perplexity": losses.perplexity.sum(),
+        "codebook/batch_used_fraction": losses.used_fraction,
+        **{f"codebook/perplexity_{g}": value for g, value in enumerate(losses.perplexity)},
+    }
