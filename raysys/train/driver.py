@@ -12,7 +12,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raysys.cluster import configure_logging, connect
-from raysys.config import RunConfig
+from raysys.config import HOW_NOT_WHAT, RunConfig
 from raysys.record import run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Trainer
@@ -27,7 +27,8 @@ _PAUSE_S = 5.0
 def pretrain(config: RunConfig) -> dict[str, Any]:
     """Returns the metrics of the last report, after training to the end of the budget.
 
-    The same configuration under the same name continues a run that was interrupted, from its last checkpoint.
+    The same configuration under the same name continues a run that was interrupted, from its last checkpoint. Keys of
+    `HOW_NOT_WHAT` may have changed.
 
     Raises:
         ValueError: the name is taken by a run with another configuration, or bad data (naming file and fix).
@@ -37,9 +38,15 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     data = prepare_training_data(config)
     directory = run_directory(config)
     record = run_record(config, data.fingerprint, data.contents)
-    write_run(directory, config, record)
+    began = write_run(directory, config, record, may_change=HOW_NOT_WHAT)
     mend_snapshot(directory)
-    arguments = {"config": config, "data": data.shared(), "record": record, "log_folder": log_folder(config)}
+    planned = {f"train.{key}": getattr(began.train, key) for key in ("num_workers", "min_workers")}
+    arguments = {
+        "config": config.override(planned),  # what budget and learning rate refer to, whoever computes now
+        "data": data.shared(),
+        "record": record,
+        "log_folder": log_folder(config),
+    }
     result = _fit(config, arguments)
     log.info("run %s finished, written to %s", config.name, directory)
     return {**(result.metrics or {}), "directory": directory}
