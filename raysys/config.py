@@ -122,9 +122,9 @@ class TrainConfig:
     """Fixed validation windows, the same for every seed, world size and resume."""
     keep_checkpoints: int = 2
     max_failures: int = 3
-    """Worker failures after which the run gives up; machines that are taken away with notice do not count."""
+    """Failures in a row, without a new checkpoint in between, after which the run gives up."""
     wait_for_nodes_h: float = 24.0
-    """Hours that a run waits for machines for its workers before it gives up."""
+    """Hours that a run waits for machines for its workers, or for its storage, before it gives up."""
     log_every: int = 20
     """Steps between two lines in the console and in TensorBoard."""
     max_bad_steps: int = 20

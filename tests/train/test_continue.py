@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-import ray.train
 import torch
 from safetensors.torch import load_file
 
@@ -90,7 +89,7 @@ class Stopped(Exception):
 
 
 def watched_worker(args: dict) -> dict:
-    """The worker of a run that writes down every batch it trains on, and stops after `stop` windows of the run."""
+    """The worker of a run that writes down every batch it trains on, and walks out after `stop` windows of the run."""
     batches = Trainer._batches
 
     def watched(self):
@@ -105,7 +104,10 @@ def watched_worker(args: dict) -> dict:
                 yield batch
 
     Trainer._batches = watched
-    return driver.train_worker(args)
+    try:
+        return driver.train_worker(args)
+    except Stopped:
+        return {"finished": True}  # or the driver would start it anew
 
 
 @pytest.mark.slow
@@ -123,7 +125,6 @@ def test_exactly_once_when_a_run_is_continued_with_fewer_and_then_more_workers(
             "train.epochs": 1.0,
             "train.batch_size": 8,
             "train.validate_every": 2,
-            "train.max_failures": 0,
         }
     )
     data = prepare_training_data(config)
@@ -137,10 +138,8 @@ def test_exactly_once_when_a_run_is_continued_with_fewer_and_then_more_workers(
         monkeypatch.setattr(driver, "trainer", lambda _, c, arguments: real(watched_worker, c, arguments | extra))
         return driver.pretrain(config)
 
-    with pytest.raises(ray.train.WorkerGroupError, match="Stopped"):
-        life(config, 0, epoch // 3)
-    with pytest.raises(ray.train.WorkerGroupError, match="Stopped"):
-        life(config.override({"train.num_workers": 1}), 1, 2 * epoch // 3)
+    life(config, 0, epoch // 3)
+    life(config.override({"train.num_workers": 1}), 1, 2 * epoch // 3)
     metrics = life(config, 2, 0)
 
     assert metrics["windows"] == epoch == data.plan.epoch_windows
