@@ -122,7 +122,8 @@ class TrainConfig:
     """Fixed validation windows, the same for every seed, world size and resume."""
     keep_checkpoints: int = 2
     max_failures: int = 3
-    """Failures in a row, without a new checkpoint in between, after which the run gives up."""
+    """Failures (errors, lost workers and machines) without a new checkpoint between them, after which the run gives up;
+    machines that are taken away with notice do not count."""
     wait_for_nodes_h: float = 24.0
     """Hours that a run waits for machines for its workers, or for its storage, before it gives up."""
     log_every: int = 20
