@@ -104,7 +104,7 @@ class TrainConfig:
     max_steps: int | None = None
     """Budget in optimiser steps; replaces `epochs`."""
     num_workers: int = 1
-    """Ray Train workers, one GPU each where there are GPUs; 0 trains inside the calling process."""
+    """Ray Train workers, one GPU each where there are GPUs."""
     min_workers: int | None = None
     """Makes the run elastic between `min_workers` and `num_workers`."""
     cpus_per_worker: float = 1.0
@@ -123,9 +123,10 @@ class TrainConfig:
     """Fixed validation windows, the same for every seed, world size and resume."""
     keep_checkpoints: int = 2
     max_failures: int = 3
-    """Worker failures after which the run gives up; machines that are taken away with notice do not count."""
+    """Failures (errors, lost workers and machines) without a new checkpoint between them, after which the run gives up;
+    machines that are taken away with notice do not count."""
     wait_for_nodes_h: float = 24.0
-    """Hours that a run waits for machines for its workers before it gives up."""
+    """Hours that a run waits for machines for its workers, or for its storage, before it gives up."""
     log_every: int = 20
     """Steps between two lines in the console and in TensorBoard."""
     max_bad_steps: int = 20
@@ -136,6 +137,8 @@ class TrainConfig:
             raise ValueError(f"train.batch_size={self.batch_size} must be at least 1")
         if self.max_steps is None and self.epochs <= 0:
             raise ValueError(f"train.epochs={self.epochs} must be positive, or set train.max_steps")
+        if self.num_workers < 1:
+            raise ValueError(f"train.num_workers={self.num_workers} must be at least 1")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             raise ValueError(
                 f"train.min_workers={self.min_workers} must lie between 1 and train.num_workers={self.num_workers}"
@@ -272,6 +275,25 @@ class RunConfig:
                 node = node[part]
             node[leaf] = value
         return type(self).from_dict(tree)
+
+
+HOW_NOT_WHAT = frozenset(
+    {
+        # where things lie: the data must have the fingerprint that the run began with
+        *("storage", "data.root", "data.cache"),
+        # how windows are read: every reader delivers the batches of the plan
+        *("data.reader", "data.block_rows", "data.blocks_per_task", "data.cpus_per_read", "data.segment_rows"),
+        "data.prefetch_batches",
+        # of `jobs.prepare` alone
+        *("data.shard_dtype", "data.shard_mb"),
+        # who computes: budget, schedule and learning rate keep referring to the workers that the run began with
+        *("train.num_workers", "train.min_workers", "train.cpus_per_worker"),
+        # when to look, what to keep, when to give up
+        *("train.log_every", "train.validate_every", "train.validations_per_epoch", "train.keep_checkpoints"),
+        *("train.max_failures", "train.max_bad_steps", "train.wait_for_nodes_h"),
+    }
+)
+"""Keys that say how a run is computed and not what: they may change when it is continued. All others decide its result."""
 
 
 def keys(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What ran: config.json, to run it again, and record.json, to know what it was."""
 
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import torch
 
 from raysys.config import RunConfig, differences
 
+log = logging.getLogger(__name__)
 _PACKAGES = ("ray", "torch", "triton", "xlstm", "numpy", "pyarrow", "h5py", "seisbench", "safetensors")
+_OF_A_CONTINUATION = ("time", "command", "git_commit", "git_diff", "versions", "gpus", "machine")
 
 
 def run_record(config: RunConfig, data_fingerprint: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -33,35 +36,55 @@ def run_record(config: RunConfig, data_fingerprint: str, data: dict[str, Any]) -
     }
 
 
-def write_run(directory: str, config: RunConfig, record: dict[str, Any]) -> None:
-    """Writes config.json and record.json of a new run, or checks that a run with this name has the same configuration.
+def write_run(
+    directory: str, config: RunConfig, record: dict[str, Any], may_change: frozenset[str] = frozenset()
+) -> RunConfig:
+    """Returns the configuration that the run began with, after it is written down or found to be the same.
+
+    A new run gets config.json and record.json. They stay as they are when it is continued; every continuation adds its
+    command, code, machine and changed keys to the list "continuations" of record.json.
 
     Args:
         directory: folder or URL of the run.
+        config: of this process.
+        record: of this process (`run_record`).
+        may_change: keys that may differ from those the run began with.
 
     Raises:
-        ValueError: the run exists and its configuration or its data differ; the message lists the keys.
+        ValueError: the run exists and its data or a key outside `may_change` differ; the message lists the keys.
     """
     fs, path = fsspec.core.url_to_fs(directory)
     if not fs.exists(f"{path}/config.json"):
         fs.makedirs(path, exist_ok=True)
         _write_json(fs, f"{path}/record.json", record)
         _write_json(fs, f"{path}/config.json", config.to_dict())
-        return
+        return config
     with fs.open(f"{path}/config.json") as stream:
-        changed = differences(RunConfig.from_dict(json.load(stream)), config)
-    if changed:
-        lines = "\n".join(f"  {key}: {old!r} -> {new!r}" for key, (old, new) in changed.items())
-        raise ValueError(
-            f"{directory} holds a run with another configuration:\n{lines}\nGive this run a new --name, or repeat the old values."
-        )
+        began = RunConfig.from_dict(json.load(stream))
     with fs.open(f"{path}/record.json") as stream:
-        before = json.load(stream)["data_fingerprint"]
-    if before != record["data_fingerprint"]:
+        history = json.load(stream)
+    changed = differences(began, config)
+    refused = {key: values for key, values in changed.items() if key not in may_change}
+    if refused:
         raise ValueError(
-            f"{directory}: the data has changed since this run began (fingerprint {before}, now "
+            f"{directory} holds a run with another configuration:\n{_lines(refused)}\n"
+            "Give this run a new --name, or repeat the old values."
+        )
+    if history["data_fingerprint"] != record["data_fingerprint"]:
+        raise ValueError(
+            f"{directory}: the data has changed since this run began (fingerprint {history['data_fingerprint']}, now "
             f"{record['data_fingerprint']}). Restore the data, or give this run a new --name."
         )
+    if changed:
+        log.info("%s continues with other values than it began with:\n%s", directory, _lines(changed))
+    again = {key: record[key] for key in _OF_A_CONTINUATION if key in record} | {"changes": changed}
+    history["continuations"] = [*history.get("continuations", []), again]
+    _write_json(fs, f"{path}/record.json", history)
+    return began
+
+
+def _lines(changed: dict[str, tuple[Any, Any]]) -> str:
+    return "\n".join(f"  {key}: {old!r} -> {new!r}" for key, (old, new) in changed.items())
 
 
 def read_config(directory: str) -> RunConfig:

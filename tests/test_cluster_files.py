@@ -1,13 +1,11 @@
 """cluster.yaml and deploy/: valid, of one Ray version, locked, and their commands parse."""
 
 import copy
-import http.server
-import os
 import re
+import runpy
 import shlex
 import subprocess
-import sys
-import threading
+import time
 import tomllib
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from packaging.requirements import Requirement
 
 from jobs.command import parse
 from raysys.config import RunConfig
+from tests.train.metadata import Metadata
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -99,7 +98,7 @@ def test_the_head_stays_and_the_workers_are_spot(cluster):
     assert all(node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"} for node in types.values())
     assert all(node["min_workers"] == 0 for node in types.values())  # an idle cluster costs its head alone
     assert cluster["provider"]["cache_stopped_nodes"] is False
-    assert any("spot_watch.py" in command for command in cluster["worker_start_ray_commands"])
+    assert any("deploy/spot_watch.py aws" in command for command in cluster["worker_start_ray_commands"])
 
 
 def test_the_cluster_is_locked(cluster):
@@ -199,38 +198,14 @@ def test_the_commands_in_the_files_parse(rayjob):
         assert isinstance(config, RunConfig)
 
 
-def test_the_spot_watcher_drains_once_there_is_a_notice(tmp_path):
-    asked = []
-
-    class Metadata(http.server.BaseHTTPRequestHandler):
-        """Instance metadata, version 2: 401 without the token, 404 without a notice."""
-
-        def do_PUT(self):
-            self.answer(200, "secret")
-
-        def do_GET(self):
-            asked.append(self.path)
-            known = self.headers["X-aws-ec2-metadata-token"] == "secret"
-            self.answer(200 if known and len(asked) > 1 else 404 if known else 401, '{"action": "terminate"}')
-
-        def answer(self, code, text):
-            self.send_response(code)
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, *args):
-            pass
-
-    tool = tmp_path / "ray"  # takes down what Ray's command line is called with
-    tool.write_text('#!/bin/sh\necho "$@" >> "$0.log"\n')
-    tool.chmod(0o755)
-    watch = "import runpy, time; time.sleep = lambda s: None; runpy.run_path('deploy/aws/spot_watch.py', run_name='__main__')"
-    with http.server.HTTPServer(("127.0.0.1", 0), Metadata) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        metadata = f"http://127.0.0.1:{server.server_port}"
-        env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata}
-        subprocess.run([sys.executable, "-c", watch], cwd=ROOT, env=env, check=True, timeout=60)
-        server.shutdown()
-    assert asked == ["/latest/meta-data/spot/instance-action"] * 2
-    [call] = (tmp_path / "ray.log").read_text().splitlines()
-    assert call.startswith("drain-node --reason DRAIN_NODE_REASON_PREEMPTION")
+@pytest.mark.parametrize(("cloud", "left_s"), [("aws", 120), ("google", 30)])
+def test_the_spot_watcher_knows_when_the_machine_is_taken_away(monkeypatch, cloud, left_s):
+    """tests/train/lost_nodes.py has it drain a node."""
+    with Metadata() as metadata:
+        monkeypatch.setenv("METADATA_URL", metadata.url)
+        notice = runpy.run_path(str(DEPLOY / "spot_watch.py"))["NOTICES"][cloud]
+        assert notice() is None
+        metadata.end = time.time() + 120
+        assert notice() == pytest.approx(left_s, abs=5)
+    assert len(metadata.asked) == 2
+    assert notice() is None, "a service that does not answer is asked again"

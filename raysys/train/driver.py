@@ -12,58 +12,75 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raysys.cluster import configure_logging, connect
-from raysys.config import RunConfig
+from raysys.config import HOW_NOT_WHAT, RunConfig
 from raysys.record import run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Trainer
-from raysys.train.mend import mend_snapshot
+from raysys.train.mend import mend_snapshot, newest_checkpoint
 from raysys.train.mirror import LogMirror
 from raysys.train.reporter import TrainReporter
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 5.0
+_PASSING = (WorkerGroupStartupTimeoutError, OSError)
+"""What ends Ray Train and passes: no machines for the workers, or a storage that refuses its list of checkpoints."""
 
 
 def pretrain(config: RunConfig) -> dict[str, Any]:
     """Returns the metrics of the last report, after training to the end of the budget.
 
-    The same configuration under the same name continues a run that was interrupted, from its last checkpoint.
+    The same configuration under the same name continues a run that was interrupted, from its last checkpoint. Keys of
+    `HOW_NOT_WHAT` may have changed.
 
     Raises:
         ValueError: the name is taken by a run with another configuration, or bad data (naming file and fix).
-        ray.train.TrainingFailedError: more failures than `train.max_failures`.
+        ray.train.TrainingFailedError: more failures in a row than `train.max_failures`.
     """
     connect()
     data = prepare_training_data(config)
     directory = run_directory(config)
     record = run_record(config, data.fingerprint, data.contents)
-    write_run(directory, config, record)
+    began = write_run(directory, config, record, may_change=HOW_NOT_WHAT)
     mend_snapshot(directory)
-    arguments = {"config": config, "data": data.shared(), "record": record, "log_folder": log_folder(config)}
+    planned = {f"train.{key}": getattr(began.train, key) for key in ("num_workers", "min_workers")}
+    arguments = {
+        "config": config.override(planned),  # what budget and learning rate refer to, whoever computes now
+        "data": data.shared(),
+        "record": record,
+        "log_folder": log_folder(config),
+    }
     result = _fit(config, arguments)
     log.info("run %s finished, written to %s", config.name, directory)
     return {**(result.metrics or {}), "directory": directory}
 
 
 def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
-    """Returns the result of the run, started anew as often as machines are taken away or are missing."""
-    first_missing = None
+    """Returns the result of the run, started anew after everything that is no end of it."""
+    directory, waiting_since = run_directory(config), None
     while True:
+        before = newest_checkpoint(directory)
         try:
             result = trainer(train_worker, config, arguments).fit()
-        except ray.train.ControllerError as error:
-            first_missing = first_missing or time.monotonic()
-            waited_h = (time.monotonic() - first_missing) / 3600
-            missing = isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
-            if not missing or waited_h >= config.train.wait_for_nodes_h:
+        except ray.train.WorkerGroupError as error:
+            if newest_checkpoint(directory) == before:
                 raise
-            log.warning("no machines for the workers since %.1f h, waiting for them: see `ray status`", waited_h)
+            log.warning("more than %d failures, but not in a row: %s", config.train.max_failures, error)
+            waiting_since = None
+        except ray.train.ControllerError as error:
+            if newest_checkpoint(directory) != before:
+                waiting_since = None
+            waiting_since = waiting_since or time.monotonic()
+            waited_h = (time.monotonic() - waiting_since) / 3600
+            if not isinstance(error.controller_failure, _PASSING) or waited_h >= config.train.wait_for_nodes_h:
+                raise
+            log.warning("waiting since %.1f h for machines (`ray status`) or the storage: %s", waited_h, error)
             time.sleep(_PAUSE_S)
-            continue
-        if result.return_value["finished"]:
-            return result
-        first_missing = None
-        log.warning("machines were taken away: going on from the checkpoint on those that are left")
+            mend_snapshot(directory)
+        else:
+            if result.return_value["finished"]:
+                return result
+            waiting_since = None
+            log.warning("machines were taken away: going on from the checkpoint on those that are left")
 
 
 def trainer(

@@ -24,6 +24,7 @@ def mend_snapshot(directory: str) -> None:
         directory: folder or URL of the run; nothing happens where it has no list.
     """
     fs, path = fsspec.core.url_to_fs(directory)
+    fs.invalidate_cache()  # Ray Train writes through a file system of its own
     file = f"{path}/{SNAPSHOT}"
     if not fs.exists(file) or _is_good(fs, path, fs.cat_file(file)):
         return
@@ -39,6 +40,16 @@ def mend_snapshot(directory: str) -> None:
     ]
     fs.pipe_file(file, json.dumps(_snapshot(results)).encode())
     log.warning("%s was broken and is made anew from %d checkpoints", file, len(results))
+
+
+def newest_checkpoint(directory: str) -> str | None:
+    """Returns the name of the newest checkpoint in the list of a run, or None without a list that can be read."""
+    fs, path = fsspec.core.url_to_fs(directory)
+    fs.invalidate_cache()
+    try:
+        return json.loads(fs.cat_file(f"{path}/{SNAPSHOT}"))["latest_checkpoint_result"]["checkpoint_dir_name"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_good(fs: fsspec.AbstractFileSystem, path: str, content: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -10,7 +11,11 @@ from pathlib import Path
 import pyarrow.fs as pafs
 from safetensors import SafetensorError
 
+from raysys.train.checkpoint import FILES
+
 log = logging.getLogger(__name__)
+LAST = FILES[-1]
+"""Of the files of a checkpoint, in a storage that cannot rename a folder: where it is, all of them are."""
 FAILURES = (OSError, SafetensorError)
 """How a storage fails; pyarrow's errors of S3 and others are OSErrors."""
 
@@ -19,10 +24,10 @@ class Upload:
     """Writes one checkpoint in a thread of its own.
 
     It appears under its name whole or not at all on a file system, by a rename. In an object store its files appear
-    one by one; there a run knows a checkpoint only after all of them are written.
+    one by one, `LAST` when all others are there; a run knows a checkpoint only after that.
 
     Args:
-        write: fills an empty local folder.
+        write: fills an empty local folder with the `FILES` of a checkpoint.
         filesystem: of the storage.
         path: of the checkpoint in it.
         after: called in the thread when the checkpoint is there or has failed.
@@ -74,7 +79,8 @@ def persist(write: Callable[[Path], None], filesystem: pafs.FileSystem, path: st
     """Writes a checkpoint to `path` of a file system.
 
     Raises:
-        OSError, SafetensorError: the storage is full or fails; what was written of the checkpoint is gone then.
+        OSError, SafetensorError: the storage is full or fails; what was written of the checkpoint is gone then, or, if
+            the storage refuses that too, lacks `LAST`.
     """
     unfinished = f"{path}.unfinished"
     try:
@@ -84,10 +90,12 @@ def persist(write: Callable[[Path], None], filesystem: pafs.FileSystem, path: st
             _remove(filesystem, path)
             filesystem.move(unfinished, path)
         else:
-            with tempfile.TemporaryDirectory() as folder:
-                write(Path(folder))
-                filesystem.create_dir(path, recursive=True)
-                pafs.copy_files(folder, path, destination_filesystem=filesystem)
+            with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as last:
+                write(Path(first))
+                shutil.move(Path(first) / LAST, last)
+                _empty(filesystem, path)
+                for folder in (first, last):
+                    pafs.copy_files(folder, path, destination_filesystem=filesystem)
     except FAILURES:
         with contextlib.suppress(OSError):
             _remove(filesystem, unfinished if isinstance(filesystem, pafs.LocalFileSystem) else path)

@@ -1,10 +1,14 @@
 """A run on a cluster of two nodes of which one is first taken away with notice and its successor then lost without.
 
+The notice is that of AWS, from a service on this machine, and the node's spot watcher sees it.
+
 Usage: python -m tests.train.lost_nodes CONFIG.json. Prints one JSON line: the step of the checkpoint that the notice
 caused. A process of its own, because it has a Ray of its own.
 """
 
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -15,26 +19,33 @@ import raysys  # noqa: F401  (sets what Ray reads when it is imported)
 
 # isort: split
 import ray
-from ray._private.worker import global_worker
 from ray.cluster_utils import Cluster
-from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from raysys.config import RunConfig
 from raysys.train import driver
+from tests.train.metadata import Metadata
 
+WATCHER = Path(__file__).parents[2] / "deploy" / "spot_watch.py"
 STEP_S = 0.2
 """Slows the run down, so that there is time to disturb it; the numbers stay what they are."""
+NOTICE_STEP = 3
+"""Far from a checkpoint in turn."""
 
 
 def slow_worker(args: dict) -> dict:
-    """The worker of a run, with a pause before every step."""
+    """The worker of a run, with a pause before every step, and a long one after `NOTICE_STEP` until the node is drained."""
     from raysys.train.driver import train_worker
     from raysys.train.loop import Trainer
 
     step = Trainer._train_step
 
+    noticed = Path(args["config"].storage) / args["config"].name / "noticed"
+
     def slow_step(self, batches) -> None:
         time.sleep(STEP_S)
+        if self.step == NOTICE_STEP:
+            wait("the notice", noticed.exists)
+            time.sleep(1)  # Ray Train asks five times as often
         step(self, batches)
 
     Trainer._train_step = slow_step
@@ -65,10 +76,15 @@ def disturb(cluster: Cluster, node, run: Path, every: int) -> int:
         "the first steps",
         lambda: (run / "metrics.jsonl").exists() and '"step": 2' in (run / "metrics.jsonl").read_text(),
     )
-    deadline_ms = int((time.time() + 300) * 1000)
-    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    accepted, why = global_worker.gcs_client.drain_node(node.node_id, reason, "spot", deadline_ms)
-    assert accepted, why
+    with Metadata() as metadata:
+        # Both nodes are on this machine, so the watcher is told which of them is its own.
+        words = ["aws", "--address", cluster.address, "--node-id", node.node_id]
+        watcher = subprocess.Popen([sys.executable, WATCHER, *words], env=os.environ | {"METADATA_URL": metadata.url})
+        wait("two looks without a notice", lambda: len(metadata.asked) > 1)
+        assert watcher.poll() is None
+        metadata.end = time.time() + 120
+        assert watcher.wait(120) == 0
+    (run / "noticed").touch()
     wait("a checkpoint because of the notice", lambda: any(step % every for step in checkpoints(run)))
     [step] = [step for step in checkpoints(run) if step % every]
     successor = cluster.add_node(num_cpus=1)
