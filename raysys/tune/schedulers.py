@@ -4,12 +4,10 @@ import json
 import math
 from typing import Any
 
-import optuna
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
 from ray.tune.search import sample
 from ray.tune.search.basic_variant import BasicVariantGenerator
-from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.searcher import Searcher
 
 from raysys.config import RunConfig
@@ -86,6 +84,9 @@ def scheduler_of(config: RunConfig, space: dict[str, Any], budget: Budget) -> Tr
 def searcher_of(config: RunConfig) -> Searcher | BasicVariantGenerator:
     """Returns random draws, or TPE (Bergstra et al. 2011) over all keys together; both follow the seed."""
     if config.search.searcher == "tpe":
+        import optuna  # the other searchers do without it
+        from ray.tune.search.optuna import OptunaSearch
+
         return OptunaSearch(sampler=optuna.samplers.TPESampler(seed=config.train.seed, multivariate=True))
     return BasicVariantGenerator(random_state=config.train.seed)
 

@@ -1,6 +1,7 @@
 """A sweep on a Ray cluster: the driver side."""
 
 import dataclasses
+import importlib.util
 import logging
 import math
 from collections.abc import Sequence
@@ -18,7 +19,6 @@ from raysys.train.data import TrainingData, prepare_training_data
 from raysys.train.driver import run_directory, storage_path, uses_gpu
 from raysys.train.loop import Budget
 from raysys.tune.callbacks import ProgressLines, ThinCheckpoints
-from raysys.tune.journal import OptunaJournal
 from raysys.tune.ranking import REPEAT_OF, repeat_points
 from raysys.tune.results import trial_rows, tuned_values, write_results
 from raysys.tune.schedulers import check_space, scheduler_of, searcher_of
@@ -103,13 +103,23 @@ def _trainable(config: RunConfig, data: TrainingData, record: dict[str, Any]):
 
 def _search(config: RunConfig, space: dict[str, Any], trainable, budget: Budget, callbacks) -> tune.Tuner:
     search, directory = config.search, run_directory(config)
-    callbacks = [OptunaJournal(directory, config.name, space, budget.windows), *callbacks]
+    callbacks = [*_journal(directory, config.name, space, budget.windows), *callbacks]
     tune_config = tune.TuneConfig(
         num_samples=search.num_trials, scheduler=scheduler_of(config, space, budget), search_alg=searcher_of(config)
     )
     return _tuner(
         config, config.storage, config.name, trainable, space, tune_config, budget, search.num_trials, *callbacks
     )
+
+
+def _journal(*arguments) -> list[tune.Callback]:
+    """The Optuna journal, where Optuna is there."""
+    if importlib.util.find_spec("optuna") is None:
+        log.warning("no Optuna journal: pip install optuna")
+        return []
+    from raysys.tune.journal import OptunaJournal
+
+    return [OptunaJournal(*arguments)]
 
 
 def _repeats(config: RunConfig, points: list[dict[str, Any]], trainable, budget: Budget) -> tune.Tuner:
