@@ -8,6 +8,7 @@ Tables and results.json are written as soon as something is measured; the last l
 
 import argparse
 import ast
+import collections
 import json
 import logging
 import math
@@ -17,7 +18,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from scipy.stats import spearmanr
 from benchmarks.picking_head import head_scores
 from raysys.cluster import configure_logging, connect
 from raysys.config import RunConfig
+from raysys.data.windows import whole_traces
 from raysys.presets import PRESETS
+from raysys.train.data import prepare_training_data
 from raysys.tune.sweep import sweep
 
 log = logging.getLogger(__name__)
@@ -58,18 +60,17 @@ class Watch(tune.Callback):
         self._file = file
         self.rows: list[dict[str, Any]] = []
         self.started: dict[str, float] = {}
-        self.reports: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        self.reports: dict[str, list[tuple[float, int]]] = collections.defaultdict(list)
         """Trial -> moment in s and windows."""
-        self.read: dict[str, list[int]] = defaultdict(list)
+        self.read: dict[str, list[int]] = collections.defaultdict(list)
 
     def on_trial_start(self, iteration, trials, trial, **info):
         self.started.setdefault(trial.trial_id, time.monotonic())
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
         self.reports[trial.trial_id].append((time.monotonic(), result["windows"]))
-        file = Path(f"/proc/{result['pid']}/io")
-        if result["hostname"] == os.uname().nodename and file.exists():
-            self.read[trial.trial_id].append(int(file.read_text().split()[1]))  # rchar: every read, cached or not
+        if result["hostname"] == os.uname().nodename and Path(f"/proc/{result['pid']}/io").exists():
+            self.read[trial.trial_id].append(bytes_read(result["pid"]))
         scores = {name: value for name, value in result.items() if "/" in name and not name.startswith("config/")}
         known = {name: result[name] for name in ("windows", "objective", "healthy", "reason")}
         self.rows.append(
@@ -156,17 +157,26 @@ def run(config: RunConfig, out: Path) -> tuple[float, Watch, pd.DataFrame, pd.Da
     return (seconds, watch, *tables)
 
 
-def cost(watch: Watch) -> dict[str, Any]:
-    """Returns start-up time, and bytes read from storage by one trial and by eight."""
+def cost(watch: Watch, config: RunConfig) -> dict[str, Any]:
+    """Returns start-up time, and bytes read from storage by one trial, by eight, and once for all of them."""
     # What a process reads before its first report are mostly the libraries that it imports.
     window_bytes = [reads[-1] - reads[0] for reads in watch.read.values() if len(reads) > 1]
     startup = [reports[0][0] - watch.started[trial] for trial, reports in watch.reports.items()]
+    traces = prepare_training_data(config).traces
+    before = bytes_read("self")
+    collections.deque(whole_traces(traces), maxlen=0)
     return {
         "start_to_first_report_s": float(np.median(startup)),
         "mb_read_by_a_process_before_its_first_report": float(np.median([r[0] for r in watch.read.values()])) / 1e6,
         "mb_read_between_first_and_last_report_1_trial": window_bytes[0] / 1e6,
         "mb_read_between_first_and_last_report_8_trials": sum(window_bytes[:8]) / 1e6,
+        "mb_of_all_training_traces": (bytes_read("self") - before) / 1e6,
     }
+
+
+def bytes_read(process: int | str) -> int:
+    """Returns the bytes that a process of this machine has read, cached or not (rchar)."""
+    return int(Path(f"/proc/{process}/io").read_text().split()[1])
 
 
 def early_stopping(full: pd.DataFrame, asha: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
@@ -288,7 +298,7 @@ def measure(config: RunConfig, arguments: argparse.Namespace, results: Results) 
         results.add(
             {"trials": len(full), "healthy": len(healthy), "full_s": seconds, "full_gpu_idle_share": watched.idle()}
         )
-        results.add(cost(watch) | {"rho_with_final_probe": correlations(history, objective, places)})
+        results.add(cost(watch, config) | {"rho_with_final_probe": correlations(history, objective, places)})
     if full is not None and "heads" in arguments.parts:
         start = time.monotonic()
         heads = head_scores(config.override({"name": "full"}), healthy, arguments.head_steps, out)

@@ -62,7 +62,7 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     record, directory = run_record(config, data.fingerprint, data.contents), run_directory(config)
     write_run(directory, config, record)
     budget = Budget.of(config, data.plan.epoch_windows)
-    trainable = _trainable(config, data.shared(), record)
+    trainable = _trainable(config, data.resident().shared(), record)
     grids = [_search(config, space, trainable, budget, callbacks).fit()]
     if config.search.top_k:
         trials = trial_rows(grids[0], budget.windows, trial_resources(config))
