@@ -159,8 +159,12 @@ def run(config: RunConfig, out: Path) -> tuple[float, Watch, pd.DataFrame, pd.Da
 
 def cost(watch: Watch, config: RunConfig) -> dict[str, Any]:
     """Returns start-up time, and bytes read from storage by one trial, by eight, and once for all of them."""
-    # What a process reads before its first report are mostly the libraries that it imports.
-    window_bytes = [reads[-1] - reads[0] for reads in watch.read.values() if len(reads) > 1]
+    # Before its first report a process mostly reads the libraries that it imports; afterwards training windows and, to copy
+    # them into the sweep's folder, its own checkpoints.
+    between = [reads[-1] - reads[0] for reads in watch.read.values() if len(reads) > 1]
+    reports = max(map(len, watch.reports.values()))
+    checkpoint = max(Path(config.storage).glob("full/trial_*/checkpoint_*"))
+    copied = (reports - 1) * sum(file.stat().st_size for file in checkpoint.iterdir())
     startup = [reports[0][0] - watch.started[trial] for trial, reports in watch.reports.items()]
     traces = prepare_training_data(config).traces
     before = bytes_read("self")
@@ -168,8 +172,9 @@ def cost(watch: Watch, config: RunConfig) -> dict[str, Any]:
     return {
         "start_to_first_report_s": float(np.median(startup)),
         "mb_read_by_a_process_before_its_first_report": float(np.median([r[0] for r in watch.read.values()])) / 1e6,
-        "mb_read_between_first_and_last_report_1_trial": window_bytes[0] / 1e6,
-        "mb_read_between_first_and_last_report_8_trials": sum(window_bytes[:8]) / 1e6,
+        "mb_read_between_first_and_last_report_1_trial": between[0] / 1e6,
+        "mb_read_between_first_and_last_report_8_trials": sum(between[:8]) / 1e6,
+        "mb_of_checkpoints_copied_between_them_1_trial": copied / 1e6,
         "mb_of_all_training_traces": (bytes_read("self") - before) / 1e6,
     }
 

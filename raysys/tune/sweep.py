@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import logging
 import math
+import signal
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +20,7 @@ from raysys.record import run_record, write_run
 from raysys.train.data import TrainingData, prepare_training_data
 from raysys.train.driver import run_directory, storage_path, uses_gpu
 from raysys.train.loop import Budget
-from raysys.tune.callbacks import ProgressLines, ThinCheckpoints
+from raysys.tune.callbacks import ForgiveLostNodes, ProgressLines, ThinCheckpoints
 from raysys.tune.ranking import REPEAT_OF, repeat_points
 from raysys.tune.results import trial_rows, tuned_values, write_results
 from raysys.tune.schedulers import check_space, scheduler_of, searcher_of
@@ -45,7 +47,8 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
         callbacks: of Ray Tune, called beside the sweep's own while the search runs.
 
     Raises:
-        ValueError: a bad search space, a name taken by another sweep, bad data; RuntimeError: no trial is healthy.
+        ValueError: a bad search space, a name taken by another sweep, bad data; RuntimeError: no trial is healthy;
+            KeyboardInterrupt: on Ctrl-C, after the state is saved.
     """
     space = parse_space(config.search.space, config)
     for key in space:
@@ -63,12 +66,12 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     write_run(directory, config, record)
     budget = Budget.of(config, data.plan.epoch_windows)
     trainable = _trainable(config, data.resident().shared(), record)
-    grids = [_search(config, space, trainable, budget, callbacks).fit()]
+    grids = [_fit(_search(config, space, trainable, budget, callbacks))]
     if config.search.top_k:
         trials = trial_rows(grids[0], budget.windows, trial_resources(config))
         points = repeat_points(config, trials, {row["trial"]: row["tuned"] for row in tuned_values(grids[0])})
         if points:
-            grids.append(_repeats(config, points, trainable, budget).fit())
+            grids.append(_fit(_repeats(config, points, trainable, budget)))
     return write_results(directory, config, grids, budget.windows, trial_resources(config))
 
 
@@ -164,11 +167,28 @@ def _tuner(
             storage_path=storage,
             verbose=0,
             stop={"windows": budget.windows},
-            callbacks=[ProgressLines(num_trials, budget.windows), ThinCheckpoints(budget.windows), *callbacks],
+            callbacks=[
+                ProgressLines(num_trials, budget.windows),
+                ThinCheckpoints(budget.windows),
+                ForgiveLostNodes(),
+                *callbacks,
+            ],
             failure_config=tune.FailureConfig(max_failures=config.search.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=_POPULATION_CHECKPOINTS if population else 1),
         ),
     )
+
+
+def _fit(tuner: tune.Tuner) -> tune.ResultGrid:
+    """What Tune found; it saves the state on Ctrl-C and returns as if it had come to its end."""
+    before = signal.getsignal(signal.SIGINT)
+    grid = tuner.fit()
+    if threading.current_thread() is threading.main_thread():
+        interrupted = signal.getsignal(signal.SIGINT) is before  # Tune's own handler stays unless it was called
+        signal.signal(signal.SIGINT, before)
+        if interrupted:
+            raise KeyboardInterrupt
+    return grid
 
 
 def _folder_name(trial) -> str:
