@@ -108,7 +108,10 @@ def _search(config: RunConfig, space: dict[str, Any], trainable, budget: Budget,
     search, directory = config.search, run_directory(config)
     callbacks = [*_journal(directory, config.name, space, budget.windows), *callbacks]
     tune_config = tune.TuneConfig(
-        num_samples=search.num_trials, scheduler=scheduler_of(config, space, budget), search_alg=searcher_of(config)
+        num_samples=search.num_trials,
+        scheduler=scheduler_of(config, space, budget),
+        search_alg=searcher_of(config, _concurrency(config)),
+        max_concurrent_trials=_concurrency(config) if search.searcher == "tpe" else None,
     )
     return _tuner(
         config, config.storage, config.name, trainable, space, tune_config, budget, search.num_trials, *callbacks
@@ -129,7 +132,8 @@ def _repeats(config: RunConfig, points: list[dict[str, Any]], trainable, budget:
     """The runs that repeat the best configurations, in the folder "seeds" of the sweep."""
     log.info("sweep %s: the best %d again, with other seeds", config.name, len({p[REPEAT_OF] for p in points}))
     space = {"repeat": tune.grid_search(points)}
-    tune_config = tune.TuneConfig(scheduler=FIFOScheduler(), search_alg=BasicVariantGenerator())
+    search_alg = BasicVariantGenerator(max_concurrent=_concurrency(config) or 0)
+    tune_config = tune.TuneConfig(scheduler=FIFOScheduler(), search_alg=search_alg)
     return _tuner(config, run_directory(config), "seeds", trainable, space, tune_config, budget, len(points))
 
 
@@ -151,13 +155,10 @@ def _tuner(
         return tune.Tuner.restore(
             directory, trainable=trainable, resume_unfinished=True, resume_errored=True, param_space=space
         )
-    single, population = config.search.workers_per_trial == 1, config.search.scheduler in ("pbt", "pb2")
+    population = config.search.scheduler in ("pbt", "pb2")
     tune_config.metric, tune_config.mode = "objective", "max"
     tune_config.trial_name_creator = str
     tune_config.trial_dirname_creator = _folder_name
-    tune_config.max_concurrent_trials = config.search.max_concurrent or (
-        None if single else _nested_concurrency(config)
-    )
     return tune.Tuner(
         trainable,
         param_space=space,
@@ -195,8 +196,13 @@ def _folder_name(trial) -> str:
     return f"trial_{trial.trial_id}"
 
 
-def _nested_concurrency(config: RunConfig) -> int:
-    """Trials whose workers fit into the cluster together; more would wait for each other for ever."""
+def _concurrency(config: RunConfig) -> int | None:
+    """Trials at a time; None leaves it to the resources that each holds.
+
+    Nested ones hold nothing themselves: more than fit into the cluster would wait for each other for ever.
+    """
+    if config.search.max_concurrent or config.search.workers_per_trial == 1:
+        return config.search.max_concurrent
     cluster, workers = ray.cluster_resources(), config.search.workers_per_trial
     fits = cluster.get("CPU", 1) // (workers * config.train.cpus_per_worker)
     if uses_gpu(config):
