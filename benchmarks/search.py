@@ -1,42 +1,44 @@
 """What a sweep costs and what its ranking is worth: reading, start-up, ASHA against all trials in full, objectives, packing.
 
-Command: python -m benchmarks.search [--preset smoke] [--trials 12] [--data FOLDER]. The same trials run once in full and
-once under ASHA. Where there are GPUs, 1, 2, 4 and 8 trials are also packed on one. Without --data, miniatures are
-generated. The full trials end with a fine-tuned picking head, whose score the objectives at each rung are compared with.
-The last line is one JSON object.
+Command: python -m benchmarks.search [--preset smoke] [--trials 12] [--data FOLDER] [--out FOLDER]. The same trials run once
+in full and once under ASHA. The full ones are then fine-tuned with a picking head each, whose score the objectives at every
+report are compared with. At last 1, 2, 4 and 8 trials are packed on one GPU. Without --data, miniatures are generated.
+Tables and results.json are written as soon as something is measured; the last line is results.json as one line.
 """
 
 import argparse
+import ast
+import collections
 import json
+import logging
 import math
 import os
+import shutil
+import subprocess
 import tempfile
+import threading
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import ray
-import torch
-import torch.nn.functional as F
 from ray import tune
-from safetensors.torch import load_file
 from scipy.stats import spearmanr
-from sklearn.metrics import average_precision_score
 
-from model.picker import PhasePicker
+from benchmarks.picking_head import head_scores
 from raysys.cluster import configure_logging, connect
 from raysys.config import RunConfig
-from raysys.data.corpus import load_corpus, select
-from raysys.data.fixed import FixedWindows, fixed_windows
-from raysys.data.miniature import write_miniatures
-from raysys.evaluate.probe import IGNORED, NOISE, P, S, frame_labels
+from raysys.data.windows import whole_traces
 from raysys.presets import PRESETS
-from raysys.report.analysis import rungs
+from raysys.train.data import prepare_training_data
 from raysys.tune.sweep import sweep
 
+log = logging.getLogger(__name__)
+
+PARTS = ("full", "heads", "asha", "pack")
+"""In the order in which they are measured; "heads" needs "full"."""
 OBJECTIVES = {
     "probe/macro_ap": 1,
     "val/top1_tie": 1,
@@ -45,88 +47,186 @@ OBJECTIVES = {
     "codebook/hard_perplexity": 1,
 }
 """Candidates, and whether more of them (1) or less (-1) is meant to be better."""
-CLASSES = {P: 0, S: 1, NOISE: 2, IGNORED: -100}
-"""Probe's classes -> channels of the picker."""
 
 
 class Watch(tune.Callback):
-    """When each trial started and reported first, and the bytes that its process had read at every report."""
+    """When trials started and reported, and the bytes that their processes had read at every report.
 
-    def __init__(self):
+    Args:
+        file: a CSV that gets a row for every report at once, for the case that the benchmark is killed.
+    """
+
+    def __init__(self, file: Path):
+        self._file = file
+        self.rows: list[dict[str, Any]] = []
         self.started: dict[str, float] = {}
-        self.first: dict[str, float] = {}
-        self.read: dict[str, list[int]] = defaultdict(list)
+        self.reports: dict[str, list[tuple[float, int]]] = collections.defaultdict(list)
+        """Trial -> moment in s and windows."""
+        self.read: dict[str, list[int]] = collections.defaultdict(list)
 
     def on_trial_start(self, iteration, trials, trial, **info):
         self.started.setdefault(trial.trial_id, time.monotonic())
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
-        self.first.setdefault(trial.trial_id, time.monotonic())
-        file = Path(f"/proc/{result['pid']}/io")
-        if result["hostname"] == os.uname().nodename and file.exists():
-            self.read[trial.trial_id].append(int(file.read_text().split()[1]))  # rchar: every read, cached or not
+        self.reports[trial.trial_id].append((time.monotonic(), result["windows"]))
+        if result["hostname"] == os.uname().nodename and Path(f"/proc/{result['pid']}/io").exists():
+            self.read[trial.trial_id].append(bytes_read(result["pid"]))
+        scores = {name: value for name, value in result.items() if "/" in name and not name.startswith("config/")}
+        known = {name: result[name] for name in ("windows", "objective", "healthy", "reason")}
+        self.rows.append(
+            {"trial": trial.trial_id, **known, "seconds": result["time_total_s"], **trial.config, **scores}
+        )
+        pd.DataFrame(self.rows).to_csv(self._file, index=False)
+
+    def rate(self) -> tuple[float, float, float]:
+        """Returns windows per second of all trials together while all of them train, and the ends of that time in s.
+
+        What came before the first report of any trial (imports, compilation, the first validation) does not count.
+        """
+        begin = max(reports[0][0] for reports in self.reports.values())
+        end = min(reports[-1][0] for reports in self.reports.values())
+        if end <= begin:
+            return math.nan, begin, end
+        done = 0.0
+        for reports in self.reports.values():
+            moments, windows = zip(*reports, strict=True)
+            first, last = np.interp([begin, end], moments, windows)
+            done += last - first
+        return float(done / (end - begin)), begin, end
 
 
-def run(config: RunConfig) -> tuple[float, Watch, pd.DataFrame, pd.DataFrame]:
-    """Returns seconds, what was watched, trials.csv and history.csv of a sweep."""
-    watch, start = Watch(), time.monotonic()
-    sweep(config, [watch])
-    folder = Path(config.storage) / config.name
-    tables = (pd.read_csv(folder / name, dtype={"trial": str}) for name in ("trials.csv", "history.csv"))
-    return (time.monotonic() - start, watch, *tables)
+class GpuWatch:
+    """Samples once a second how busy the GPUs are, as long as the context lasts; without nvidia-smi there are no samples."""
+
+    def __enter__(self) -> "GpuWatch":
+        self.samples: list[tuple[float, float]] = []
+        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=1"]
+        self._process = subprocess.Popen(query, stdout=subprocess.PIPE, text=True) if shutil.which(query[0]) else None
+        if self._process:
+            threading.Thread(target=self._collect, daemon=True).start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+    def _collect(self) -> None:
+        for line in self._process.stdout:
+            if line.strip().isdigit():  # not "[N/A]"
+                self.samples.append((time.monotonic(), int(line) / 100))
+
+    def idle(self, begin: float = -math.inf, end: float = math.inf) -> float | None:
+        """Returns the share of the time in which no kernel ran; None where nothing was sampled."""
+        busy = [share for moment, share in self.samples if begin <= moment <= end]
+        return 1 - float(np.mean(busy)) if busy else None
 
 
-def cost(watch: Watch) -> dict[str, Any]:
-    """Returns start-up time, and bytes read from storage by one trial and by eight."""
-    # What a process reads before its first report are mostly the libraries that it imports.
-    window_bytes = [reads[-1] - reads[0] for reads in watch.read.values() if len(reads) > 1]
-    startup = [watch.first[trial] - watch.started[trial] for trial in watch.first]
+class Results:
+    """What was measured so far, kept in a folder.
+
+    Args:
+        folder: gets results.json and tables; what an earlier call left there is kept.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self._file = folder, folder / "results.json"
+        self.values: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Writes more results down."""
+        self.values |= values
+        self._file.write_text(json.dumps(self.values, indent=1))
+        for name, value in values.items():
+            log.info("%s: %s", name, value)
+
+
+def run(config: RunConfig, out: Path) -> tuple[float, Watch, pd.DataFrame, pd.DataFrame]:
+    """Returns seconds, what was watched, trials.csv and history.csv of a sweep; both tables are also copied to `out`."""
+    watch, start = Watch(out / f"{config.name}_history.csv"), time.monotonic()
+    try:
+        sweep(config, [watch])
+    except RuntimeError as error:  # no trial is healthy: what they cost is known all the same
+        log.warning("%s", error)
+    seconds = time.monotonic() - start
+    tables = []
+    for name in ("trials.csv", "history.csv"):
+        tables.append(pd.read_csv(Path(config.storage) / config.name / name, dtype={"trial": str}))
+        tables[-1].to_csv(out / f"{config.name}_{name}", index=False)
+    return (seconds, watch, *tables)
+
+
+def cost(watch: Watch, config: RunConfig) -> dict[str, Any]:
+    """Returns start-up time, and bytes read from storage by one trial, by eight, and once for all of them."""
+    # Before its first report a process mostly reads the libraries that it imports; afterwards training windows and, to copy
+    # them into the sweep's folder, its own checkpoints.
+    between = [reads[-1] - reads[0] for reads in watch.read.values() if len(reads) > 1]
+    reports = max(map(len, watch.reports.values()))
+    checkpoint = max(Path(config.storage).glob("full/trial_*/checkpoint_*"))
+    copied = (reports - 1) * sum(file.stat().st_size for file in checkpoint.iterdir())
+    startup = [reports[0][0] - watch.started[trial] for trial, reports in watch.reports.items()]
+    traces = prepare_training_data(config).traces
+    before = bytes_read("self")
+    collections.deque(whole_traces(traces), maxlen=0)
     return {
         "start_to_first_report_s": float(np.median(startup)),
         "mb_read_by_a_process_before_its_first_report": float(np.median([r[0] for r in watch.read.values()])) / 1e6,
-        "mb_read_between_first_and_last_report_1_trial": window_bytes[0] / 1e6,
-        "mb_read_between_first_and_last_report_8_trials": sum(window_bytes[:8]) / 1e6,
+        "mb_read_between_first_and_last_report_1_trial": between[0] / 1e6,
+        "mb_read_between_first_and_last_report_8_trials": sum(between[:8]) / 1e6,
+        "mb_of_checkpoints_copied_between_them_1_trial": copied / 1e6,
+        "mb_of_all_training_traces": (bytes_read("self") - before) / 1e6,
     }
+
+
+def bytes_read(process: int | str) -> int:
+    """Returns the bytes that a process of this machine has read, cached or not (rchar)."""
+    return int(Path(f"/proc/{process}/io").read_text().split()[1])
 
 
 def early_stopping(full: pd.DataFrame, asha: pd.DataFrame, keys: list[str]) -> dict[str, Any]:
     """Returns what ASHA used of the windows, and how much worse its winner is than the best of the trials in full."""
-    done = asha[asha["status"] == "TERMINATED"]
+    used = {
+        "asha_windows_fraction": float(asha["windows"].sum() / full["windows"].sum()),
+        "asha_trials_in_full": int((asha["status"] == "TERMINATED").sum()),
+    }
+    done, full = asha[asha["healthy"] & (asha["status"] == "TERMINATED")], full[full["healthy"]]
+    if done.empty:
+        return used
     winner = done.loc[done["objective"].idxmax(), keys]
     same = full[np.isclose(full[keys].astype(float), winner.astype(float)).all(axis=1)]
-    best = full["objective"].max()
-    rank = int((full["objective"] > same["objective"].iloc[0]).sum()) + 1
-    return {
-        "asha_windows_fraction": float(asha["windows"].sum() / full["windows"].sum()),
-        "asha_trials_in_full": len(done),
+    if same.empty:  # it is healthy under ASHA alone
+        return used
+    best, found = full["objective"].max(), same["objective"].iloc[0]
+    return used | {
         "best_of_full": float(best),
-        "regret": float(best - same["objective"].iloc[0]),
-        "rank_of_ashas_winner": rank,
+        "regret": float(best - found),
+        "rank_of_ashas_winner": int((full["objective"] > found).sum()) + 1,
         "spread_of_full": float(full["objective"].std()),
     }
 
 
-def correlations(history: pd.DataFrame, final: pd.Series, places: list[float]) -> dict[str, dict[str, Any]]:
-    """Returns, for each candidate at each rung, Spearman's rho with a final score and its 95 % bootstrap interval.
+def correlations(history: pd.DataFrame, final: pd.Series, places: list[int]) -> dict[str, dict[str, Any]]:
+    """Returns, for each candidate at each report, Spearman's rho with a final score and its 95 % bootstrap interval.
 
     Args:
         history: of trials in full.
         final: trial -> score.
-        places: rungs in windows.
+        places: reports, in windows.
     """
     out: dict[str, dict[str, Any]] = {}
     for place in places:
-        reached = history[history["windows"] >= 0.999 * place].sort_values("windows").groupby("trial").first()
+        reached = history[history["windows"] == place].groupby("trial").last()
         reached = reached.loc[reached.index.intersection(final.index)]
         for name, sign in OBJECTIVES.items():
             rho, low, high = spearman(sign * reached[name].to_numpy(), final[reached.index].to_numpy())
-            out.setdefault(name, {})[f"{place:.0f}"] = {"rho": rho, "low": low, "high": high, "n": len(reached)}
+            out.setdefault(name, {})[f"{place}"] = {"rho": rho, "low": low, "high": high, "n": len(reached)}
     return out
 
 
 def spearman(a: np.ndarray, b: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:
-    """Returns rho and the 2.5 and 97.5 % quantiles over resampled trials; NaN where all scores are equal."""
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
+    """Returns rho and the 2.5 and 97.5 % quantiles over resampled trials; NaN for fewer than 3 and where all are equal."""
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan, math.nan, math.nan
     rng, found = np.random.default_rng(0), []
     for _ in range(draws):
@@ -136,138 +236,129 @@ def spearman(a: np.ndarray, b: np.ndarray, draws: int = 2000) -> tuple[float, fl
     return float(spearmanr(a, b).statistic), *map(float, np.quantile(found, (0.025, 0.975)))
 
 
-def head_score(checkpoint: Path, config: RunConfig, fit: FixedWindows, score: FixedWindows, steps: int) -> float:
-    """Returns the macro average precision of P and S samples of a picker that starts from a checkpoint and is fine-tuned."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(0)
-    picker = PhasePicker(config.model).to(device)
-    weights = load_file(checkpoint / "model.safetensors")
-    picker.backbone.load_state_dict(
-        {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
-    )
-    slow, fast = {"params": picker.backbone.parameters(), "lr": 3e-4}, {"params": picker.head.parameters(), "lr": 3e-3}
-    optimizer = torch.optim.AdamW([slow, fast], weight_decay=0.01)
-    labels, rng = channels(fit, config), np.random.default_rng(0)
-    counts = torch.tensor([(labels == c).sum() for c in range(3)], dtype=torch.float32)
-    weight = (counts.sum() / counts.clamp_min(1)).sqrt().to(device)
-    for _ in range(steps):
-        part = fit.take(rows := np.sort(rng.choice(len(fit), min(16, len(fit)), replace=False)))
-        logits = picker.logits(*tensors(part, device))
-        loss = F.cross_entropy(logits, torch.tensor(labels[rows], device=device), weight)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return precision(picker.eval(), score, config, device)
-
-
-@torch.no_grad()
-def precision(picker: PhasePicker, score: FixedWindows, config: RunConfig, device: torch.device) -> float:
-    """Returns the mean over P and S of the average precision over samples."""
-    parts = [score.take(slice(i, i + 32)) for i in range(0, len(score), 32)]
-    probabilities = np.concatenate([picker(*tensors(part, device)).cpu().numpy() for part in parts])
-    labels = channels(score, config)
-    known = labels != CLASSES[IGNORED]
-    return float(np.mean([average_precision_score((labels == c)[known], probabilities[:, c][known]) for c in (0, 1)]))
-
-
-def tensors(windows: FixedWindows, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns waveform and number of valid samples on a device."""
-    return torch.tensor(windows.waveform, device=device), torch.tensor(windows.num_valid, device=device)
-
-
-def channels(windows: FixedWindows, config: RunConfig) -> np.ndarray:
-    """Returns the picker's channel of every sample, (n, T) int64."""
-    classes = frame_labels(windows, windows.waveform.shape[-1], config.probe)
-    return np.select([classes == c for c in CLASSES], list(CLASSES.values())).astype(np.int64)
-
-
-def head_scores(config: RunConfig, trials: pd.DataFrame, steps: int) -> pd.Series:
-    """Returns trial -> score of a picker fine-tuned from its checkpoint on a tenth of the labelled training traces."""
-    corpus = load_corpus(config.data)
-    training, dev = select(corpus, "train"), select(corpus, "dev")
-    tenth = training.take(np.random.default_rng(0).permutation(len(training))[: max(16, len(training) // 10)])
-    window = config.model.window_samples
-    fit = fixed_windows(tenth, config.probe.fit_windows, window, 7, labelled=True)
-    score = fixed_windows(dev, config.probe.score_windows, window, 8, labelled=True)
-    folder = Path(config.storage) / config.name
-    found = {}
-    for trial in trials.loc[trials["status"] == "TERMINATED", "trial"]:
-        checkpoint = max((folder / f"trial_{trial}").glob("checkpoint_*"))
-        found[trial] = head_score(checkpoint, config, fit, score, steps)
-    return pd.Series(found)
-
-
-def packing(config: RunConfig) -> dict[str, float]:
-    """Returns windows per second in total for 1, 2, 4 and 8 trials on one GPU; empty without a GPU."""
-    if not ray.cluster_resources().get("GPU"):
-        return {}
-    out = {}
-    for count in (1, 2, 4, 8):
-        changes = {"num_trials": count, "max_concurrent": count, "gpus_per_trial": 1 / count, "scheduler": "none"}
+def packing(config: RunConfig, counts: list[int], steps: int, results: Results) -> None:
+    """Measures windows per second in total, and the idle share of the GPU, with several trials on one device."""
+    gpu = "GPU" in ray.cluster_resources()
+    rates: dict[str, float] = {}
+    idle: dict[str, float | None] = {}
+    for count in counts:
+        share = {"search.gpus_per_trial": 1 / count} if gpu else {"search.cpus_per_trial": 1 / count}
         part = config.override(
-            {"name": f"pack{count}", **{f"search.{k}": v for k, v in changes.items()}, "search.min_used_fraction": 0.0}
+            {
+                "name": f"pack{count}",
+                "train.max_steps": steps,
+                "train.val_windows": 32,
+                "probe.fit_windows": 32,
+                "probe.score_windows": 32,
+                "search.num_trials": count,
+                "search.max_concurrent": count,
+                "search.scheduler": "none",
+                "search.min_used_fraction": 0.0,
+                "search.rungs_per_budget": 4,
+                **share,
+            }
         )
-        _, _, _, history = run(part)
-        out[str(count)] = float(history.groupby("trial")["perf/windows_per_s"].median().sum())
-    return out
+        with tempfile.TemporaryDirectory() as tables, GpuWatch() as watched:
+            _, watch, _, _ = run(part, Path(tables))
+        rates[str(count)], begin, end = watch.rate()
+        idle[str(count)] = watched.idle(begin, end)
+        results.add({"packing_windows_per_s": rates, "packing_gpu_idle_share": idle})
+
+
+def settings(arguments: argparse.Namespace, root: str, storage: str, gpus: float) -> RunConfig:
+    """Returns the configuration that all sweeps of the benchmark start from."""
+    config = PRESETS[arguments.preset]()
+    few = arguments.windows
+    values = {
+        "data.root": root,
+        "data.datasets": ["all"],
+        "storage": storage,
+        "train.device": "auto",
+        "train.max_steps": arguments.steps,
+        "train.val_windows": min(few, config.train.val_windows),
+        "probe.fit_windows": min(few, config.probe.fit_windows),
+        "probe.score_windows": min(few, config.probe.score_windows),
+        "search.num_trials": arguments.trials,
+        "search.rungs_per_budget": 4,
+        "search.gpus_per_trial": 1 / arguments.per_gpu if gpus else 0,
+    }
+    for entry in arguments.set:
+        key, text = entry.split("=", 1)
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # a text without quotes
+            values[key] = text
+    return config.override(values)
+
+
+def measure(config: RunConfig, arguments: argparse.Namespace, results: Results) -> None:
+    """Measures the parts that were asked for, one after the other."""
+    out, full = results.folder, None
+    if "full" in arguments.parts:
+        with GpuWatch() as watched:
+            seconds, watch, full, history = run(config.override({"name": "full", "search.scheduler": "none"}), out)
+        healthy = full[full["healthy"]]
+        objective = healthy.set_index("trial")["objective"]
+        places = sorted(int(place) for place in history["windows"].unique())
+        results.add(
+            {"trials": len(full), "healthy": len(healthy), "full_s": seconds, "full_gpu_idle_share": watched.idle()}
+        )
+        results.add(cost(watch, config) | {"rho_with_final_probe": correlations(history, objective, places)})
+    if full is not None and "heads" in arguments.parts:
+        start = time.monotonic()
+        heads = head_scores(config.override({"name": "full"}), healthy, arguments.head_steps, out)
+        spread = {"mean": float(heads.mean()), "std": float(heads.std()), "seconds": time.monotonic() - start}
+        results.add({"picking_head": spread, "rho_with_picking_head": correlations(history, heads, places)})
+    if "asha" in arguments.parts:
+        with GpuWatch() as watched:
+            seconds, _, asha, _ = run(config.override({"name": "asha"}), out)
+        results.add({"asha_s": seconds, "asha_gpu_idle_share": watched.idle()})
+        if full is not None:
+            results.add(early_stopping(full, asha, [entry.split("=")[0] for entry in config.search.space]))
+    if "pack" in arguments.parts:
+        packing(config, arguments.pack, arguments.pack_steps, results)
+
+
+def parse() -> argparse.Namespace:
+    """Returns the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="smoke", choices=sorted(PRESETS))
+    parser.add_argument("--data", help="folder with data sets; without it miniatures are generated")
+    parser.add_argument("--out", help="folder for results.json and tables; without it nothing is kept")
+    parser.add_argument("--storage", help="folder for the sweeps themselves; without it they are removed at the end")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=120, help="of a trial in full")
+    parser.add_argument(
+        "--head-steps", type=int, default=60, help="of the fine-tuning of a picking head, 16 windows each"
+    )
+    parser.add_argument(
+        "--windows", type=int, default=512, help="most windows for validation, and to fit and score probes"
+    )
+    parser.add_argument("--per-gpu", type=int, default=4, help="trials that share a GPU, but for packing")
+    parser.add_argument(
+        "--pack", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of trials to pack on a device"
+    )
+    parser.add_argument("--pack-steps", type=int, default=120, help="of each packed trial")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other values of the configuration")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="smoke", choices=sorted(PRESETS))
-    parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--lr", type=float, default=1e-2)
-    parser.add_argument("--head-steps", type=int, default=100)
-    parser.add_argument("--data", help="folder with data sets; without it miniatures are generated")
-    parser.add_argument("--only-packing", action="store_true")
-    arguments = parser.parse_args()
+    arguments = parse()
     configure_logging()
     with tempfile.TemporaryDirectory() as work:
-        root = arguments.data or f"{work}/data"
         if arguments.data is None:
-            write_miniatures(Path(root), traces=40)
-        config = PRESETS[arguments.preset]().override(
-            {
-                "data.root": root,
-                "data.datasets": ["all"],
-                "storage": f"{work}/sweeps",
-                "optim.lr": arguments.lr,
-                "train.max_steps": arguments.steps,
-                "search.num_trials": arguments.trials,
-                "search.rungs_per_budget": 4,
-            }
-        )
+            from raysys.data.miniature import write_miniatures  # needs SeisBench, which shards do not
+
+            write_miniatures(Path(work) / "data", traces=40)
         connect()
-        result = {"cpus": ray.cluster_resources()["CPU"], "packing_windows_per_s": packing(config)}
-        if not arguments.only_packing:
-            result |= measure(config, arguments.head_steps)
-    for name, value in result.items():
-        print(f"{name:50s} {value}")
-    print(json.dumps(result))
-
-
-def measure(config: RunConfig, head_steps: int) -> dict[str, Any]:
-    """Returns everything but packing."""
-    in_full = config.override({"name": "full", "search.scheduler": "none"})
-    full_s, watch, full, history = run(in_full)
-    asha_s, _, asha, _ = run(config.override({"name": "asha"}))
-    keys = [entry.split("=")[0] for entry in config.search.space]
-    objective = full[full["healthy"]].set_index("trial")["objective"]
-    budget = float(full["budget_windows"].max())
-    places = [*rungs(config.to_dict(), budget), budget]
-    heads = head_scores(in_full, full[full["healthy"]], head_steps)
-    return {
-        "trials": len(full),
-        "healthy": int(full["healthy"].sum()),
-        "full_s": full_s,
-        "asha_s": asha_s,
-        **cost(watch),
-        **early_stopping(full[full["healthy"]], asha[asha["healthy"]], keys),
-        "rho_with_final_probe": correlations(history, objective, places),
-        "rho_with_picking_head": correlations(history, heads, places),
-        "picking_head": {"mean": float(heads.mean()), "std": float(heads.std())},
-    }
+        root, storage = arguments.data or f"{work}/data", arguments.storage or f"{work}/sweeps"
+        config = settings(arguments, root, storage, ray.cluster_resources().get("GPU", 0))
+        results = Results(Path(arguments.out or work))
+        results.add({"preset": arguments.preset, "cpus": ray.cluster_resources()["CPU"], "steps": arguments.steps})
+        measure(config, arguments, results)
+    print(json.dumps(results.values))
 
 
 if __name__ == "__main__":

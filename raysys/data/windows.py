@@ -6,6 +6,7 @@ Only the bytes that a window needs are read, straight into the window where the 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,8 @@ class Traces:
     down: np.ndarray
     p_s: np.ndarray
     s_s: np.ndarray
+    resident: Any = None
+    """Where set, `raysys.data.resident.Resident`: the samples themselves, in Ray's object store."""
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Traces":
@@ -106,6 +109,8 @@ def read_windows(traces: Traces, ids: np.ndarray, starts: np.ndarray, window: in
         OSError: a file is gone, is not the one that was indexed, or cannot be read after several attempts.
     """
     ids, starts = np.asarray(ids), np.asarray(starts)
+    if traces.resident is not None:
+        return traces.resident.crop(ids, starts, window)
     out = np.empty((len(ids), 3, window), np.float32)
     valid = np.minimum(window, traces.output_samples(ids) - starts).astype(np.int32)
     out[(valid < window) | (traces.num_components[ids] < 3)] = 0
@@ -128,12 +133,14 @@ def read_windows(traces: Traces, ids: np.ndarray, starts: np.ndarray, window: in
     return out, valid
 
 
-def whole_traces(traces: Traces) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields every trace at 100 Hz with its number, as (3, samples) float32 in ZNE order; read a few at a time."""
-    lengths = traces.output_samples(np.arange(len(traces)))
+def whole_traces(traces: Traces, first: int = 0, last: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the traces first .. last - 1 at 100 Hz, by default all of them, with their numbers.
+
+    Each is (3, samples) float32 in ZNE order; a few are read at a time.
+    """
+    lengths = traces.output_samples(np.arange(len(traces)))[:last]
     per_read = np.maximum(1, _READ_BYTES // (12 * lengths))
-    first = 0
-    while first < len(traces):
+    while first < len(lengths):
         same = int(np.argmax(np.append(lengths[first:], -1) != lengths[first]))
         ids = np.arange(first, first + min(same, int(per_read[first])))
         waveforms, _ = read_windows(traces, ids, np.zeros(len(ids), np.int64), int(lengths[first]))

@@ -11,6 +11,7 @@ from raysys.data.corpus import fingerprint, load_corpus, select, summary, train_
 from raysys.data.fixed import FixedWindows, fixed_windows
 from raysys.data.leakage import leak_report
 from raysys.data.plan import Plan
+from raysys.data.resident import resident
 from raysys.data.windows import Traces
 
 _FIXED_SEED = 20_200_101
@@ -39,6 +40,10 @@ class TrainingData:
     def shared(self) -> "TrainingData":
         """Returns the data with its large fields in the object store (needs a running Ray)."""
         return dataclasses.replace(self, **{name: ray.put(getattr(self, name)) for name in self._LARGE})
+
+    def resident(self) -> "TrainingData":
+        """Returns the data with the training windows cut from the object store, where they fit (needs a running Ray)."""
+        return dataclasses.replace(self, traces=resident(self.traces))
 
     def get(self, name: str) -> Traces | FixedWindows:
         """Returns a large field, fetched from the object store where it lies there."""

@@ -1,7 +1,9 @@
 """What happens on the driver while trials run: lines in the console, and checkpoints that take less room."""
 
 import logging
+import time
 
+import ray
 from ray import tune
 
 log = logging.getLogger(__name__)
@@ -51,3 +53,42 @@ class ThinCheckpoints(tune.Callback):
         fs, file = trial.storage.storage_filesystem, f"{path}/optim.safetensors"
         if fs.get_file_info(file).is_file:
             fs.delete_file(file)
+
+
+class ForgiveLostNodes(tune.Callback):
+    """Takes the loss of a trial's node off its failures, which `search.max_failures` limits.
+
+    Ray Tune itself does so only for nodes that were taken away with notice. A node counts as lost when Ray says so, some
+    seconds after its trials have died, so that a trial that kills itself is not forgiven.
+    """
+
+    _PATIENCE_S = 120.0
+
+    def __init__(self):
+        self._failures: dict[str, int] = {}
+        self._nodes: dict[str, str] = {}
+        self._suspects: dict[str, tuple] = {}
+
+    def on_trial_start(self, iteration, trials, trial, **info):
+        self._failures[trial.trial_id] = trial.run_metadata.num_failures
+        self._nodes.pop(trial.trial_id, None)
+
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        self._nodes[trial.trial_id] = result["node_id"]
+
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        counted = trial.run_metadata.num_failures > self._failures[trial.trial_id]
+        if counted and (node := self._nodes.pop(trial.trial_id, None)):
+            self._suspects[trial.trial_id] = (trial, node, time.monotonic() + self._PATIENCE_S)
+
+    def on_step_begin(self, iteration, trials, **info):
+        if not self._suspects:
+            return
+        dead = {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        for name, (trial, node, until) in list(self._suspects.items()):
+            if node in dead:
+                log.warning("trial %s lost its node, which does not count as a failure of its own", name)
+                trial.run_metadata.num_failures -= 1
+                self._failures[name] = trial.run_metadata.num_failures
+            if node in dead or time.monotonic() > until:
+                del self._suspects[name]

@@ -4,12 +4,10 @@ import json
 import math
 from typing import Any
 
-import optuna
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
 from ray.tune.search import sample
 from ray.tune.search.basic_variant import BasicVariantGenerator
-from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.searcher import Searcher
 
 from raysys.config import RunConfig
@@ -83,11 +81,20 @@ def scheduler_of(config: RunConfig, space: dict[str, Any], budget: Budget) -> Tr
     )
 
 
-def searcher_of(config: RunConfig) -> Searcher | BasicVariantGenerator:
-    """Returns random draws, or TPE (Bergstra et al. 2011) over all keys together; both follow the seed."""
+def searcher_of(config: RunConfig, max_concurrent: int | None = None) -> Searcher | BasicVariantGenerator:
+    """Returns random draws, or TPE (Bergstra et al. 2011) over all keys together; both follow the seed.
+
+    Args:
+        config: with `search.searcher` and `train.seed`.
+        max_concurrent: trials that run at a time. Random draws count them themselves; for TPE Ray Tune does
+            (`TuneConfig.max_concurrent_trials`, which it ignores for random draws).
+    """
     if config.search.searcher == "tpe":
+        import optuna  # the other searchers do without it
+        from ray.tune.search.optuna import OptunaSearch
+
         return OptunaSearch(sampler=optuna.samplers.TPESampler(seed=config.train.seed, multivariate=True))
-    return BasicVariantGenerator(random_state=config.train.seed)
+    return BasicVariantGenerator(max_concurrent=max_concurrent or 0, random_state=config.train.seed)
 
 
 class ResumableASHA(ASHAScheduler):

@@ -1,8 +1,11 @@
 """A sweep on a Ray cluster: the driver side."""
 
 import dataclasses
+import importlib.util
 import logging
 import math
+import signal
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +20,7 @@ from raysys.record import run_record, write_run
 from raysys.train.data import TrainingData, prepare_training_data
 from raysys.train.driver import run_directory, storage_path, uses_gpu
 from raysys.train.loop import Budget
-from raysys.tune.callbacks import ProgressLines, ThinCheckpoints
-from raysys.tune.journal import OptunaJournal
+from raysys.tune.callbacks import ForgiveLostNodes, ProgressLines, ThinCheckpoints
 from raysys.tune.ranking import REPEAT_OF, repeat_points
 from raysys.tune.results import trial_rows, tuned_values, write_results
 from raysys.tune.schedulers import check_space, scheduler_of, searcher_of
@@ -45,7 +47,8 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
         callbacks: of Ray Tune, called beside the sweep's own while the search runs.
 
     Raises:
-        ValueError: a bad search space, a name taken by another sweep, bad data; RuntimeError: no trial is healthy.
+        ValueError: a bad search space, a name taken by another sweep, bad data; RuntimeError: no trial is healthy;
+            KeyboardInterrupt: on Ctrl-C, after the state is saved.
     """
     space = parse_space(config.search.space, config)
     for key in space:
@@ -62,13 +65,13 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     record, directory = run_record(config, data.fingerprint, data.contents), run_directory(config)
     write_run(directory, config, record)
     budget = Budget.of(config, data.plan.epoch_windows)
-    trainable = _trainable(config, data.shared(), record)
-    grids = [_search(config, space, trainable, budget, callbacks).fit()]
+    trainable = _trainable(config, data.resident().shared(), record)
+    grids = [_fit(_search(config, space, trainable, budget, callbacks))]
     if config.search.top_k:
         trials = trial_rows(grids[0], budget.windows, trial_resources(config))
         points = repeat_points(config, trials, {row["trial"]: row["tuned"] for row in tuned_values(grids[0])})
         if points:
-            grids.append(_repeats(config, points, trainable, budget).fit())
+            grids.append(_fit(_repeats(config, points, trainable, budget)))
     return write_results(directory, config, grids, budget.windows, trial_resources(config))
 
 
@@ -103,20 +106,34 @@ def _trainable(config: RunConfig, data: TrainingData, record: dict[str, Any]):
 
 def _search(config: RunConfig, space: dict[str, Any], trainable, budget: Budget, callbacks) -> tune.Tuner:
     search, directory = config.search, run_directory(config)
-    callbacks = [OptunaJournal(directory, config.name, space, budget.windows), *callbacks]
+    callbacks = [*_journal(directory, config.name, space, budget.windows), *callbacks]
     tune_config = tune.TuneConfig(
-        num_samples=search.num_trials, scheduler=scheduler_of(config, space, budget), search_alg=searcher_of(config)
+        num_samples=search.num_trials,
+        scheduler=scheduler_of(config, space, budget),
+        search_alg=searcher_of(config, _concurrency(config)),
+        max_concurrent_trials=_concurrency(config) if search.searcher == "tpe" else None,
     )
     return _tuner(
         config, config.storage, config.name, trainable, space, tune_config, budget, search.num_trials, *callbacks
     )
 
 
+def _journal(*arguments) -> list[tune.Callback]:
+    """The Optuna journal, where Optuna is there."""
+    if importlib.util.find_spec("optuna") is None:
+        log.warning("no Optuna journal: pip install optuna")
+        return []
+    from raysys.tune.journal import OptunaJournal
+
+    return [OptunaJournal(*arguments)]
+
+
 def _repeats(config: RunConfig, points: list[dict[str, Any]], trainable, budget: Budget) -> tune.Tuner:
     """The runs that repeat the best configurations, in the folder "seeds" of the sweep."""
     log.info("sweep %s: the best %d again, with other seeds", config.name, len({p[REPEAT_OF] for p in points}))
     space = {"repeat": tune.grid_search(points)}
-    tune_config = tune.TuneConfig(scheduler=FIFOScheduler(), search_alg=BasicVariantGenerator())
+    search_alg = BasicVariantGenerator(max_concurrent=_concurrency(config) or 0)
+    tune_config = tune.TuneConfig(scheduler=FIFOScheduler(), search_alg=search_alg)
     return _tuner(config, run_directory(config), "seeds", trainable, space, tune_config, budget, len(points))
 
 
@@ -138,13 +155,10 @@ def _tuner(
         return tune.Tuner.restore(
             directory, trainable=trainable, resume_unfinished=True, resume_errored=True, param_space=space
         )
-    single, population = config.search.workers_per_trial == 1, config.search.scheduler in ("pbt", "pb2")
+    population = config.search.scheduler in ("pbt", "pb2")
     tune_config.metric, tune_config.mode = "objective", "max"
     tune_config.trial_name_creator = str
     tune_config.trial_dirname_creator = _folder_name
-    tune_config.max_concurrent_trials = config.search.max_concurrent or (
-        None if single else _nested_concurrency(config)
-    )
     return tune.Tuner(
         trainable,
         param_space=space,
@@ -154,19 +168,41 @@ def _tuner(
             storage_path=storage,
             verbose=0,
             stop={"windows": budget.windows},
-            callbacks=[ProgressLines(num_trials, budget.windows), ThinCheckpoints(budget.windows), *callbacks],
+            callbacks=[
+                ProgressLines(num_trials, budget.windows),
+                ThinCheckpoints(budget.windows),
+                ForgiveLostNodes(),
+                *callbacks,
+            ],
             failure_config=tune.FailureConfig(max_failures=config.search.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=_POPULATION_CHECKPOINTS if population else 1),
         ),
     )
 
 
+def _fit(tuner: tune.Tuner) -> tune.ResultGrid:
+    """What Tune found; it saves the state on Ctrl-C and returns as if it had come to its end."""
+    before = signal.getsignal(signal.SIGINT)
+    grid = tuner.fit()
+    if threading.current_thread() is threading.main_thread():
+        interrupted = signal.getsignal(signal.SIGINT) is before  # Tune's own handler stays unless it was called
+        signal.signal(signal.SIGINT, before)
+        if interrupted:
+            raise KeyboardInterrupt
+    return grid
+
+
 def _folder_name(trial) -> str:
     return f"trial_{trial.trial_id}"
 
 
-def _nested_concurrency(config: RunConfig) -> int:
-    """Trials whose workers fit into the cluster together; more would wait for each other for ever."""
+def _concurrency(config: RunConfig) -> int | None:
+    """Trials at a time; None leaves it to the resources that each holds.
+
+    Nested ones hold nothing themselves: more than fit into the cluster would wait for each other for ever.
+    """
+    if config.search.max_concurrent or config.search.workers_per_trial == 1:
+        return config.search.max_concurrent
     cluster, workers = ray.cluster_resources(), config.search.workers_per_trial
     fits = cluster.get("CPU", 1) // (workers * config.train.cpus_per_worker)
     if uses_gpu(config):

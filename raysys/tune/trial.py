@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray import tune
@@ -18,26 +19,28 @@ from raysys.train.data import TrainingData
 from raysys.train.driver import scaling
 from raysys.train.loop import Trainer
 from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
-from raysys.tune.objective import judge
+from raysys.tune.objective import WORST, judge
 from raysys.tune.ranking import REPEAT_OF
 
 
 class JudgingReporter:
-    """Adds objective, health and reason to what the loop reports."""
+    """Adds objective, health, reason and node to what the loop reports."""
 
     def __init__(self, reporter: Reporter, config: RunConfig):
         self._reporter, self._config = reporter, config
         self.latest_checkpoint = reporter.latest_checkpoint
 
     def report(self, metrics: Metrics, save: Callable[[Path], None]) -> None:
-        self._reporter.report(metrics | judge(metrics, self._config), save)
+        place = {"node_id": ray.get_runtime_context().get_node_id()}
+        self._reporter.report(metrics | judge(metrics, self._config) | place, save)
 
 
 def single_worker_trial(
     tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]
 ) -> None:
     """Trains one trial in the process of its Tune function: about a second to start."""
-    _train(tuned, config, data, record, rank=0, world=1, reporter=TuneReporter(), log_folder=Path.cwd())
+    where = {"rank": 0, "world": 1, "log_folder": Path.cwd()}
+    _train(tuned, config, data, record, **where, reporter=TuneReporter(), tell=tune.report)
 
 
 def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]) -> None:
@@ -63,14 +66,14 @@ def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: Traini
 
 def _train_worker(args: dict[str, Any]) -> None:
     context = ray.train.get_context()
-    _train(
-        **args, rank=context.get_world_rank(), world=context.get_world_size(), reporter=TrainReporter(), log_folder=None
-    )
+    where = {"rank": context.get_world_rank(), "world": context.get_world_size(), "log_folder": None}
+    _train(**args, **where, reporter=TrainReporter(), tell=ray.train.report)
 
 
 def _train(
-    tuned, config: RunConfig, data: TrainingData, record, *, rank: int, world: int, reporter, log_folder
+    tuned, config: RunConfig, data: TrainingData, record, *, rank: int, world: int, reporter, log_folder, tell
 ) -> None:
+    """Trains to the end of the budget, or until there are numbers that are not finite: that is told, not retried."""
     configure_logging()
     tuned = {key: value for key, value in tuned.get("repeat", tuned).items() if key != REPEAT_OF}
     logging.getLogger("raysys.train.metrics").setLevel(logging.WARNING)  # the sweep prints a line for every report
@@ -82,4 +85,27 @@ def _train(
     trainer = Trainer(
         config, data, rank=rank, world=world, device=device, reporter=reporter, record=record, log_folder=log_folder
     )
-    trainer.run()
+    try:
+        trainer.run()
+    except (FloatingPointError, ValueError, RuntimeError) as error:
+        reason = str(error) if isinstance(error, FloatingPointError) else _not_finite(trainer)
+        if not reason:
+            raise
+        place = {"step": trainer.step, "windows": trainer.windows, "node_id": ray.get_runtime_context().get_node_id()}
+        tell(place | {"objective": WORST, "healthy": False, "reason": reason})
+
+
+@torch.no_grad()
+def _not_finite(trainer: Trainer) -> str:
+    """Which numbers of a model are not finite, the same text on all ranks; empty where all are."""
+    model = trainer.model.eval()
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            return f"step {trainer.step}: the weights are not finite ({name})"
+    for windows in (trainer.data.get("probe_fit"), trainer.data.get("probe_score")):
+        for first in range(0, len(windows), 32):
+            part = windows.take(slice(first, first + 32))
+            waveform, num_valid = (torch.tensor(x, device=trainer.device) for x in (part.waveform, part.num_valid))
+            if not model.features(waveform, num_valid).isfinite().all():
+                return f"step {trainer.step}: the features are not finite"
+    return ""

@@ -11,7 +11,7 @@ from raysys.config import SearchConfig
 from raysys.presets import PRESETS
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Budget
-from raysys.tune.schedulers import check_space, scheduler_of
+from raysys.tune.schedulers import check_space, scheduler_of, searcher_of
 from raysys.tune.space import parse_space
 from raysys.tune.sweep import sweep
 from tests.train.local import local_trainer
@@ -103,3 +103,43 @@ def test_a_population_trains_through_ray_tune(ray_cluster, smoke, tmp_path):
     assert trials["mask.ratio"].round(6).isin([round(new["mask.ratio"], 6)]).sum() == 1
     history = pd.read_csv(tmp_path / "population" / "history.csv")
     assert list(history.groupby("trial")["windows"].max()) == [32, 32]
+
+
+@pytest.mark.slow
+def test_pb2_changes_values_inside_the_space(ray_cluster, smoke, tmp_path):
+    settings = {"num_trials": 2, "rungs_per_budget": 4, "scheduler": "pb2", "min_used_fraction": 0.0}
+    settings["space"] = ["loss.temperature=uniform(0.05, 0.5)"]
+    config = smoke.override(
+        {"name": "gaussian", "storage": str(tmp_path)} | {f"search.{key}": value for key, value in settings.items()}
+    )
+    sweep(config)
+    trials = pd.read_csv(tmp_path / "gaussian" / "trials.csv")
+    assert list(trials["status"]) == ["TERMINATED"] * 2
+    assert list(trials["windows"]) == [32, 32]
+    changes = [json.loads(line)[-2:] for line in (tmp_path / "gaussian" / "pbt_global.txt").read_text().splitlines()]
+    # Its Gaussian process needs two reports of the same values: the first change only copies those of the better trial.
+    assert any(old != new for old, new in changes)
+    assert all(0.05 <= new["loss.temperature"] <= 0.5 for _, new in changes)
+    assert abs(trials["train/temperature"] - changes[-1][1]["loss.temperature"]).min() < 1e-6, (
+        "it trained with the last"
+    )
+
+
+@pytest.mark.slow
+def test_tpe_proposes_values_of_the_space_and_hears_of_scores(ray_cluster, smoke, tmp_path):
+    settings = {"num_trials": 3, "max_concurrent": 1, "rungs_per_budget": 1, "searcher": "tpe", "scheduler": "none"}
+    config = smoke.override(
+        {"name": "tpe", "storage": str(tmp_path), "train.max_steps": 2, "search.min_used_fraction": 0.0}
+        | {f"search.{key}": value for key, value in settings.items()}
+    )
+    best = sweep(config)
+    trials = pd.read_csv(tmp_path / "tpe" / "trials.csv", dtype={"trial": str})
+    assert list(trials["status"]) == ["TERMINATED"] * 3
+    assert best["value"] == trials["objective"].max()
+    assert trials["mask.ratio"].between(0.35, 0.8).all()
+    assert trials["mask.ratio"].nunique() == 3
+    assert trials["loss.num_negatives"].isin([25, 50, 100, 200]).all()
+    searcher = searcher_of(config)
+    searcher.restore_from_dir(str(tmp_path / "tpe"))
+    told = [t.value for t in searcher._ot_study.get_trials()]
+    assert sorted(told) == sorted(trials["objective"])

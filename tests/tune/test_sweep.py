@@ -93,16 +93,20 @@ def _optuna_and_tensorboard_show_the_trials(folder, trials):
         assert "ray/tune/objective" in reader.Tags()["scalars"]
 
 
-def test_trials_of_two_workers_run_as_nested_trainers(ray_cluster, smoke, tmp_path):
+def test_trials_of_two_workers_are_nested_trainers_and_stopped_ones_keep_their_weights_only(
+    ray_cluster, smoke, tmp_path
+):
     config = smoke.override(
         QUICK
         | {
             "name": "nested",
             "storage": str(tmp_path),
+            "search.space": ["optim.lr=grid(1e-3, 10.0)"],  # the second forgets what a random network knows
             "search.num_trials": 1,
+            "search.max_concurrent": 1,
             "search.workers_per_trial": 2,
-            "search.scheduler": "none",
-            "search.rungs_per_budget": 1,
+            "search.grace": 0.5,
+            "search.rungs_per_budget": 2,
             "train.max_steps": 4,
             "train.cpus_per_worker": 0.5,
             "data.reader": "ray",
@@ -110,8 +114,13 @@ def test_trials_of_two_workers_run_as_nested_trainers(ray_cluster, smoke, tmp_pa
     )
     best = sweep(config)
     trials = pd.read_csv(tmp_path / "nested" / "trials.csv")
-    assert trials["windows"].tolist() == [4 * 2 * config.train.batch_size]
-    assert best["checkpoint"]
+    full = 4 * 2 * config.train.batch_size
+    assert list(trials["windows"]) == [full, full // 2]
+    assert list(trials["status"]) == ["TERMINATED", "STOPPED_EARLY"]
+    assert best["trial"] == trials["trial"][0]
+    workers = tmp_path / "nested" / "workers"
+    kept = [{f.name for f in workers.glob(f"train-{trial}/step*/*.safetensors")} for trial in trials["trial"]]
+    assert kept == [{"model.safetensors", "optim.safetensors"}, {"model.safetensors"}]
 
 
 def test_a_sweep_without_a_healthy_trial_says_so_and_keeps_the_table(ray_cluster, smoke, tmp_path):
