@@ -37,9 +37,9 @@ class DataConfig:
     """Neighbouring traces of a file that are visited together, so that reads stay sequential."""
     shuffle_rows: int = 8192
     """Traces that are shuffled among each other, a multiple of `run_rows`."""
-    block_rows: int = 512
+    block_rows: int = 1024
     """Windows in a Ray Data block; the nearest multiple of the batch size is used."""
-    blocks_per_task: int = 8
+    blocks_per_task: int = 4
     cpus_per_read: float = 1.0
     """Of a read task, as Ray counts them."""
     segment_rows: int = 1 << 20

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 import torch
 from ray.data import ExecutionOptions
 from ray.data.collate_fn import ArrowBatchCollateFn
+from ray.data.extensions import ArrowTensorArray
 from ray.train.collective import broadcast_from_rank_zero
 
 from raysys.config import DataConfig
@@ -23,11 +23,13 @@ from raysys.data.source import WindowDatasource, cut, deal
 from raysys.data.windows import Traces
 
 log = logging.getLogger(__name__)
-_TORCH = {"float32": torch.float32, "int32": torch.int32, "int64": torch.int64}
 
 
 class Batch(NamedTuple):
-    """Windows on the training device; B windows of T samples."""
+    """Windows on the training device, to be read and not written; B windows of T samples.
+
+    On a CPU the tensors of the Ray Data stream lie in Ray's object store, where the reading task wrote them.
+    """
 
     waveform: torch.Tensor
     """(B, 3, T) float32, components in the order Z, N, E, as stored: not normalised."""
@@ -138,21 +140,23 @@ class _DealtBlock:
 
 
 class _ToBatches(ArrowBatchCollateFn):
-    """Copies each batch of a block once, out of the object store into its own tensors; Ray Data runs it ahead."""
+    """Cuts a block into batches: views of the object store, or copies in pinned memory; Ray Data runs it ahead."""
 
     def __init__(self, size: int, pin: bool):
         self._size, self._pin = size, pin
 
     def __call__(self, block: pa.Table) -> _DealtBlock:
         [number] = set(block["block"].to_pylist())
-        columns = [block[name].chunk(0).to_numpy(zero_copy_only=False) for name in Batch._fields]
-        parts = (slice(first, first + self._size) for first in range(0, len(block), self._size))
-        return _DealtBlock(number, [Batch(*(self._tensor(column[part]) for column in columns)) for part in parts])
+        columns = [_tensor(block[name].chunk(0)).split(self._size) for name in Batch._fields]
+        parts = zip(*columns, strict=True)
+        return _DealtBlock(number, [Batch(*(x.pin_memory() if self._pin else x for x in part)) for part in parts])
 
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        tensor = torch.empty(values.shape, dtype=_TORCH[values.dtype.name], pin_memory=self._pin)
-        np.copyto(tensor.numpy(), values)
-        return tensor
+
+def _tensor(column: pa.Array) -> torch.Tensor:
+    """The same memory as a tensor. (DLPack, since torch warns of NumPy arrays that are read-only.)"""
+    if isinstance(column, ArrowTensorArray):
+        return torch.from_dlpack(column.storage.flatten()).view(-1, *column.type.shape)
+    return torch.from_dlpack(column)
 
 
 def _dataset(source: WindowDatasource, config: DataConfig) -> ray.data.Dataset:
