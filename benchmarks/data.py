@@ -321,6 +321,7 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=16_384)
     options = parser.parse_args()
     configure_logging()
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15, DataLoader's 0: other work would favour DataLoader
     with tempfile.TemporaryDirectory(prefix="windows-") as folder:
         result = rounded(measure(Path(folder), options.rounds, options.traces))
         print(memory_summary(stats_only=True))
