@@ -167,6 +167,7 @@ def measure_neighbours(shape):
                     out = function(*tensors)
                 torch.autograd.grad(out, tensors, grads if isinstance(out, tuple) else grads[0])
 
+            del out
             row[f"{operator.__name__}_{backend}_ms"] = milliseconds(graphed(run))[1]
     return row
 
