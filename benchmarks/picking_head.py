@@ -15,7 +15,7 @@ from raysys.config import RunConfig
 from raysys.data.corpus import load_corpus, select
 from raysys.data.fixed import FixedWindows, fixed_windows
 from raysys.evaluate.probe import IGNORED, NOISE, P, S, frame_labels
-from raysys.train.loop import autocast
+from raysys.train.step import autocast
 from raysys.tune.sweep import trial_resources
 
 CLASSES = {P: 0, S: 1, NOISE: 2, IGNORED: -100}

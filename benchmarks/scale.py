@@ -144,19 +144,20 @@ def measure(config: RunConfig, data: TrainingData, folder: Path, rounds: int) ->
     reads = {name: config.override({"data.reader": name}) for name in ("process", "ray")}
     rows: dict[str, list[dict]] = {"bare": [], "train": [], "stream": []}
     for number in range(rounds):
-        runs = {
-            "bare": bare(reads["process"], data, folder / f"bare{world}-{number}"),
-            "train": trained(reads["process"], data, folder / f"train{world}-{number}"),
-            "stream": trained(reads["ray"], data, folder / f"stream{world}-{number}"),
-        }
-        losses = [run["loss"] for run in runs.values()]
-        assert max(losses) - min(losses) <= 1e-2 * abs(losses[0]), f"three ways, three losses: {losses}"
-        for name, run in runs.items():
+        losses = []
+        for name, run_it, reader in (
+            ("bare", bare, "process"),
+            ("train", trained, "process"),
+            ("stream", trained, "ray"),
+        ):
+            run = run_it(reads[reader], data, folder / f"{name}{world}-{number}")
             row = rate(run["steps"], step_windows)
             if "begin" in run:
                 row["first_step_s"] = round(run["steps"][0][0] - run["begin"], 1)
             rows[name].append(row)
+            losses.append(run["loss"])
             print(f"{world} workers, {name:6s} {row}", flush=True)
+        assert max(losses) - min(losses) <= 1e-2 * abs(losses[0]), f"three ways, three losses: {losses}"
     return {name: {key: statistics.median(row[key] for row in many) for key in many[0]} for name, many in rows.items()}
 
 

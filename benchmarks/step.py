@@ -1,11 +1,12 @@
 """One training step on one GPU, against Hugging Face's wav2vec 2.0 at SeisLM-base size on the same windows.
 
-    python -m benchmarks.step            # base preset, bf16, batch 64, windows of 4096 samples
+    python -m benchmarks.step [--without ROW ...]     # base preset, bf16, batch 64, windows of 4096 samples
 
 Checks first that the Triton cell and the torch cell give the same loss. Prints one line a variant: milliseconds
 (20th, 50th, 80th percentile), windows/s, peak GiB; then where the time of the fastest goes; the last line is one JSON object.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -229,6 +230,9 @@ def count_kernels(step) -> int:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--without", nargs="*", default=[], metavar="ROW", help="words of rows to leave out")
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("this benchmark needs a GPU")
     torch.set_float32_matmul_precision("high")
@@ -244,6 +248,8 @@ def main() -> None:
         PEER: seislm_step,
     }
     for name, make in variants.items():
+        if any(word in name for word in options.without):
+            continue
         torch._dynamo.reset()
         try:
             results[name] = measure(name, make)

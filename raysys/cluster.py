@@ -27,7 +27,6 @@ def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
     ray.init(
         num_cpus=num_cpus,
         object_store_memory=_STORE_BYTES if (os.cpu_count() or 1) <= 4 else None,
-        include_dashboard=True,  # Train inside Tune asks it which runs still live
         _temp_dir=temp_dir,
         logging_level=logging.WARNING,
     )
