@@ -39,7 +39,8 @@ class DataConfig:
     """Traces that are shuffled among each other, a multiple of `run_rows`."""
     block_rows: int = 1024
     """Windows in a Ray Data block; the nearest multiple of the batch size is used."""
-    blocks_per_task: int = 4
+    blocks_per_task: int = 16
+    """Blocks that one read task makes, one after the other; between two tasks a reader waits for some 35 ms."""
     cpus_per_read: float = 1.0
     """Of a read task, as Ray counts them."""
     segment_rows: int = 1 << 20

@@ -14,6 +14,7 @@ def base() -> RunConfig:
     """
     return RunConfig(
         name="base",
+        train=TrainConfig(compile=True),
         search=SearchConfig(num_trials=64, gpus_per_trial=0.5),
     )
 
@@ -24,7 +25,7 @@ def large() -> RunConfig:
     Command: python -m jobs.pretrain large --data.root /path/to/seisbench/datasets --train.num-workers 8
     """
     model = ModelConfig(backbone=BackboneConfig(width=256, num_layers=4))
-    return RunConfig(name="large", model=model)
+    return RunConfig(name="large", model=model, train=TrainConfig(compile=True))
 
 
 def demo() -> RunConfig:
