@@ -49,16 +49,16 @@ def test_other_options_train(pretrain, options):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_compiled_layers_share_one_graph_a_level_and_change_no_gradient(pretrain):
+def test_compiled_parts_are_one_graph_each_and_change_no_gradient(pretrain):
     net, x, ids = pretrain().eval(), batch(), torch.arange(4)
     plain = torch.autograd.grad(net(x, window_id=ids).total, list(net.parameters()))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    net.backbone.unet.compile_layers(backend="aot_eager")
+    net.compile_parts(backend="aot_eager")
     compiled = torch.autograd.grad(net(x, window_id=ids).total, list(net.parameters()))
     for ours, theirs in zip(compiled, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(net.backbone.unet.down) + 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(net.backbone.unet.down) + 1 + 3
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
