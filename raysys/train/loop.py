@@ -86,15 +86,16 @@ class Trainer:
         if config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
+        captures = config.train.compile and device.type == "cuda"
+        if captures:
+            torch.cuda.set_stream(torch.cuda.Stream(device))  # a graph cannot be recorded on the default stream
         torch.manual_seed(config.train.seed)  # the same initial weights on every rank
         self.model = PretrainModel(config.model, config.mask, config.loss).to(device)
         self.optimizer = build_optimizer(self.model, config.optim, device)
         self.guard = StepGuard(device)
         self.step, self.windows = 0, 0
         self._restore()
-        captures = config.train.compile and device.type == "cuda"
         if captures:
-            torch.cuda.set_stream(torch.cuda.Stream(device))  # a graph cannot be recorded on the default stream
             self.model.compile_parts()
         step = TrainStep(data_parallel(self.model, world, config), self.optimizer, self.guard, config, device)
         self._take_step = CapturedStep(step) if captures else step
