@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import tempfile
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -137,6 +138,7 @@ def consume(args: dict) -> None:
             log.flush()
             position += world * BATCH
             if args["kill_at"] and attempt == 0 and rank == 1 and position >= args["kill_at"]:
+                time.sleep(5)  # until the controller has asked for reports: a checkpoint it has not heard of is lost
                 os.kill(os.getpid(), signal.SIGKILL)
             if args["kill_at"] and step % 5 == 0:
                 with tempfile.TemporaryDirectory() as folder:
