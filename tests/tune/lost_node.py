@@ -5,6 +5,7 @@ trials that had finished before. A process of its own, because it has a Ray of i
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,7 +24,7 @@ from ray.cluster_utils import Cluster
 from raysys.config import RunConfig
 from raysys.tune import sweep as module
 
-STEP_S = 1.0
+STEP_S = 2.0
 """Slows trials down, so that there is time to disturb them; the numbers stay what they are."""
 
 
@@ -77,13 +78,16 @@ def disturb(folder: Path, raylet: int, budget: int) -> dict[str, Any]:
                 return name
         return None
 
+    said: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("raysys.tune.callbacks").addHandler(listener)
     name = wait("a trial on the second node in its middle", victim)
     before = reports(folder)
     os.kill(raylet, signal.SIGKILL)
     seen = len(before[name])
     again = wait("the trial somewhere else", lambda: reports(folder)[name][seen:])
-    wait("Ray to know of the loss", lambda: not all(node["Alive"] for node in ray.nodes()))
-    time.sleep(1)  # for a step of the sweep
+    wait("the sweep to know of the loss", lambda: any("lost its node" in line for line in said))
     os.kill(again[-1]["pid"], signal.SIGKILL)
     done = {other: rows[-1]["timestamp"] for other, rows in before.items() if rows and rows[-1]["windows"] >= budget}
     return {"lost": name, "finished_before": done}

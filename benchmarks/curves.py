@@ -1,0 +1,119 @@
+"""Do the kernels learn as plain PyTorch does? Loss curves of the same runs with either, on real windows.
+
+    python -m benchmarks.curves --data SHARDS [--steps 200] [--seeds 0 1] [--out FOLDER]      # base preset, on a GPU
+
+Runs that share a seed share weights, windows, masks and noise, so only rounding can part them; seeds differ in all four. The
+kernels pass if they stay closer to PyTorch than seeds do to each other. --out gets the curves as a picture and a table. The
+last line is one JSON object.
+"""
+
+import argparse
+import itertools
+import json
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from raysys.cluster import configure_logging
+from raysys.config import RunConfig
+from raysys.presets import PRESETS
+from raysys.train.data import prepare_training_data
+from raysys.train.loop import Trainer
+from raysys.train.reporter import SilentReporter
+
+KERNELS = ("triton", "torch")
+LOGGED = "train/contrastive"
+
+
+def curve(config: RunConfig, folder: Path) -> list[float]:
+    """Returns the contrastive loss of a run in this process, a mean for every log line."""
+    folder.mkdir(parents=True)
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data, place = prepare_training_data(config), {"rank": 0, "world": 1, "device": device}
+    Trainer(config, data, **place, reporter=SilentReporter(folder / "run"), record={}, log_folder=folder).run()
+    rows = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [row[LOGGED] for row in rows if LOGGED in row]
+
+
+def compare(curves: dict[tuple[str, int], list[float]]) -> dict[str, float]:
+    """Returns the mean distance in nats of curves of the same seed, of curves of the same kernel, and their ends."""
+    table = pd.DataFrame({f"{kernel} {seed}": values for (kernel, seed), values in curves.items()})
+
+    def distance(pairs) -> float:
+        return float(pd.Series([(table[a] - table[b]).abs().mean() for a, b in pairs]).mean())
+
+    seeds = sorted({seed for _, seed in curves})
+    same_seed = [(f"{KERNELS[0]} {seed}", f"{KERNELS[1]} {seed}") for seed in seeds]
+    other_seed = [(f"{k} {a}", f"{k} {b}") for k in KERNELS for a, b in itertools.combinations(seeds, 2)]
+    ends = {f"end_{name.replace(' ', '_seed_')}": round(float(table[name].iloc[-4:].mean()), 4) for name in table}
+    return {"kernel_distance": distance(same_seed), "seed_distance": distance(other_seed), **ends}
+
+
+def draw(curves: dict[tuple[str, int], list[float]], every: int, file: Path) -> None:
+    """Draws all curves; those of PyTorch dashed."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for (kernel, seed), values in curves.items():
+        steps = [every * (number + 1) for number in range(len(values))]
+        style = {"linestyle": "--" if kernel == "torch" else "-", "linewidth": 1, "color": f"C{seed}"}
+        axes.plot(steps, values, label=f"{kernel}, seed {seed}", **style)
+    axes.set(xlabel="step", ylabel="contrastive loss (nats)")
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="base", choices=sorted(PRESETS))
+    parser.add_argument("--data", required=True, help="folder with data sets or shards")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--every", type=int, default=5, help="steps of which the curves show the mean")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--out", type=Path, help="folder for curves.png and curves.csv")
+    options = parser.parse_args()
+    configure_logging()
+    values = {
+        "data.root": options.data,
+        "data.datasets": ["all"],
+        "data.reader": "process",
+        "train.compile": False,
+        "train.batch_size": options.batch,
+        "train.max_steps": options.steps,
+        "train.validate_every": options.steps,
+        "train.val_windows": 64,
+        "train.log_every": options.every,
+    }
+    config = PRESETS[options.preset]().override(values)
+    runs = list(itertools.product(KERNELS, options.seeds))
+    with tempfile.TemporaryDirectory() as work, ProcessPoolExecutor(len(runs), get_context("spawn")) as pool:
+        found = {
+            run: pool.submit(
+                curve,
+                config.override(
+                    {"model.backbone.kernel": run[0], "train.seed": run[1], "data.cache": f"{work}/{run[0]}{run[1]}"}
+                ),
+                Path(work) / f"{run[0]}-{run[1]}",
+            )
+            for run in runs
+        }
+        curves = {run: future.result() for run, future in found.items()}
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        draw(curves, options.every, options.out / "curves.png")
+        table = pd.DataFrame({f"{kernel} {seed}": values for (kernel, seed), values in curves.items()})
+        table.index = [options.every * (number + 1) for number in range(len(table))]
+        table.to_csv(options.out / "curves.csv", index_label="step")
+    result = compare(curves)
+    print(json.dumps({"steps": options.steps, "batch": options.batch, **result}))
+    assert result["kernel_distance"] < result["seed_distance"], "the kernels part from PyTorch more than seeds do"
+
+
+if __name__ == "__main__":
+    main()
