@@ -149,9 +149,11 @@ def project_backward(
     channels, frames = _cut(x, GATES_BACKWARD)
     tiles, runs = _runs(triton.cdiv(rows, frames), inner // channels, GATES_BACKWARD)
     don = x.new_empty(runs, 2, inner, GATES, dtype=exact)
-    gates_grad_kernel[(inner // channels, runs)](
-        x, a, dgates, don, rows, x.stride(1), tiles, G=GATES, **_constants(x, directions, GATES_BACKWARD)
-    )
+    for number, (y, stride, turn) in enumerate(((a, inner, rows * inner), (x, x.stride(1), 0))):
+        gates_grad_kernel[(inner // channels, runs)](
+            y, dgates, don[:, number], rows, stride, turn, don.stride(0), tiles, G=GATES,
+            **_constants(x, directions, GATES_BACKWARD),
+        )  # fmt: skip
     return dx, sum_parts(dtaps), sum_parts(dmaps), sum_parts(don)
 
 
