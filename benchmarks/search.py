@@ -33,7 +33,7 @@ from raysys.config import RunConfig
 from raysys.data.windows import whole_traces
 from raysys.presets import PRESETS
 from raysys.train.data import prepare_training_data
-from raysys.tune.sweep import sweep
+from raysys.tune.sweep import sweep, trial_config, warm_up
 
 log = logging.getLogger(__name__)
 
@@ -294,6 +294,10 @@ def settings(arguments: argparse.Namespace, root: str, storage: str, gpus: float
 def measure(config: RunConfig, arguments: argparse.Namespace, results: Results) -> None:
     """Measures the parts that were asked for, one after the other."""
     out, full = results.folder, None
+    if config.search.gpus_per_trial:  # every sweep then finds filled caches
+        data = prepare_training_data(config).resident().shared()
+        results.add({"warm_up_s": warm_up(trial_config(config), data)})
+        del data
     if "full" in arguments.parts:
         with GpuWatch() as watched:
             seconds, watch, full, history = run(config.override({"name": "full", "search.scheduler": "none"}), out)

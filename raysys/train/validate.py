@@ -10,7 +10,7 @@ from raysys.data.fixed import FixedWindows
 from raysys.evaluate.probe import probe_scores
 from raysys.train.data import TrainingData
 
-_BATCH = 32
+BATCH = 32
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def probe(model: PretrainModel, config: RunConfig, data: TrainingData, rank: int
 
     fit, score = (data.get(name).take(slice(rank, None, world)) for name in ("probe_fit", "probe_score"))
     width = config.model.encoder.width + config.model.backbone.width
-    return probe_scores(encode, width, fit, score, config.probe, _BATCH)
+    return probe_scores(encode, width, fit, score, config.probe, BATCH)
 
 
 def _losses(model: PretrainModel, mine: FixedWindows, rank: int, world: int, device: torch.device):
@@ -56,8 +56,8 @@ def _losses(model: PretrainModel, mine: FixedWindows, rank: int, world: int, dev
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     quantizer = model.model_config.quantizer
     counts = torch.zeros(quantizer.num_groups, quantizer.num_codes, dtype=torch.float64, device=device)
-    for start in range(0, len(mine), _BATCH):
-        part = mine.take(slice(start, start + _BATCH))
+    for start in range(0, len(mine), BATCH):
+        part = mine.take(slice(start, start + BATCH))
         waveform, num_valid = (torch.tensor(x, device=device) for x in (part.waveform, part.num_valid))
         # Masks and negatives follow the window's place in the whole set, not the rank that happens to see it.
         window_id = (torch.arange(start, start + len(part), device=device)) * world + rank

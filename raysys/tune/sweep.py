@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysys.cluster import connect
 from raysys.config import RunConfig
@@ -25,7 +27,7 @@ from raysys.tune.ranking import REPEAT_OF, repeat_points
 from raysys.tune.results import trial_rows, tuned_values, write_results
 from raysys.tune.schedulers import check_space, scheduler_of, searcher_of
 from raysys.tune.space import parse_space
-from raysys.tune.trial import multi_worker_trial, single_worker_trial
+from raysys.tune.trial import first_steps, multi_worker_trial, single_worker_trial
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ _SHARED = ("data.", "probe.", "model.window_samples", "train.val_windows", "sear
 """Keys that every trial must share, since they define the data or the yardstick."""
 _POPULATION_CHECKPOINTS = 3
 """Kept of each trial of PBT and PB2: others may still be going on from one that is not the newest."""
+_WARM_UP_S = 600.0
+"""After which the sweep goes on without a warm-up, on a busy GPU for example."""
 
 
 def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[str, Any]:
@@ -65,7 +69,9 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     record, directory = run_record(config, data.fingerprint, data.contents), run_directory(config)
     write_run(directory, config, record)
     budget = Budget.of(config, data.plan.epoch_windows)
-    trainable = _trainable(config, data.resident().shared(), record)
+    data = data.resident().shared()
+    warm_up(config, data)
+    trainable = _trainable(config, data, record)
     grids = [_fit(_search(config, space, trainable, budget, callbacks))]
     if config.search.top_k:
         trials = trial_rows(grids[0], budget.windows, trial_resources(config))
@@ -95,6 +101,52 @@ def trial_resources(config: RunConfig) -> dict[str, float]:
         workers = search.workers_per_trial
         return {"CPU": workers * config.train.cpus_per_worker} | ({"GPU": float(workers)} if gpu else {})
     return {"CPU": search.cpus_per_trial} | ({"GPU": search.gpus_per_trial} if search.gpus_per_trial and gpu else {})
+
+
+def warm_up(config: RunConfig, data: TrainingData) -> float | None:
+    """Fills the compiler's caches of every node with GPUs, so that trials that start at once do not all compile the same.
+
+    Args:
+        config: of `trial_config`.
+        data: shared.
+
+    Returns:
+        seconds; None if trials use no GPUs.
+    """
+    nodes, start, warm = _gpu_nodes(config), time.monotonic(), 0
+    if not nodes:
+        return None
+    share = trial_resources(config).get("GPU", 0) / config.search.workers_per_trial
+    tasks = {}
+    for node in nodes:
+        here = NodeAffinitySchedulingStrategy(node, soft=False)
+        tasks[node] = _first_steps.options(num_gpus=share, scheduling_strategy=here).remote(config, data)
+    ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=_WARM_UP_S)
+    for node, task in tasks.items():
+        try:
+            ray.get(task, timeout=0)
+            warm += 1
+        except ray.exceptions.RayError as error:
+            ray.cancel(task, force=True)
+            cause = getattr(error, "cause", error)
+            text = "node %s: no warm-up, its first trials compile their kernels themselves: %s: %s"
+            log.warning(text, node[:8], type(cause).__name__, cause)
+    seconds = time.monotonic() - start
+    log.info("sweep %s: kernels compiled on %d of %d nodes in %.0f s", config.name, warm, len(nodes), seconds)
+    return seconds
+
+
+# Its process ends with it and gives the GPU's memory back.
+@ray.remote(num_cpus=0, max_calls=1, max_retries=0)
+def _first_steps(config: RunConfig, data: TrainingData) -> None:
+    first_steps(config, data)
+
+
+def _gpu_nodes(config: RunConfig) -> list[str]:
+    """The nodes that have GPUs now, if trials use some."""
+    if "GPU" not in trial_resources(config):
+        return []
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0)]
 
 
 def _trainable(config: RunConfig, data: TrainingData, record: dict[str, Any]):

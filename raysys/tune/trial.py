@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,13 @@ from raysys.config import RunConfig
 from raysys.train.data import TrainingData
 from raysys.train.driver import scaling
 from raysys.train.loop import Trainer
-from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
+from raysys.train.reporter import Metrics, Reporter, SilentReporter, TrainReporter, TuneReporter
+from raysys.train.step import CapturedStep
+from raysys.train.validate import BATCH
 from raysys.tune.objective import WORST, judge
 from raysys.tune.ranking import REPEAT_OF
+
+log = logging.getLogger(__name__)
 
 
 class JudgingReporter:
@@ -64,6 +70,21 @@ def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: Traini
     ).fit()
 
 
+def first_steps(config: RunConfig, data: TrainingData) -> None:
+    """Takes a trial's first steps, with a validation before and after them, so that what they compile is in the caches."""
+    steps = CapturedStep.WARM_UP + 2 if config.train.compile else 2
+    few = {"train.max_steps": steps, "train.validate_every": steps, "train.num_workers": 1, "data.reader": "process"}
+    fixed = {name: data.get(name) for name in ("validation", "probe_fit", "probe_score")}
+    # A whole batch, and the shorter one at the end.
+    fixed = {name: windows.take(slice(BATCH + len(windows) % BATCH)) for name, windows in fixed.items()}
+    where = {"rank": 0, "world": 1, "log_folder": None}
+    with tempfile.TemporaryDirectory() as folder:
+        reporter = SilentReporter(Path(folder))
+        _train(
+            {}, config.override(few), dataclasses.replace(data, **fixed), {}, **where, reporter=reporter, tell=log.info
+        )
+
+
 def _train_worker(args: dict[str, Any]) -> None:
     context = ray.train.get_context()
     where = {"rank": context.get_world_rank(), "world": context.get_world_size(), "log_folder": None}
@@ -75,6 +96,11 @@ def _train(
 ) -> None:
     """Trains to the end of the budget, or until there are numbers that are not finite: that is told, not retried."""
     configure_logging()
+    if torch.cuda.is_available():
+        import triton
+
+        # Else Inductor may set another one in the middle of a process: kernels would be looked for where they are not.
+        os.environ.setdefault("TRITON_CACHE_DIR", triton.knobs.cache.dir)
     tuned = {key: value for key, value in tuned.get("repeat", tuned).items() if key != REPEAT_OF}
     logging.getLogger("raysys.train.metrics").setLevel(logging.WARNING)  # the sweep prints a line for every report
     config = config.override(tuned)

@@ -1,0 +1,75 @@
+"""The first steps that a sweep takes on every node with GPUs before its trials, so that they find compiled kernels."""
+
+import dataclasses
+import logging
+
+import pytest
+import ray
+
+import raysys.tune.sweep as module
+from raysys.train.data import prepare_training_data
+from raysys.tune.sweep import sweep, trial_config, warm_up
+
+NOWHERE = "e" * 56
+
+
+@pytest.fixture
+def here(ray_cluster, monkeypatch):
+    """Makes this machine count as a node with GPUs, of which a trial takes none."""
+    node = ray.get_runtime_context().get_node_id()
+    monkeypatch.setattr(module, "_gpu_nodes", lambda config: [node])
+    return node
+
+
+@pytest.fixture
+def data(ray_cluster, smoke):
+    return prepare_training_data(smoke).shared()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_warm_up_takes_a_trials_steps_and_leaves_nothing_in_the_sweeps_folder(
+    here, smoke, data, tmp_path, caplog, workers
+):
+    config = smoke.override({"storage": str(tmp_path), "train.compile": True, "search.workers_per_trial": workers})
+    with caplog.at_level(logging.INFO):
+        assert warm_up(trial_config(config), data) > 0
+    assert not list(tmp_path.iterdir())
+    assert "kernels compiled on 1 of 1 nodes" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_warm_up_that_fails_is_told_and_nothing_more(here, smoke, data, caplog):
+    caplog.set_level(logging.INFO)
+    warm_up(trial_config(smoke), dataclasses.replace(data, traces=None))
+    assert f"node {here[:8]}: no warm-up" in caplog.text
+    assert "on 0 of 1 nodes" in caplog.text
+    assert "TypeError: object of type 'NoneType'" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_without_a_warm_up(ray_cluster, smoke, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_gpu_nodes", lambda config: [NOWHERE])
+    changes = {"search.num_trials": 1, "search.min_used_fraction": 0.0, "train.max_steps": 4}
+    sweep(smoke.override(changes | {"name": "cold", "storage": str(tmp_path)}))
+    assert f"node {NOWHERE[:8]}: no warm-up" in caplog.text
+    assert (tmp_path / "cold" / "best.json").exists()
+
+
+def test_a_busy_gpu_is_not_waited_for_for_ever(here, smoke, data, monkeypatch, caplog):
+    monkeypatch.setattr(module, "_WARM_UP_S", 0.0)
+    warm_up(trial_config(smoke), data)
+    assert "GetTimeoutError" in caplog.text
+
+
+def test_only_live_nodes_with_gpus_are_warmed_up_and_only_for_trials_that_use_them(ray_cluster, smoke, monkeypatch):
+    assert warm_up(trial_config(smoke), None) is None
+    nodes = [("busy", True, {"CPU": 8.0, "GPU": 2.0}), ("lost", False, {"GPU": 2.0}), ("reader", True, {"CPU": 8.0})]
+    nodes = [{"NodeID": name, "Alive": alive, "Resources": has} for name, alive, has in nodes]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
+    on_gpus = {"train.device": "auto", "search.gpus_per_trial": 0.5}
+    assert module._gpu_nodes(smoke.override(on_gpus)) == ["busy"]
+    assert module._gpu_nodes(smoke.override(on_gpus | {"search.workers_per_trial": 2})) == ["busy"]
+    assert module._gpu_nodes(smoke.override(on_gpus | {"train.device": "cpu"})) == []
+    assert module._gpu_nodes(smoke.override(on_gpus | {"search.gpus_per_trial": 0.0})) == []
