@@ -1,8 +1,8 @@
-"""What a sweep costs and what its ranking is worth: reading, start-up, ASHA against all trials in full, objectives, packing.
+"""What a sweep costs and what its ranking is worth: reading, start-up, ASHA against all trials in full, objectives.
 
 Command: python -m benchmarks.search [--preset smoke] [--trials 12] [--data FOLDER] [--out FOLDER]. The same trials run once
 in full and once under ASHA. The full ones are then fine-tuned with a picking head each, whose score the objectives at every
-report are compared with. At last 1, 2, 4 and 8 trials are packed on one GPU. Without --data, miniatures are generated.
+report are compared with. (benchmarks.packing: how many trials to put on a GPU.) Without --data, miniatures are generated.
 Tables and results.json are written as soon as something is measured; the last line is results.json as one line.
 """
 
@@ -13,10 +13,7 @@ import json
 import logging
 import math
 import os
-import shutil
-import subprocess
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ import ray
 from ray import tune
 from scipy.stats import spearmanr
 
+from benchmarks.gpu_watch import GpuWatch
 from benchmarks.picking_head import head_scores
 from raysys.cluster import configure_logging, connect
 from raysys.config import RunConfig
@@ -37,7 +35,7 @@ from raysys.tune.sweep import sweep, trial_config, warm_up
 
 log = logging.getLogger(__name__)
 
-PARTS = ("full", "heads", "asha", "pack")
+PARTS = ("full", "heads", "asha")
 """In the order in which they are measured; "heads" needs "full"."""
 OBJECTIVES = {
     "probe/macro_ap": 1,
@@ -77,49 +75,6 @@ class Watch(tune.Callback):
             {"trial": trial.trial_id, **known, "seconds": result["time_total_s"], **trial.config, **scores}
         )
         pd.DataFrame(self.rows).to_csv(self._file, index=False)
-
-    def rate(self) -> tuple[float, float, float]:
-        """Returns windows per second of all trials together while all of them train, and the ends of that time in s.
-
-        What came before the first report of any trial (imports, compilation, the first validation) does not count.
-        """
-        begin = max(reports[0][0] for reports in self.reports.values())
-        end = min(reports[-1][0] for reports in self.reports.values())
-        if end <= begin:
-            return math.nan, begin, end
-        done = 0.0
-        for reports in self.reports.values():
-            moments, windows = zip(*reports, strict=True)
-            first, last = np.interp([begin, end], moments, windows)
-            done += last - first
-        return float(done / (end - begin)), begin, end
-
-
-class GpuWatch:
-    """Samples once a second how busy the GPUs are, as long as the context lasts; without nvidia-smi there are no samples."""
-
-    def __enter__(self) -> "GpuWatch":
-        self.samples: list[tuple[float, float]] = []
-        query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=1"]
-        self._process = subprocess.Popen(query, stdout=subprocess.PIPE, text=True) if shutil.which(query[0]) else None
-        if self._process:
-            threading.Thread(target=self._collect, daemon=True).start()
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-
-    def _collect(self) -> None:
-        for line in self._process.stdout:
-            if line.strip().isdigit():  # not "[N/A]"
-                self.samples.append((time.monotonic(), int(line) / 100))
-
-    def idle(self, begin: float = -math.inf, end: float = math.inf) -> float | None:
-        """Returns the share of the time in which no kernel ran; None where nothing was sampled."""
-        busy = [share for moment, share in self.samples if begin <= moment <= end]
-        return 1 - float(np.mean(busy)) if busy else None
 
 
 class Results:
@@ -236,35 +191,6 @@ def spearman(a: np.ndarray, b: np.ndarray, draws: int = 2000) -> tuple[float, fl
     return float(spearmanr(a, b).statistic), *map(float, np.quantile(found, (0.025, 0.975)))
 
 
-def packing(config: RunConfig, counts: list[int], steps: int, results: Results) -> None:
-    """Measures windows per second in total, and the idle share of the GPU, with several trials on one device."""
-    gpu = "GPU" in ray.cluster_resources()
-    rates: dict[str, float] = {}
-    idle: dict[str, float | None] = {}
-    for count in counts:
-        share = {"search.gpus_per_trial": 1 / count} if gpu else {"search.cpus_per_trial": 1 / count}
-        part = config.override(
-            {
-                "name": f"pack{count}",
-                "train.max_steps": steps,
-                "train.val_windows": 32,
-                "probe.fit_windows": 32,
-                "probe.score_windows": 32,
-                "search.num_trials": count,
-                "search.max_concurrent": count,
-                "search.scheduler": "none",
-                "search.min_used_fraction": 0.0,
-                "search.rungs_per_budget": 4,
-                **share,
-            }
-        )
-        with tempfile.TemporaryDirectory() as tables, GpuWatch() as watched:
-            _, watch, _, _ = run(part, Path(tables))
-        rates[str(count)], begin, end = watch.rate()
-        idle[str(count)] = watched.idle(begin, end)
-        results.add({"packing_windows_per_s": rates, "packing_gpu_idle_share": idle})
-
-
 def settings(arguments: argparse.Namespace, root: str, storage: str, gpus: float) -> RunConfig:
     """Returns the configuration that all sweeps of the benchmark start from."""
     config = PRESETS[arguments.preset]()
@@ -319,8 +245,6 @@ def measure(config: RunConfig, arguments: argparse.Namespace, results: Results) 
         results.add({"asha_s": seconds, "asha_gpu_idle_share": watched.idle()})
         if full is not None:
             results.add(early_stopping(full, asha, [entry.split("=")[0] for entry in config.search.space]))
-    if "pack" in arguments.parts:
-        packing(config, arguments.pack, arguments.pack_steps, results)
 
 
 def parse() -> argparse.Namespace:
@@ -339,11 +263,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--windows", type=int, default=512, help="most windows for validation, and to fit and score probes"
     )
-    parser.add_argument("--per-gpu", type=int, default=4, help="trials that share a GPU, but for packing")
-    parser.add_argument(
-        "--pack", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of trials to pack on a device"
-    )
-    parser.add_argument("--pack-steps", type=int, default=120, help="of each packed trial")
+    parser.add_argument("--per-gpu", type=int, default=4, help="trials that share a GPU")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other values of the configuration")
     return parser.parse_args()
 

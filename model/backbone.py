@@ -34,7 +34,17 @@ class Backbone(nn.Module):
 
     def context(self, features: Tensor, masked: Tensor | None = None) -> Tensor:
         """Returns the context (B, S, D) of encoder features (B, S, W), the frames of `masked` (B, S) hidden."""
+        return self.unet(self._enter(features, masked))
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compiles, in place, everything that a training step runs here."""
+        self.encoder.compile(dynamic=False, backend=backend)
+        self._enter = torch.compile(self._enter, dynamic=False, backend=backend)
+        self.unet.compile_parts(backend)
+
+    def _enter(self, features: Tensor, masked: Tensor | None) -> Tensor:
+        """Returns the U-Net's input (B, S, D)."""
         x = self.project(features)
         if masked is not None:
             x = torch.where(masked[..., None], self.mask_embedding.to(x.dtype), x)
-        return self.unet(x)
+        return x

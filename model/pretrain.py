@@ -125,8 +125,8 @@ class PretrainModel(nn.Module):
 
     def compile_parts(self, backend: str = "inductor"):
         """Compiles, in place, what a training step spends its time on; the parts' borders are where shapes repeat."""
-        self.backbone.unet.compile_layers(backend)
-        self.backbone.encoder.compile(dynamic=False, backend=backend)
+        self.backbone.compile_parts(backend)
+        self._predict = torch.compile(self._predict, dynamic=False, backend=backend)
         self._compare = torch.compile(self._compare, dynamic=False, backend=backend)
         if self.model_config.quantizer.kind == "gumbel":
             self.quantizer.compile(dynamic=False, backend=backend)
@@ -209,7 +209,7 @@ class PretrainModel(nn.Module):
             start = torch.arange(num_frames, device=features.device) * self.model_config.samples_per_frame
             real = start < num_valid[:, None]
         count = (spans.frames & real).sum(dim=1)
-        hidden = self.head(_take(self.backbone.context(features, spans.frames), spans.index))
+        hidden = self._predict(self.backbone.context(features, spans.frames), spans.index)
 
         whole = self.loss_config.frames == "all" or self.quantizer.needs_all_frames
         if whole:
@@ -224,6 +224,10 @@ class PretrainModel(nn.Module):
             targets, codes = _take(targets, spans.index), _take(codes, spans.index)
         ids = contrastive.code_ids(codes, self.model_config.quantizer.num_codes)
         return Masked(hidden, targets, ids, count, quantized, spans.frames.float().mean())
+
+    def _predict(self, context: Tensor, index: Tensor) -> Tensor:
+        """Returns the predicted targets (B, M, D) of the frames `index` (B, M)."""
+        return self.head(_take(context, index))
 
     def _losses(self, masked: Masked, window_weight: Tensor, draws: Draws) -> Losses:
         each, right = self._compare(masked, draws)

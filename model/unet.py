@@ -82,13 +82,14 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(stage(width) for width in reversed(widths[:-1]))
         self.final_norm = nn.LayerNorm(config.width)
 
-    def compile_layers(self, backend: str = "inductor") -> None:
-        """Compiles the layers in place, one program for each level in place of one large program for the whole net."""
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compiles layers, poolings and the last norm in place, a program for each level and not one for the whole net."""
         # A level is compiled for training, for evaluation and for other batch sizes; past the limit layers run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
         for module in self.modules():
-            if isinstance(module, Layer):
+            if isinstance(module, Layer | DownPool | UpPool):
                 module.compile(dynamic=False, backend=backend)
+        self._finish = torch.compile(self._finish, dynamic=False, backend=backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, S, D) for x (B, S, D); S must be a multiple of the product of the pooling factors."""
@@ -99,4 +100,8 @@ class UNet(nn.Module):
         x = self.bottom(x)
         for pool, stage in zip(self.up_pool, self.up, strict=True):
             x = stage(pool(x, skips.pop()))
+        return self._finish(x)
+
+    def _finish(self, x: Tensor) -> Tensor:
+        # PyTorch's own modules do not compile in place; a method does.
         return self.final_norm(x)
