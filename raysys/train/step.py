@@ -85,6 +85,8 @@ def data_parallel(model: nn.Module, world: int, config: RunConfig) -> nn.Module:
     """Returns the model, wrapped so that gradients are averaged if there are several workers."""
     if world == 1:
         return model
+    # Parts are compiled one by one, so gradients come part by part; Dynamo would cut them at the buckets' borders as well.
+    torch._dynamo.config.optimize_ddp = False
     static = config.optim.accumulate == 1
     return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=static)
 
