@@ -10,7 +10,8 @@ from raysys.data.fixed import FixedWindows
 from raysys.evaluate.probe import probe_scores
 from raysys.train.data import TrainingData
 
-BATCH = 32
+BATCH = 128
+"""Windows at once, many, since on a GPU small batches wait for the host; of the metrics only the losses depend on it, a little."""
 
 
 @torch.no_grad()
