@@ -44,7 +44,7 @@ class Launch:
 
 
 FORWARD = Launch(32, 16, run=4)
-BACKWARD = Launch(32, 16, 792, run=4)
+BACKWARD = Launch(32, 16, 528, run=4)
 CONVOLVE = Launch(32, 16, 1056, run=4)
 GATES_FORWARD = Launch(64, 64, stages=3)
 GATES_BACKWARD = Launch(64, 64, 528, stages=3)

@@ -1,12 +1,12 @@
 """Triton kernels of `project`.
 
-A thread holds whole blocks of 4 channels, so the 4 x 4 maps of queries, keys and values are plain multiplications in
-registers: a tile (L, C) is split into the four tiles (L, C / 4) of the channels with the same place in their block, and no
-program waits for shared memory. Gates are linear in the convolved input a and in x, gates_r = a_r A + x X (README.md), and
-are products for the tensor cores, in kernels of their own.
+A thread holds one block of 4 channels of P consecutive frames, so the 4 x 4 maps of queries, keys and values are plain
+multiplications in registers, no program waits for shared memory, and weights and the neighbours that the convolution reads
+are loaded once for P frames. The P frames are P tiles (L, C / 4, 4), in tuples. Gates are linear in the convolved input a
+and in x, gates_r = a_r A + x X (README.md), and are products for the tensor cores, in kernels of their own.
 
-Shape letters: R directions, B batch, S frames, I inner channels, C channels of a tile, L frames of a tile, G gate columns,
-padded. Weights of maps are (16, I / 4), row 4 o + i from input i to output o of a block; taps are (4, I).
+Shape letters: R directions, B batch, S frames, I inner channels, C channels of a tile, L P frames of a tile, G gate columns,
+padded. Weights of maps are (I / 4, 4 out, 4 in); taps are (4, I).
 """
 
 import triton
@@ -31,7 +31,7 @@ def _exact(x, ACC: tl.constexpr):
 
 @triton.jit
 def _sigmoid(x):
-    """1 / (1 + exp(-x)); exp and division guard against ranges that do not matter here, at three instructions each."""
+    """1 / (1 + exp(-x)); tl.exp and a division cost three more instructions each, for denormal and huge numbers."""
     root = tl.rsqrt(1.0 + tl.exp2(x * -1.4426950408889634))
     return root * root
 
@@ -127,7 +127,7 @@ def project_kernel(
 ):  # fmt: skip
     """Convolved input, queries, keys and values of one tile of L P frames.
 
-    Program axes: 0 tile of channels, 1 frames, 2 batch row. P as in `project_grad_kernel`.
+    Program axes: 0 tile of channels, 1 frames, 2 batch row.
     """
     BELOW: tl.constexpr = (TAPS - 1) * (1 - FIRST)
     ABOVE: tl.constexpr = (TAPS - 1) * (FIRST + R - 1)
@@ -233,10 +233,8 @@ def project_grad_kernel(
 ):  # fmt: skip
     """Gradients before SiLU, that of x through values and gates, and each program's share of those of maps (3, I / 4, 4, 4).
 
-    Program axes: 0 tile of channels, 1 run of `tiles` tiles of L P frames of the whole batch. A thread holds P frames one after
-    the other of one block, so that the weights, which do not all fit into registers, are loaded once for P frames and both
-    directions. USED of the G gates are real. WHOLE: S is a multiple of L P.
-    SHARED: both directions have the same da.
+    Program axes: 0 tile of channels, 1 run of `tiles` tiles of L P frames of the whole batch. USED of the G gates are real.
+    WHOLE: S is a multiple of L P. SHARED: both directions have the same da.
     """
     BELOW: tl.constexpr = (TAPS - 1) * (1 - FIRST)
     ABOVE: tl.constexpr = (TAPS - 1) * (FIRST + R - 1)
@@ -261,16 +259,12 @@ def project_grad_kernel(
             oks += ((_always(s) if WHOLE else s + p < S),)
 
         das = ()
-        dqs = ()
-        dks = ()
         for r in tl.static_range(R):
             for p in tl.static_range(P):
                 if r == 1 and SHARED:
                     das += (das[p],)
                 else:
                     das += (_read(da_ptr + r * turn * I + at + p * I, oks[p], ACC),)
-                dqs += (_read(dq_ptr + r * turn * I + at + p * I, oks[p], dtype),)
-                dks += (_read(dk_ptr + r * turn * I + at + p * I, oks[p], dtype),)
         dxs = ()
         wv = _weights(wv_ptr, wc, 4, 4, ACC)
         for p in tl.static_range(P):
@@ -311,10 +305,10 @@ def project_grad_kernel(
                 conv = _convolve(xs, taps, bias, BELOW + p, 2 * (r + FIRST) - 1, ACC)
                 gate = _sigmoid(conv)
                 a = conv * gate
-                dq = _exact(dqs[r * P + p], ACC)
+                dq = _read(dq_ptr + r * turn * I + at + p * I, oks[p], ACC)
                 dwq += _outer(dq, a)
                 da = _add_transposed(das[r * P + p], dq, wq)
-                dk = _exact(dks[r * P + p], ACC)
+                dk = _read(dk_ptr + r * turn * I + at + p * I, oks[p], ACC)
                 dwk += _outer(dk, a)
                 da = _add_transposed(da, dk, wk)
                 dcs += ((da * (gate + a - a * gate)).to(dtype),)
@@ -337,7 +331,7 @@ def convolve_grad_kernel(
 ):  # fmt: skip
     """Gradient of x through values and convolutions, and each program's share of those of taps and bias (5, I).
 
-    Program axes and P as above. Both gradients take the same frames of dconv: those that read x at s.
+    Program axes as above. Both gradients take the same frames of dconv: those that read x at s.
     """
     c = _blocks(tl.program_id(0) * (C // 4) + tl.arange(0, C // 4))
     # Sums over frames stay in their threads until the end.
