@@ -39,13 +39,11 @@ class Launch:
     programs: int = 0
     """How many programs there should be, about, where each does several tiles."""
     stages: int = 1
-    run: int = 1
-    """Consecutive frames that one thread does in the place of each frame of a tile."""
 
 
-FORWARD = Launch(32, 16, run=4)
-BACKWARD = Launch(32, 16, 528, run=4)
-CONVOLVE = Launch(32, 16, 1056, run=4)
+FORWARD = Launch(64, 32)
+BACKWARD = Launch(32, 16, 792)
+CONVOLVE = Launch(64, 16, 1056)
 GATES_FORWARD = Launch(64, 64, stages=3)
 GATES_BACKWARD = Launch(64, 64, 528, stages=3)
 
@@ -89,7 +87,6 @@ def project_forward(
     a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
     v = x.new_empty(1, batch, length, inner)
     channels, frames = _cut(x, FORWARD)
-    frames *= FORWARD.run
     project_kernel[(inner // channels, triton.cdiv(length, frames), batch)](
         x,
         taps,
@@ -105,7 +102,6 @@ def project_forward(
         length,
         x.stride(1),
         FIRST=first,
-        P=FORWARD.run,
         **_constants(x, directions, FORWARD),
     )
     gates = x.new_empty(directions, batch, length, GATES, dtype=_exact(x))
@@ -135,23 +131,20 @@ def project_backward(
     dconv, dxv, dx = torch.empty_like(dq), torch.empty_like(dv), x.new_empty(x.shape)
 
     channels, frames = _cut(x, BACKWARD)
-    frames *= BACKWARD.run
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, BACKWARD)
-    dmaps = x.new_empty(runs, 3, inner // BLOCK, BLOCK, BLOCK, dtype=exact)
+    dmaps = x.new_empty(runs, 3, BLOCK * inner, dtype=exact)
+    turn = da.stride(0) if directions > 1 else 0
     project_grad_kernel[(inner // channels, runs)](
-        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, dmaps, *sizes, tiles, FIRST=first,
-        P=BACKWARD.run, G=GATES, USED=num_gates, WHOLE=length % frames == 0, SHARED=da.stride(0) == 0,
-        **_constants(x, directions, BACKWARD),
+        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, dmaps, *sizes, tiles, turn, FIRST=first,
+        G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
     )  # fmt: skip
 
     channels, frames = _cut(x, CONVOLVE)
-    frames *= CONVOLVE.run
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
     dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
     convolve_grad_kernel[(inner // channels, runs)](
-        x, taps, dconv, dxv, dx, dtaps, *sizes, tiles, FIRST=first, P=CONVOLVE.run,
-        **_constants(x, directions, CONVOLVE),
-    )  # fmt: skip
+        x, taps, dconv, dxv, dx, dtaps, *sizes, tiles, FIRST=first, **_constants(x, directions, CONVOLVE)
+    )
 
     channels, frames = _cut(x, GATES_BACKWARD)
     tiles, runs = _runs(triton.cdiv(rows, frames), inner // channels, GATES_BACKWARD)
@@ -167,7 +160,7 @@ def project_backward(
 @project_backward.register_fake
 def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dq, dk, dv, dgates):
     inner, exact = x.shape[-1], _exact(x)
-    sizes = ((TAPS + 1, inner), (3, inner // BLOCK, BLOCK, BLOCK), (2, inner, GATES))
+    sizes = ((TAPS + 1, inner), (3, BLOCK * inner), (2, inner, GATES))
     return x.new_empty(x.shape), *(x.new_empty(size, dtype=exact) for size in sizes)
 
 
@@ -182,11 +175,17 @@ def _backward(ctx, da, *grads):
         da = da.contiguous()
     numbers = (ctx.directions, ctx.first, ctx.num_gates)
     dx, dtaps, dmaps, (don_a, don_x) = project_backward(*tensors, *numbers, a, da, *(g.contiguous() for g in grads))
+    dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps)
     thin = (don_a.t().to(a.dtype), don_x.t().to(a.dtype))
     return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, *thin, None, None, None
 
 
 project_forward.register_autograd(_backward, setup_context=_setup)
+
+
+def _rows(weight):
+    """(16, I / 4) for the blocks (I / 4, out, in)."""
+    return weight.flatten(1).t().contiguous()
 
 
 def _through(weight, gate):
@@ -213,7 +212,7 @@ def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate
     pad = (0, 0, 0, GATES - num_gates)
     on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad).to(x.dtype)
     on_x = F.pad(_through(v_weight, on_v), pad).to(x.dtype)
-    maps = (w.contiguous() for w in (q_weight, k_weight, v_weight))
+    maps = (_rows(w) for w in (q_weight, k_weight, v_weight))
     a, q, k, v, gates = project_forward(
         x, conv_weight.t().contiguous(), conv_bias, *maps, on_a, on_x, len(directions), int(directions[0]), num_gates
     )

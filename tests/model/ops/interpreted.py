@@ -108,21 +108,16 @@ def test_cell_gradcheck(monkeypatch):
 
 
 @pytest.mark.parametrize("directions", [(False, True), (True,)])
-@pytest.mark.parametrize("sizes", [(2, 70, 32, 2), (1, 1, 48, 3), (3, 128, 32, 1)])
+@pytest.mark.parametrize("sizes", [(2, 21, 32, 2), (1, 1, 48, 3)])
 def test_project_equals_reference(sizes, directions):
     batch, length, inner, heads = sizes
-    shared = length == 128  # one gradient of the convolved input for all directions
     blocks = (inner // 4, 4, 4)
     inputs = tensors(
         (batch, length, 2 * inner), (inner, 4), (inner,), blocks, blocks, blocks, (2 * heads, 3 * inner), (2 * heads,)
     )
 
     def run(backend):
-        def operator(wide, *rest):
-            conv, *out = project(wide[..., :inner], *rest, directions=directions, backend=backend)
-            return conv.sum(0) if shared else conv, *out
-
-        return operator
+        return lambda wide, *rest: project(wide[..., :inner], *rest, directions=directions, backend=backend)
 
     assert_equal(value_and_gradients(run("triton"), inputs), value_and_gradients(run("torch"), inputs), 1e-10)
 

@@ -73,19 +73,7 @@ CELL = {
     "eps": 1e-6,
     "scale": 0.1,
 }
-PROJECT = {
-    "ACC": tl.float32,
-    "I": 256,
-    "R": 2,
-    "FIRST": 0,
-    "C": 32,
-    "L": 16,
-    "P": 4,
-    "G": 16,
-    "USED": 8,
-    "WHOLE": False,
-    "SHARED": True,
-}
+PROJECT = {"ACC": tl.float32, "I": 256, "R": 2, "FIRST": 0, "C": 32, "L": 16, "G": 16, "USED": 8}
 COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "eps": 1e-5}
 
 
