@@ -1,5 +1,6 @@
 """The metadata service of a virtual machine, on a port of this one."""
 
+import email.utils
 import http.server
 import json
 import threading
@@ -8,7 +9,9 @@ from typing import Self
 
 
 class Metadata(http.server.ThreadingHTTPServer):
-    """AWS's service, version 2 (a token by PUT, 401 without it, 404 until there is a notice), and Google's.
+    """AWS's service, version 2 (a token by PUT, 401 without it, 404 until there is a notice), Azure's and Google's.
+
+    Azure's tells of another machine of the same group too, which is evicted first.
 
     Attributes:
         end: when the machine is taken away, in seconds since 1970; None as long as there is no notice.
@@ -30,6 +33,12 @@ class Metadata(http.server.ThreadingHTTPServer):
         self.server_close()
 
 
+def _eviction(machine: str, end: float) -> dict:
+    when = email.utils.formatdate(end, usegmt=True)
+    names = {"EventId": machine, "EventType": "Preempt", "ResourceType": "VirtualMachine", "Resources": [machine]}
+    return names | {"EventStatus": "Scheduled", "NotBefore": when}
+
+
 class _Answers(http.server.BaseHTTPRequestHandler):
     server: Metadata
 
@@ -43,6 +52,13 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         if self.path == "/computeMetadata/v1/instance/preempted":
             known = self.headers["Metadata-Flavor"] == "Google"
             self._answer(*((200, "FALSE" if end is None else "TRUE") if known else (403, "")))
+        elif self.path.startswith("/metadata/") and self.headers["Metadata"] != "true":
+            self._answer(400, "")
+        elif self.path == "/metadata/instance/compute/name?api-version=2021-02-01&format=text":
+            self._answer(200, "workers_1")
+        elif self.path == "/metadata/scheduledevents?api-version=2020-07-01":
+            gone = [("workers_0", time.time() - 60)] + ([] if end is None else [("workers_1", end)])
+            self._answer(200, json.dumps({"DocumentIncarnation": 1, "Events": [_eviction(*each) for each in gone]}))
         elif self.headers["X-aws-ec2-metadata-token"] != "secret":
             self._answer(401, "")
         elif self.path != "/latest/meta-data/spot/instance-action" or end is None:
