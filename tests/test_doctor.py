@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raysys.doctor import machine, software
+from model.ops import agreement
+from raysys.doctor import kernels, machine, software
 from raysys.doctor.check import Check, fail, failed, guarded, ok, render, warn
 from raysys.doctor.cluster import _lock, _room, check_cluster
 from raysys.doctor.places import check_data, check_storage
@@ -121,9 +122,32 @@ def test_packages_out_of_range_and_missing_ones_are_red(monkeypatch, capsys):
 
 
 def test_the_kernels_are_compared_with_the_reference(config, monkeypatch):
-    assert not only(machine.check_kernels(config()), "FAIL")
-    monkeypatch.setitem(machine._TOLERANCE, "torch", 1e-12)
-    assert only(machine.check_kernels(config()), "FAIL")
+    assert not only(kernels.check_kernels(config()), "FAIL")
+    monkeypatch.setitem(kernels._TOLERANCE, "torch", 1e-12)
+    assert only(kernels.check_kernels(config()), "FAIL")
+
+
+def test_every_operator_of_every_level_is_compared_on_a_gpu(config, monkeypatch):
+    """The GPU is the CPU here, the kernels plain PyTorch, right and then wrong by a hundredth in one gradient."""
+    on_cpu, wrong = kernels.kernel_problems(config(), "cpu"), []
+
+    def errors(problem):
+        right = agreement.errors(problem, backend="torch", ceiling=1.0)
+        return {name: (error + 1e-2 * (name in wrong), most) for name, (error, most) in right.items()}
+
+    monkeypatch.setattr(kernels, "errors", errors)
+    monkeypatch.setattr(kernels, "kernel_problems", lambda config, device: on_cpu)
+    monkeypatch.setattr(kernels.torch.cuda, "is_available", lambda: True)
+    assert [line.name for line in only(kernels.check_gradients(config()), "OK")] == [
+        f"kernels of {name}" for name in ("mlstm", "project", "combine")
+    ]
+    assert {len(problems) for problems in on_cpu.values()} == {3}
+    wrong.append("dv_weight")
+    [line] = only(kernels.check_gradients(config()), "FAIL")
+    assert line.name == "kernels of project"
+    assert "dv_weight at 128 x 32" in line.found
+    assert "--model.backbone.kernel torch" in line.remedy
+    assert not list(kernels.check_gradients(config(**{"model.backbone.kernel": "torch"})))
 
 
 def test_a_low_limit_of_open_files_is_a_warning():

@@ -3,7 +3,8 @@
 from raysys.config import RunConfig
 from raysys.doctor.check import Check, failed, guarded, render
 from raysys.doctor.cluster import check_cluster
-from raysys.doctor.machine import check_devices, check_kernels, check_open_files, check_scratch, check_shared_memory
+from raysys.doctor.kernels import check_gradients, check_kernels
+from raysys.doctor.machine import check_devices, check_open_files, check_scratch, check_shared_memory
 from raysys.doctor.places import check_data, check_storage
 from raysys.doctor.software import check_imports, check_packages, check_python
 
@@ -37,6 +38,7 @@ def diagnose(config: RunConfig) -> list[Check]:
         ("imports", check_imports(), _INSTALL),
         ("device", check_devices(config), "nvidia-smi shows whether driver and GPU work"),
         ("mlstm", check_kernels(config), "--model.backbone.kernel torch, or reference"),
+        ("kernels", check_gradients(config), "--model.backbone.kernel torch"),
         ("data", check_data(config), _DATA),
         ("storage", check_storage(config), _STORAGE),
         ("/dev/shm", check_shared_memory(), "mount a tmpfs there"),

@@ -1,4 +1,4 @@
-"""GPUs, kernels, shared memory, open files and scratch space of this machine."""
+"""GPUs, shared memory, open files and scratch space of this machine."""
 
 import os
 import resource
@@ -10,12 +10,9 @@ from pathlib import Path
 
 import torch
 
-from model.ops.mlstm import mlstm
 from raysys.config import RunConfig
 from raysys.doctor.check import Check, explain, fail, ok, warn
 
-_TOLERANCE = {"torch": 1e-5, "triton": 1e-5, "xlstm": 2e-2}
-"""Largest ||h - h_ref|| / ||h_ref|| of fp32 inputs; the kernels of xlstm round products to lower precision."""
 _MIN_SHM = 1 << 30
 _MIN_FILES = 4096
 _GIB = 1 << 30
@@ -50,43 +47,6 @@ def check_devices(config: RunConfig) -> Iterator[Check]:
             f"NVIDIA driver {driver}, torch {torch.__version__} for CUDA {torch.version.cuda}: {found}",
             "update the driver, or install torch for an older CUDA (https://pytorch.org)",
         )
-
-
-def check_kernels(config: RunConfig) -> Iterator[Check]:
-    """Yields one line for each backend of the mLSTM cell that runs here, compared with the reference in fp64."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backends = ("torch", "triton", "xlstm") if device == "cuda" else ("torch",)
-    for backend in backends:
-        try:
-            error = mlstm_error(backend, device)
-        except Exception as problem:  # a compiler or a driver may raise anything
-            yield fail(f"mlstm {backend}", explain(problem), _kernel_remedy(backend))
-            continue
-        found = f"runs on {device}, {error:.1e} from the reference"
-        if error <= _TOLERANCE[backend]:
-            yield ok(f"mlstm {backend}", found)
-        else:
-            yield fail(f"mlstm {backend}", f"{found}, above {_TOLERANCE[backend]:.0e}", _kernel_remedy(backend))
-    wanted = config.model.backbone.kernel
-    if wanted not in ("auto", "reference", *backends):
-        remedy = "use --model.backbone.kernel auto, or run on a node with a GPU"
-        yield warn("mlstm", f"model.backbone.kernel={wanted!r} does not run on this machine, which has no GPU", remedy)
-
-
-def mlstm_error(backend: str, device: str) -> float:
-    """Returns ||h - h_ref|| / ||h_ref|| of a backend on a small fp32 problem; h_ref is the recurrence in fp64.
-
-    Raises:
-        ValueError: the backend cannot run on the device.
-    """
-    draw = torch.Generator().manual_seed(0)
-    shape = (2, 1, 48, 2, 16)
-    q, k, v = (torch.randn(shape, generator=draw) for _ in range(3))
-    igate, fgate = (torch.randn(shape[:-1], generator=draw) + shift for shift in (0.0, 3.0))
-    wanted = mlstm(*(x.double() for x in (q, k, v, igate, fgate)), backend="reference")
-    with torch.no_grad():
-        h = mlstm(*(x.to(device) for x in (q, k, v, igate, fgate)), backend=backend)
-    return float((h.cpu().double() - wanted).norm() / wanted.norm())
 
 
 def check_shared_memory() -> Iterator[Check]:
@@ -144,12 +104,3 @@ def _driver() -> str | None:
     answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     lines = answer.stdout.split() if answer.returncode == 0 else []
     return lines[0] if lines else None
-
-
-def _kernel_remedy(backend: str) -> str:
-    if backend == "torch":
-        return "pip install -c constraints.txt -e .: this torch computes something else"
-    return (
-        "--model.backbone.kernel torch until it works. It needs triton >= 3.6, < 3.9 as torch installs it, a C compiler "
-        "(apt-get install gcc libc6-dev) and a folder that can be written for compiled kernels (TRITON_CACHE_DIR)"
-    )

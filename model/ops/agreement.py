@@ -1,0 +1,104 @@
+"""How far the kernels are from fp64, values and gradients, beside plain PyTorch in the same dtype.
+
+For the tests on a GPU, and for `jobs.doctor` on the GPU of a user: a compiler may get a kernel wrong for one GPU alone.
+
+Shape letters: R directions, B batch, S frames, H heads, E channels of a head, I inner channels.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.ops.combine import combine
+from model.ops.mlstm import mlstm
+from model.ops.project import project
+
+FLOOR = 4e-3
+"""Error of rounding results to bfloat16, about; below it there is nothing to compare."""
+CEILING = 2e-2
+"""Most that is allowed where plain PyTorch rounds worse: its gradients of the cell are off by up to 0.4 in bfloat16."""
+
+
+class Problem(NamedTuple):
+    """An operator and its inputs."""
+
+    operator: Callable[..., Tensor | tuple[Tensor, ...]]
+    """Takes the inputs, and `backend`."""
+    inputs: list[Tensor]
+    names: list[str]
+    """Of its outputs, then of the gradients of its inputs."""
+
+
+def cell_problem(batch, heads, length, dim, values=1, igate=(0.0, 1.0), fgate=(4.0, 1.0), *, device="cuda") -> Problem:
+    """Returns the mLSTM cell in both directions, with values for each or (1) for both; gates have (mean, spread)."""
+    normal = _normal(length, device)
+    q, k = (normal(2, batch, length, heads, dim).bfloat16() for _ in range(2))
+    v = normal(values, batch, length, heads, dim).bfloat16()
+    gates = [normal(2, batch, length, heads) * spread + mean for mean, spread in (igate, fgate)]
+    return _problem(mlstm, [q, k, v, *gates], "h dq dk dv digate dfgate")
+
+
+def project_problem(batch, length, inner, heads, directions=(False, True), *, device="cuda") -> Problem:
+    """Returns `project` of (B, S, I) in the directions asked for."""
+    normal, maps = _normal(length, device), (inner // 4, 4, 4)
+    shapes = ((batch, length, inner), (inner, 4), (inner,), maps, maps, maps, (2 * heads, 3 * inner), (2 * heads,))
+    scales = (1, 0.5, 0.1, 0.5, 0.5, 0.5, 0.05, 1)
+    inputs = [(normal(*shape) * scale).bfloat16() for shape, scale in zip(shapes, scales, strict=True)]
+    names = "conv q k v gates dx dtaps dbias dq_weight dk_weight dv_weight dgate_weight dgate_bias"
+    return _problem(partial(project, directions=directions), inputs, names)
+
+
+def combine_problem(directions, batch, length, heads, dim, *, device="cuda") -> Problem:
+    """Returns `combine` of hidden states (R, B, S, H, E)."""
+    normal, inner = _normal(length, device), heads * dim
+    shapes = ((directions, batch, length, heads, dim), (directions, batch, length, inner), (batch, length, inner))
+    inputs = [normal(*shape).bfloat16() for shape in (*shapes, (inner,), (inner,))]
+    return _problem(combine, inputs, "y dh dconv dz dweight dskip")
+
+
+def value_and_gradients(function: Callable, inputs: list[Tensor]) -> list[Tensor]:
+    """Returns the outputs of a function and the gradients of its inputs, of a fixed random sum of the outputs."""
+    out = function(*inputs)
+    out = out if isinstance(out, tuple) else (out,)
+    normal = _normal(1, inputs[0].device)
+    loss = sum((x.double() * normal(*x.shape)).sum() for x in out)
+    return [*out, *torch.autograd.grad(loss, inputs)]
+
+
+def errors(
+    problem: Problem, backend: str = "triton", least: float = 0.0, ceiling: float = CEILING
+) -> dict[str, tuple[float, float]]:
+    """Returns name -> (||x - x_64|| / ||x_64|| of a backend, what is allowed): twice PyTorch's, from floor to ceiling.
+
+    Args:
+        problem: of one of the functions above.
+        backend: of the operator.
+        least: norm below which a quantity counts as the rounding error of terms that cancel in it.
+        ceiling: of what is allowed.
+    """
+    plain = partial(problem.operator, backend="torch")
+    exact = value_and_gradients(plain, [x.detach().double().requires_grad_() for x in problem.inputs])
+    ours = value_and_gradients(partial(problem.operator, backend=backend), problem.inputs)
+    found = {}
+    for name, a, b, ref in zip(problem.names, ours, value_and_gradients(plain, problem.inputs), exact, strict=True):
+        scale = ref.norm().clamp_min(max(least, 1e-30))
+        error, of_plain = (((x.double() - ref).norm() / scale).item() for x in (a, b))
+        found[name] = (error, min(max(2 * of_plain, FLOOR), ceiling))
+    return found
+
+
+def disagreements(found: dict[str, tuple[float, float]]) -> list[str]:
+    """Returns a text for each of the `errors` that is larger than allowed, or no number."""
+    return [f"{name} {error:.1e} (allowed {most:.1e})" for name, (error, most) in found.items() if not error <= most]
+
+
+def _normal(seed, device):
+    generator = torch.Generator(device).manual_seed(seed)
+    return lambda *shape: torch.randn(*shape, generator=generator, device=device)
+
+
+def _problem(operator, inputs, names):
+    return Problem(operator, [x.requires_grad_() for x in inputs], names.split())

@@ -1,0 +1,93 @@
+"""Whether the operators compute on this machine what they should: a compiler can get a kernel wrong for one GPU alone."""
+
+from collections.abc import Iterator
+
+import torch
+
+from model.ops.agreement import Problem, cell_problem, combine_problem, disagreements, errors, project_problem
+from model.ops.mlstm import mlstm
+from raysys.config import RunConfig
+from raysys.doctor.check import Check, explain, fail, ok, warn
+
+_TOLERANCE = {"torch": 1e-5, "triton": 1e-5, "xlstm": 2e-2}
+"""Largest ||h - h_ref|| / ||h_ref|| of fp32 inputs; the kernels of xlstm round products to lower precision."""
+
+
+def check_kernels(config: RunConfig) -> Iterator[Check]:
+    """Yields one line for each backend of the mLSTM cell that runs here, compared with the reference in fp64."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backends = ("torch", "triton", "xlstm") if device == "cuda" else ("torch",)
+    for backend in backends:
+        try:
+            error = mlstm_error(backend, device)
+        except Exception as problem:  # a compiler or a driver may raise anything
+            yield fail(f"mlstm {backend}", explain(problem), _kernel_remedy(backend))
+            continue
+        found = f"runs on {device}, {error:.1e} from the reference"
+        if error <= _TOLERANCE[backend]:
+            yield ok(f"mlstm {backend}", found)
+        else:
+            yield fail(f"mlstm {backend}", f"{found}, above {_TOLERANCE[backend]:.0e}", _kernel_remedy(backend))
+    wanted = config.model.backbone.kernel
+    if wanted not in ("auto", "reference", *backends):
+        remedy = "use --model.backbone.kernel auto, or run on a node with a GPU"
+        yield warn("mlstm", f"model.backbone.kernel={wanted!r} does not run on this machine, which has no GPU", remedy)
+
+
+def check_gradients(config: RunConfig) -> Iterator[Check]:
+    """Yields one line for each operator with kernels, whose values and gradients are compared with PyTorch's on the GPU.
+
+    In bfloat16, at the sizes of every level of the configured model; compiling takes up to a minute.
+    """
+    if not torch.cuda.is_available() or config.model.backbone.kernel not in ("auto", "triton"):
+        return
+    for name, problems in kernel_problems(config, "cuda").items():
+        if not problems:
+            continue
+        found = {f"{key} at {place}": error for place, problem in problems for key, error in errors(problem).items()}
+        wrong = disagreements(found)
+        if wrong:
+            yield fail(f"kernels of {name}", f"wrong on this GPU: {', '.join(wrong)}", _kernel_remedy("triton"))
+        else:
+            worst = max(error for error, _ in found.values())
+            yield ok(f"kernels of {name}", f"values and gradients agree with PyTorch, at most {worst:.1e} from fp64")
+
+
+def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str, Problem]]]:
+    """Operator -> (frames x channels, problem) for every level of the model."""
+    backbone, out = config.model.backbone, {"mlstm": [], "project": [], "combine": []}
+    heads, frames = backbone.num_heads, config.model.num_frames
+    for level in range(len(backbone.pool) + 1):
+        inner = round(backbone.width * backbone.expand**level * backbone.up_factor)
+        place, dim = f"{frames} x {inner}", inner // heads
+        out["mlstm"].append((place, cell_problem(2, heads, frames, dim, device=device)))
+        if (backbone.qkv_block, backbone.conv_kernel) == (4, 4):  # others run in plain PyTorch
+            out["project"].append((place, project_problem(2, frames, inner, heads, device=device)))
+        out["combine"].append((place, combine_problem(2, 2, frames, heads, dim, device=device)))
+        frames //= backbone.pool[level] if level < len(backbone.pool) else 1
+    return out
+
+
+def mlstm_error(backend: str, device: str) -> float:
+    """Returns ||h - h_ref|| / ||h_ref|| of a backend on a small fp32 problem; h_ref is the recurrence in fp64.
+
+    Raises:
+        ValueError: the backend cannot run on the device.
+    """
+    draw = torch.Generator().manual_seed(0)
+    shape = (2, 1, 48, 2, 16)
+    q, k, v = (torch.randn(shape, generator=draw) for _ in range(3))
+    igate, fgate = (torch.randn(shape[:-1], generator=draw) + shift for shift in (0.0, 3.0))
+    wanted = mlstm(*(x.double() for x in (q, k, v, igate, fgate)), backend="reference")
+    with torch.no_grad():
+        h = mlstm(*(x.to(device) for x in (q, k, v, igate, fgate)), backend=backend)
+    return float((h.cpu().double() - wanted).norm() / wanted.norm())
+
+
+def _kernel_remedy(backend: str) -> str:
+    if backend == "torch":
+        return "pip install -c constraints.txt -e .: this torch computes something else"
+    return (
+        "--model.backbone.kernel torch until it works. It needs triton >= 3.6, < 3.9 as torch installs it, a C compiler "
+        "(apt-get install gcc libc6-dev) and a folder that can be written for compiled kernels (TRITON_CACHE_DIR)"
+    )
