@@ -121,16 +121,17 @@ def warm_up(config: RunConfig, data: TrainingData) -> float | None:
     for node in nodes:
         here = NodeAffinitySchedulingStrategy(node, soft=False)
         tasks[node] = _first_steps.options(num_gpus=share, scheduling_strategy=here).remote(config, data)
-    ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=_WARM_UP_S)
+    _, late = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=_WARM_UP_S)
     for node, task in tasks.items():
         try:
             ray.get(task, timeout=0)
             warm += 1
         except ray.exceptions.RayError as error:
-            ray.cancel(task, force=True)
             cause = getattr(error, "cause", error)
             text = "node %s: no warm-up, its first trials compile their kernels themselves: %s: %s"
             log.warning(text, node[:8], type(cause).__name__, cause)
+    for task in late:
+        ray.cancel(task)  # without force: with it Ray 2.60 aborts this process if the task completes at that moment
     seconds = time.monotonic() - start
     log.info("sweep %s: kernels compiled on %d of %d nodes in %.0f s", config.name, warm, len(nodes), seconds)
     return seconds

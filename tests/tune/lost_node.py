@@ -21,6 +21,7 @@ import raysys  # noqa: F401  (sets what Ray reads when it is imported)
 import ray
 from ray.cluster_utils import Cluster
 
+from raysys.cluster import configure_logging
 from raysys.config import RunConfig
 from raysys.tune import sweep as module
 
@@ -94,6 +95,7 @@ def disturb(folder: Path, raylet: int, budget: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    configure_logging()
     config = RunConfig.from_dict(json.loads(Path(sys.argv[1]).read_text()))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 200_000_000})
     node = cluster.add_node(num_cpus=1, object_store_memory=200_000_000)
