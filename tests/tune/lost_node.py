@@ -25,19 +25,24 @@ from raysys.cluster import configure_logging
 from raysys.config import RunConfig
 from raysys.tune import sweep as module
 
-STEP_S = 2.0
+STEP_S = 1.0
 """Slows trials down, so that there is time to disturb them; the numbers stay what they are."""
 
 
 def slow_trial(tuned: dict[str, Any], *, config, data, record) -> None:
-    """A trial with a pause before every step."""
+    """A trial with a pause before every step; the one that the file `held` names does not begin its last quarter."""
+    from ray import tune
+
     from raysys.train.loop import Trainer
     from raysys.tune.trial import single_worker_trial
 
-    step = Trainer._train_step
+    step, held = Trainer._train_step, Path(config.storage) / config.name / "held"
+    name = tune.get_context().get_trial_id()
 
     def slow_step(self, batches) -> None:
         time.sleep(STEP_S)
+        while self.windows >= 0.75 * self.budget.windows and held.exists() and held.read_text() == name:
+            time.sleep(0.1)
         step(self, batches)
 
     Trainer._train_step = slow_step
@@ -65,7 +70,7 @@ def reports(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def disturb(folder: Path, raylet: int, budget: int) -> dict[str, Any]:
-    """Kills the node of a raylet in the middle of a trial when another has finished, then the process of that trial."""
+    """Kills the node of a raylet in the first half of a trial when another has finished, then the process of that trial."""
 
     import psutil  # comes with Ray, and is there when Ray is imported
 
@@ -74,8 +79,8 @@ def disturb(folder: Path, raylet: int, budget: int) -> dict[str, Any]:
         if not any(rows[-1]["windows"] >= budget for rows in trials.values()):
             return None
         for name, rows in trials.items():
-            pid, unfinished = rows[-1]["pid"], rows[-1]["windows"] < budget
-            if unfinished and psutil.pid_exists(pid) and psutil.Process(pid).ppid() == raylet:
+            pid, early = rows[-1]["pid"], rows[-1]["windows"] <= budget / 2
+            if early and psutil.pid_exists(pid) and psutil.Process(pid).ppid() == raylet:
                 return name
         return None
 
@@ -83,13 +88,15 @@ def disturb(folder: Path, raylet: int, budget: int) -> dict[str, Any]:
     listener = logging.Handler()
     listener.emit = lambda record: said.append(record.getMessage())
     logging.getLogger("raysys.tune.callbacks").addHandler(listener)
-    name = wait("a trial on the second node in its middle", victim)
+    name = wait("a trial on the second node in its first half", victim)
+    (folder / "held").write_text(name)
     before = reports(folder)
     os.kill(raylet, signal.SIGKILL)
     seen = len(before[name])
     again = wait("the trial somewhere else", lambda: reports(folder)[name][seen:])
     wait("the sweep to know of the loss", lambda: any("lost its node" in line for line in said))
     os.kill(again[-1]["pid"], signal.SIGKILL)
+    (folder / "held").unlink()
     done = {other: rows[-1]["timestamp"] for other, rows in before.items() if rows and rows[-1]["windows"] >= budget}
     return {"lost": name, "finished_before": done}
 
