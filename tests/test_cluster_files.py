@@ -198,8 +198,8 @@ def test_the_commands_in_the_files_parse(rayjob):
         assert isinstance(config, RunConfig)
 
 
-@pytest.mark.parametrize(("cloud", "left_s"), [("aws", 120), ("azure", 120), ("google", 30)])
-def test_the_spot_watcher_knows_when_the_machine_is_taken_away(monkeypatch, cloud, left_s):
+@pytest.mark.parametrize(("cloud", "left_s", "requests"), [("aws", 120, 2), ("azure", 120, 4), ("google", 30, 2)])
+def test_the_spot_watcher_knows_when_the_machine_is_taken_away(monkeypatch, cloud, left_s, requests):
     """tests/train/lost_nodes.py has it drain a node."""
     with Metadata() as metadata:
         monkeypatch.setenv("METADATA_URL", metadata.url)
@@ -207,4 +207,5 @@ def test_the_spot_watcher_knows_when_the_machine_is_taken_away(monkeypatch, clou
         assert notice() is None
         metadata.end = time.time() + 120
         assert notice() == pytest.approx(left_s, abs=5)
+    assert len(metadata.asked) == requests
     assert notice() is None, "a service that does not answer is asked again"

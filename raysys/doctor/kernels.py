@@ -55,13 +55,15 @@ def check_gradients(config: RunConfig) -> Iterator[Check]:
 
 def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str, Problem]]]:
     """Operator -> (frames x channels, problem) for every level of the model."""
+    from model.ops.project.fused import fits  # needs Triton, which machines without a GPU may lack
+
     backbone, out = config.model.backbone, {"mlstm": [], "project": [], "combine": []}
     heads, frames = backbone.num_heads, config.model.num_frames
     for level in range(len(backbone.pool) + 1):
         inner = round(backbone.width * backbone.expand**level * backbone.up_factor)
         place, dim = f"{frames} x {inner}", inner // heads
         out["mlstm"].append((place, cell_problem(2, heads, frames, dim, device=device)))
-        if (backbone.qkv_block, backbone.conv_kernel) == (4, 4):  # others run in plain PyTorch
+        if fits(inner, backbone.qkv_block, backbone.conv_kernel, 2 * heads):  # others run in plain PyTorch
             out["project"].append((place, project_problem(2, frames, inner, heads, device=device)))
         out["combine"].append((place, combine_problem(2, 2, frames, heads, dim, device=device)))
         frames //= backbone.pool[level] if level < len(backbone.pool) else 1

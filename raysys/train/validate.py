@@ -11,7 +11,7 @@ from raysys.evaluate.probe import probe_scores
 from raysys.train.data import TrainingData
 
 BATCH = 128
-"""Windows at once, many, since on a GPU small batches wait for the host; of the metrics only the losses depend on it, a little."""
+"""Windows at once; of the metrics only the losses depend on it, a little."""
 
 
 @torch.no_grad()

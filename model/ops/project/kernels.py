@@ -151,7 +151,7 @@ def gates_grad_kernel(
     """
     c = tl.program_id(0) * C + tl.arange(0, C)
     g = tl.arange(0, G)
-    # One product for one accumulator: with two in the loop Triton 3.6 gives garbage on Hopper.
+    # One accumulator: with a second one in the loop Triton 3.6 fills that with garbage on Hopper.
     dw = tl.zeros((C, G), ACC)
     for step in range(tiles):
         row = (tl.program_id(1) * tiles + step).to(tl.int64) * L + tl.arange(0, L)
