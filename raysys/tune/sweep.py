@@ -27,6 +27,7 @@ from raysys.tune.ranking import REPEAT_OF, repeat_points
 from raysys.tune.results import trial_rows, tuned_values, write_results
 from raysys.tune.schedulers import check_space, scheduler_of, searcher_of
 from raysys.tune.space import parse_space
+from raysys.tune.state import KeepState, mend_state
 from raysys.tune.trial import first_steps, multi_worker_trial, single_worker_trial
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ def _tuner(
 ) -> tune.Tuner:
     """A new Tuner, or the one that was interrupted in this folder."""
     directory = f"{storage}/{name}"
-    if tune.Tuner.can_restore(directory):
+    if mend_state(directory):
         log.info("sweep %s: going on where it was interrupted", config.name)
         return tune.Tuner.restore(
             directory, trainable=trainable, resume_unfinished=True, resume_errored=True, param_space=space
@@ -225,6 +226,7 @@ def _tuner(
                 ProgressLines(num_trials, budget.windows),
                 ThinCheckpoints(budget.windows),
                 ForgiveLostNodes(),
+                KeepState(),
                 *callbacks,
             ],
             failure_config=tune.FailureConfig(max_failures=config.search.max_failures),

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from types import SimpleNamespace
 
 import pandas as pd
@@ -18,6 +19,7 @@ import pyarrow.fs
 import pytest
 
 from raysys.tune.schedulers import ResumableASHA
+from raysys.tune.state import STATE
 from raysys.tune.sweep import sweep
 
 SETTING = {
@@ -85,7 +87,7 @@ def test_trials_that_die_are_retried_or_told_and_never_win(ray_cluster, smoke, t
 
 
 @pytest.mark.slow
-def test_a_killed_driver_goes_on_without_repeating_finished_trials(ray_cluster, smoke, tmp_path):
+def test_a_killed_driver_goes_on_without_repeating_finished_trials(ray_cluster, smoke, caplog, tmp_path):
     config = smoke.override(SETTING | {"name": "killed", "storage": str(tmp_path), "search.num_trials": 2})
     folder = tmp_path / "killed"
     session = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the path of a socket is short
@@ -93,7 +95,7 @@ def test_a_killed_driver_goes_on_without_repeating_finished_trials(ray_cluster, 
     environment.pop("RAY_ADDRESS", None)
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(config.to_dict())], env=environment)
     try:
-        wait_for(lambda: list(folder.glob("trial_*_00001/checkpoint_*")) or driver.poll())
+        wait_for(lambda: len(checkpoints_in_state(folder)) == 2 or driver.poll())
     finally:
         driver.kill()
         driver.wait()
@@ -101,13 +103,31 @@ def test_a_killed_driver_goes_on_without_repeating_finished_trials(ray_cluster, 
     (first,) = folder.glob("trial_*_00000/result.json")
     before = first.read_text()
     assert not (folder / "best.json").exists()
+    leave_as_the_worst_moment_would(folder)
     sweep(config)
     assert first.read_text() == before, "the finished trial was not touched"
+    assert "is gone, it goes on from checkpoint_0000" in caplog.text
     trials = pd.read_csv(folder / "trials.csv")
     assert list(trials["status"]) == ["TERMINATED"] * 2
     history = pd.read_csv(folder / "history.csv")
     for trial in trials["trial"]:
         assert list(history.loc[history["trial"] == trial, "windows"]) == [8, 16, 24, 32], "no rung twice"
+
+
+def checkpoints_in_state(folder):
+    """The checkpoints that a sweep would go on from."""
+    if not (folder / STATE).exists():
+        return []
+    with zipfile.ZipFile(folder / STATE) as archive:
+        return json.loads(archive.read("checkpoints.json"))
+
+
+def leave_as_the_worst_moment_would(folder):
+    """Half a state, and under a newer name the checkpoint that the unfinished trial goes on from."""
+    state = max(folder.glob("experiment_state-*.json"))
+    state.write_text(state.read_text()[: state.stat().st_size // 2])
+    (checkpoint,) = (name for name in checkpoints_in_state(folder) if "_00001/" in name)
+    os.rename(folder / checkpoint, (folder / checkpoint).parent / "checkpoint_000007")
 
 
 def test_a_resumed_asha_knows_what_its_trials_reported(tmp_path):
