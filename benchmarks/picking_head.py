@@ -16,7 +16,7 @@ from raysys.data.corpus import load_corpus, select
 from raysys.data.fixed import FixedWindows, fixed_windows
 from raysys.evaluate.probe import IGNORED, NOISE, P, S, frame_labels
 from raysys.train.step import autocast
-from raysys.tune.sweep import trial_resources
+from raysys.tune.trial import trial_resources
 
 CLASSES = {P: 0, S: 1, NOISE: 2, IGNORED: -100}
 """Probe's classes -> channels of the picker."""

@@ -31,7 +31,9 @@ from raysys.config import RunConfig
 from raysys.data.windows import whole_traces
 from raysys.presets import PRESETS
 from raysys.train.data import prepare_training_data
-from raysys.tune.sweep import sweep, trial_config, warm_up
+from raysys.tune.sweep import sweep
+from raysys.tune.trial import trial_config
+from raysys.tune.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 

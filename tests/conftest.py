@@ -1,6 +1,8 @@
 """What the tests share: miniatures of the eight data sets, the real sets where they are there, and one Ray."""
 
 import os
+import secrets
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -57,3 +59,13 @@ def ray_cluster(tmp_path_factory):
     import ray
 
     ray.shutdown()
+
+
+@pytest.fixture
+def own_ray():
+    """Environment of a process whose Ray knows nothing of the others on this machine."""
+    with tempfile.TemporaryDirectory(
+        prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:  # short, for sockets
+        mine = {"RAY_TMPDIR": folder, "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+        yield {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | mine

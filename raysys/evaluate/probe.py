@@ -7,7 +7,6 @@ windows the probe was not fitted to. It depends on nothing that a search tunes.
 import numpy as np
 import torch
 import torch.distributed as dist
-from sklearn.metrics import average_precision_score
 
 from raysys.config import ProbeConfig
 from raysys.data.fixed import FixedWindows
@@ -56,6 +55,8 @@ def probe_scores(
 
     With torch.distributed running, every rank passes its share and all ranks return the same scores.
     """
+    from sklearn.metrics import average_precision_score  # takes a second, which drivers need not spend
+
     weights = _ridge(*_moments(encode, width, fit, config, batch), config.ridge)
     predicted, labels = [], []
     for features, frame_class in _features(encode, score, config, batch):

@@ -1,12 +1,9 @@
 """A sweep on a Ray cluster: the driver side."""
 
-import dataclasses
 import importlib.util
 import logging
-import math
 import signal
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +11,12 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysys.cluster import connect
 from raysys.config import RunConfig
 from raysys.record import run_record, write_run
 from raysys.train.data import TrainingData, prepare_training_data
-from raysys.train.driver import run_directory, storage_path, uses_gpu
+from raysys.train.driver import run_directory, uses_gpu
 from raysys.train.loop import Budget
 from raysys.tune.callbacks import ForgiveLostNodes, ProgressLines, ThinCheckpoints
 from raysys.tune.ranking import REPEAT_OF, repeat_points
@@ -28,7 +24,8 @@ from raysys.tune.results import trial_rows, tuned_values, write_results
 from raysys.tune.schedulers import check_space, scheduler_of, searcher_of
 from raysys.tune.space import parse_space
 from raysys.tune.state import KeepState, mend_state
-from raysys.tune.trial import first_steps, multi_worker_trial, single_worker_trial
+from raysys.tune.trial import multi_worker_trial, single_worker_trial, trial_config, trial_resources
+from raysys.tune.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +33,6 @@ _SHARED = ("data.", "probe.", "model.window_samples", "train.val_windows", "sear
 """Keys that every trial must share, since they define the data or the yardstick."""
 _POPULATION_CHECKPOINTS = 3
 """Kept of each trial of PBT and PB2: others may still be going on from one that is not the newest."""
-_WARM_UP_S = 600.0
-"""After which the sweep goes on without a warm-up, on a busy GPU for example."""
 
 
 def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[str, Any]:
@@ -80,75 +75,6 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
         if points:
             grids.append(_fit(_repeats(config, points, trainable, budget)))
     return write_results(directory, config, grids, budget.windows, trial_resources(config))
-
-
-def trial_config(config: RunConfig) -> RunConfig:
-    """Returns the configuration that all trials start from: absolute storage, and a validation at every rung."""
-    workers = config.search.workers_per_trial
-    train = dataclasses.replace(config.train, num_workers=workers, min_workers=None)
-    rungs = config.search.rungs_per_budget
-    if train.max_steps is not None:
-        train = dataclasses.replace(train, validate_every=max(1, math.ceil(train.max_steps / rungs)))
-    else:
-        train = dataclasses.replace(train, validate_every=None, validations_per_epoch=rungs / train.epochs)
-    data = config.data if workers > 1 else dataclasses.replace(config.data, reader="process")
-    return dataclasses.replace(config, storage=storage_path(config), train=train, data=data)
-
-
-def trial_resources(config: RunConfig) -> dict[str, float]:
-    """Returns the CPUs and GPUs that a trial holds, all its workers together."""
-    search, gpu = config.search, uses_gpu(config)
-    if search.workers_per_trial > 1:
-        workers = search.workers_per_trial
-        return {"CPU": workers * config.train.cpus_per_worker} | ({"GPU": float(workers)} if gpu else {})
-    return {"CPU": search.cpus_per_trial} | ({"GPU": search.gpus_per_trial} if search.gpus_per_trial and gpu else {})
-
-
-def warm_up(config: RunConfig, data: TrainingData) -> float | None:
-    """Fills the compiler's caches of every node with GPUs, so that trials that start at once do not all compile the same.
-
-    Args:
-        config: of `trial_config`.
-        data: shared.
-
-    Returns:
-        seconds; None if trials use no GPUs.
-    """
-    nodes, start, warm = _gpu_nodes(config), time.monotonic(), 0
-    if not nodes:
-        return None
-    share = trial_resources(config).get("GPU", 0) / config.search.workers_per_trial
-    tasks = {}
-    for node in nodes:
-        here = NodeAffinitySchedulingStrategy(node, soft=False)
-        tasks[node] = _first_steps.options(num_gpus=share, scheduling_strategy=here).remote(config, data)
-    _, late = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=_WARM_UP_S)
-    for node, task in tasks.items():
-        try:
-            ray.get(task, timeout=0)
-            warm += 1
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", error)
-            text = "node %s: no warm-up, its first trials compile their kernels themselves: %s: %s"
-            log.warning(text, node[:8], type(cause).__name__, cause)
-    for task in late:
-        ray.cancel(task)  # without force: with it Ray 2.60 aborts this process if the task completes at that moment
-    seconds = time.monotonic() - start
-    log.info("sweep %s: kernels compiled on %d of %d nodes in %.0f s", config.name, warm, len(nodes), seconds)
-    return seconds
-
-
-# Its process ends with it and gives the GPU's memory back.
-@ray.remote(num_cpus=0, max_calls=1, max_retries=0)
-def _first_steps(config: RunConfig, data: TrainingData) -> None:
-    first_steps(config, data)
-
-
-def _gpu_nodes(config: RunConfig) -> list[str]:
-    """The nodes that have GPUs now, if trials use some."""
-    if "GPU" not in trial_resources(config):
-        return []
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0)]
 
 
 def _trainable(config: RunConfig, data: TrainingData, record: dict[str, Any]):

@@ -2,8 +2,8 @@
 
 import dataclasses
 import logging
+import math
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,35 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from raysys.cluster import configure_logging
 from raysys.config import RunConfig
 from raysys.train.data import TrainingData
-from raysys.train.driver import scaling
+from raysys.train.driver import scaling, storage_path, uses_gpu
 from raysys.train.loop import Trainer
-from raysys.train.reporter import Metrics, Reporter, SilentReporter, TrainReporter, TuneReporter
-from raysys.train.step import CapturedStep
-from raysys.train.validate import BATCH
+from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
 from raysys.tune.objective import WORST, judge
 from raysys.tune.ranking import REPEAT_OF
 
 log = logging.getLogger(__name__)
+
+
+def trial_config(config: RunConfig) -> RunConfig:
+    """Returns the configuration that all trials start from: absolute storage, and a validation at every rung."""
+    workers = config.search.workers_per_trial
+    train = dataclasses.replace(config.train, num_workers=workers, min_workers=None)
+    rungs = config.search.rungs_per_budget
+    if train.max_steps is not None:
+        train = dataclasses.replace(train, validate_every=max(1, math.ceil(train.max_steps / rungs)))
+    else:
+        train = dataclasses.replace(train, validate_every=None, validations_per_epoch=rungs / train.epochs)
+    data = config.data if workers > 1 else dataclasses.replace(config.data, reader="process")
+    return dataclasses.replace(config, storage=storage_path(config), train=train, data=data)
+
+
+def trial_resources(config: RunConfig) -> dict[str, float]:
+    """Returns the CPUs and GPUs that a trial holds, all its workers together."""
+    search, gpu = config.search, uses_gpu(config)
+    if search.workers_per_trial > 1:
+        workers = search.workers_per_trial
+        return {"CPU": workers * config.train.cpus_per_worker} | ({"GPU": float(workers)} if gpu else {})
+    return {"CPU": search.cpus_per_trial} | ({"GPU": search.gpus_per_trial} if search.gpus_per_trial and gpu else {})
 
 
 class JudgingReporter:
@@ -46,7 +66,7 @@ def single_worker_trial(
 ) -> None:
     """Trains one trial in the process of its Tune function: about a second to start."""
     where = {"rank": 0, "world": 1, "log_folder": Path.cwd()}
-    _train(tuned, config, data, record, **where, reporter=TuneReporter(), tell=tune.report)
+    train_trial(tuned, config, data, record, **where, reporter=TuneReporter(), tell=tune.report)
 
 
 def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]) -> None:
@@ -70,31 +90,37 @@ def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: Traini
     ).fit()
 
 
-def first_steps(config: RunConfig, data: TrainingData) -> None:
-    """Takes a trial's first steps, with a validation before and after them, so that what they compile is in the caches."""
-    steps = CapturedStep.WARM_UP + 2 if config.train.compile else 2
-    few = {"train.max_steps": steps, "train.validate_every": steps, "train.num_workers": 1, "data.reader": "process"}
-    fixed = {name: data.get(name) for name in ("validation", "probe_fit", "probe_score")}
-    # A whole batch, and the shorter one at the end.
-    fixed = {name: windows.take(slice(BATCH + len(windows) % BATCH)) for name, windows in fixed.items()}
-    where = {"rank": 0, "world": 1, "log_folder": None}
-    with tempfile.TemporaryDirectory() as folder:
-        reporter = SilentReporter(Path(folder))
-        _train(
-            {}, config.override(few), dataclasses.replace(data, **fixed), {}, **where, reporter=reporter, tell=log.info
-        )
-
-
 def _train_worker(args: dict[str, Any]) -> None:
     context = ray.train.get_context()
     where = {"rank": context.get_world_rank(), "world": context.get_world_size(), "log_folder": None}
-    _train(**args, **where, reporter=TrainReporter(), tell=ray.train.report)
+    train_trial(**args, **where, reporter=TrainReporter(), tell=ray.train.report)
 
 
-def _train(
-    tuned, config: RunConfig, data: TrainingData, record, *, rank: int, world: int, reporter, log_folder, tell
+def train_trial(
+    tuned: dict[str, Any],
+    config: RunConfig,
+    data: TrainingData,
+    record: dict[str, Any],
+    *,
+    rank: int,
+    world: int,
+    reporter: Reporter,
+    log_folder: Path | None,
+    tell: Callable[[Metrics], None],
 ) -> None:
-    """Trains to the end of the budget, or until there are numbers that are not finite: that is told, not retried."""
+    """Trains to the end of the budget, or until there are numbers that are not finite: that is told, not retried.
+
+    Args:
+        tuned: dotted key -> value, or such a dictionary under "repeat".
+        config: of `trial_config`.
+        data: the same for all trials.
+        record: what every checkpoint says of its run.
+        rank: of this process among the trial's workers.
+        world: number of the trial's workers.
+        reporter: takes what the loop reports, after it is judged.
+        log_folder: for TensorBoard and metrics.jsonl; None for none.
+        tell: takes the last words of a trial that is not finite.
+    """
     configure_logging()
     if torch.cuda.is_available():
         import triton

@@ -2,12 +2,9 @@
 
 import itertools
 import json
-import os
-import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -110,16 +107,6 @@ def command(config: RunConfig) -> list[str]:
         "train.validate-every": config.train.validate_every,
     }
     return [sys.executable, "-m", "jobs.pretrain", "smoke", *(f"--{key}={value}" for key, value in values.items())]
-
-
-@pytest.fixture
-def own_ray():
-    """Environment of a process whose Ray knows nothing of the others on this machine."""
-    with tempfile.TemporaryDirectory(
-        prefix="ray-", dir="/tmp", ignore_cleanup_errors=True
-    ) as folder:  # short, for sockets
-        mine = {"RAY_TMPDIR": folder, "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        yield {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | mine
 
 
 def test_kill_of_the_driver_and_the_same_command_again_change_nothing(undisturbed, config, own_ray):

@@ -1,11 +1,8 @@
 """Runs whose storage is an S3 server that fails in the middle of a checkpoint."""
 
 import json
-import os
-import secrets
 import subprocess
 import sys
-import tempfile
 
 import pyarrow.fs as pafs
 import pytest
@@ -86,14 +83,11 @@ def test_an_upload_that_fails_halfway_lacks_its_last_file_and_the_next_attempt_i
     assert files("run/step000000008") == set(FILES)
 
 
-def test_a_run_outlives_an_upload_that_fails_halfway_and_never_takes_it_for_a_checkpoint(store, smoke):
+def test_a_run_outlives_an_upload_that_fails_halfway_and_never_takes_it_for_a_checkpoint(store, smoke, own_ray):
     store.victim = "step000000008"
     words = [sys.executable, "-m", "jobs.pretrain", "smoke", "--name=run", f"--storage=s3://{BUCKET}/results"]
     words += [f"--data.root={smoke.data.root}", f"--data.cache={smoke.data.cache}", "--train.max-steps=12"]
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        own = {"RAY_TMPDIR": folder, "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | own
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(words, env=own_ray, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
     store.victim = ""
     [alarm] = [line for line in done.stderr.splitlines() if "ALARM checkpoint" in line]

@@ -2,13 +2,10 @@
 
 import json
 import os
-import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import zipfile
@@ -37,14 +34,6 @@ from raysys.tune.sweep import sweep
 connect(num_cpus=1)
 sweep(RunConfig.from_dict(json.loads(sys.argv[1])))
 """
-
-
-@pytest.fixture
-def own_ray():
-    """Environment of a process whose Ray knows nothing of the others on this machine."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # a short path
-        mine = {"RAY_TMPDIR": folder, "RAY_AUTH_TOKEN": secrets.token_hex(16)}
-        yield {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | mine
 
 
 def wait_for(condition, seconds: float = 180):
@@ -87,19 +76,15 @@ def test_trials_that_die_are_retried_or_told_and_never_win(ray_cluster, smoke, t
 
 
 @pytest.mark.slow
-def test_a_killed_driver_goes_on_without_repeating_finished_trials(ray_cluster, smoke, caplog, tmp_path):
+def test_a_killed_driver_goes_on_without_repeating_finished_trials(ray_cluster, smoke, own_ray, caplog, tmp_path):
     config = smoke.override(SETTING | {"name": "killed", "storage": str(tmp_path), "search.num_trials": 2})
     folder = tmp_path / "killed"
-    session = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the path of a socket is short
-    environment = os.environ | {"RAY_TMPDIR": session}
-    environment.pop("RAY_ADDRESS", None)
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(config.to_dict())], env=environment)
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(config.to_dict())], env=own_ray)
     try:
         wait_for(lambda: len(checkpoints_in_state(folder)) == 2 or driver.poll())
     finally:
         driver.kill()
         driver.wait()
-        shutil.rmtree(session, ignore_errors=True)
     (first,) = folder.glob("trial_*_00000/result.json")
     before = first.read_text()
     assert not (folder / "best.json").exists()

@@ -6,9 +6,11 @@ import logging
 import pytest
 import ray
 
-import raysys.tune.sweep as module
+import raysys.tune.warm_up as module
 from raysys.train.data import prepare_training_data
-from raysys.tune.sweep import sweep, trial_config, warm_up
+from raysys.tune.sweep import sweep
+from raysys.tune.trial import trial_config
+from raysys.tune.warm_up import warm_up
 
 NOWHERE = "e" * 56
 
@@ -57,7 +59,7 @@ def test_a_sweep_goes_on_without_a_warm_up(ray_cluster, smoke, tmp_path, monkeyp
 
 
 def test_a_busy_gpu_is_not_waited_for_for_ever(here, smoke, data, monkeypatch, caplog):
-    monkeypatch.setattr(module, "_WARM_UP_S", 0.0)
+    monkeypatch.setattr(module, "_LIMIT_S", 0.0)
     warm_up(trial_config(smoke), data)
     assert "GetTimeoutError" in caplog.text
 

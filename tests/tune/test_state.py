@@ -1,0 +1,100 @@
+"""The state of a sweep survives a driver that dies while Ray Tune saves its own."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.fs
+import pytest
+
+from raysys.train.checkpoint import FILES
+from raysys.tune.state import STATE, KeepState, mend_state
+
+SAVED = {
+    "experiment_state-2026-01-02_03-04-05.json": '{"trial_data": []}',
+    "searcher-state-2026-01-02_03-04-05.pkl": "x",
+}
+OTHERS = {"record.json": "{}", "tuner.pkl": "y"}
+
+
+@pytest.fixture
+def staging(tmp_path) -> Path:
+    """Where Ray Tune's driver writes, with what it saved."""
+    folder = tmp_path / "staging"
+    folder.mkdir()
+    for name, text in (SAVED | OTHERS).items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+def sweep_folder(tmp_path) -> Path:
+    (tmp_path / "sweep").mkdir()
+    return tmp_path / "sweep"
+
+
+def trial(staging: Path, sweep: Path, checkpoint: str | None = None) -> SimpleNamespace:
+    storage = SimpleNamespace(
+        experiment_driver_staging_path=str(staging),
+        experiment_fs_path=str(sweep),
+        storage_filesystem=pyarrow.fs.LocalFileSystem(),
+    )
+    return SimpleNamespace(storage=storage, checkpoint=checkpoint and SimpleNamespace(path=str(sweep / checkpoint)))
+
+
+def write_checkpoint(folder: Path, files=FILES) -> None:
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_text(folder.name)
+
+
+def test_half_a_state_is_replaced_by_the_whole_one_and_nothing_else_is(staging, sweep_folder):
+    KeepState().on_step_end(1, [trial(staging, sweep_folder)])
+    (sweep_folder / "experiment_state-2026-01-02_03-04-05.json").write_text('{"trial_da')
+    (sweep_folder / "experiment_state-2026-01-03_00-00-00.json").write_text("")  # of a driver that died at once
+    (sweep_folder / "record.json").write_text("newer")
+    assert mend_state(str(sweep_folder))
+    assert {path.name: path.read_text() for path in sweep_folder.glob("*-state-*")} | {
+        path.name: path.read_text() for path in sweep_folder.glob("experiment_state-*")
+    } == SAVED
+    assert (sweep_folder / "record.json").read_text() == "newer"
+    assert not (sweep_folder / "tuner.pkl").exists()
+
+
+def test_the_state_is_written_again_when_it_has_changed_and_only_then(staging, sweep_folder):
+    keep, trials = KeepState(), [trial(staging, sweep_folder)]
+    keep.on_step_end(1, [])
+    assert not (sweep_folder / STATE).exists()
+    keep.on_step_end(2, trials)
+    first = (sweep_folder / STATE).stat().st_mtime_ns
+    keep.on_step_end(3, trials)
+    assert (sweep_folder / STATE).stat().st_mtime_ns == first
+    state = staging / "experiment_state-2026-01-02_03-04-05.json"
+    state.write_text("{}")
+    os.utime(state, ns=(first + 10**9, first + 10**9))
+    keep.on_experiment_end(trials)
+    mend_state(str(sweep_folder))
+    assert (sweep_folder / state.name).read_text() == "{}"
+
+
+def test_a_checkpoint_that_was_deleted_too_soon_is_replaced_by_the_newest_whole_one(staging, sweep_folder, caplog):
+    KeepState().on_step_end(1, [trial(staging, sweep_folder, "trial_a/checkpoint_000003")])
+    write_checkpoint(sweep_folder / "trial_a" / "checkpoint_000004")
+    write_checkpoint(sweep_folder / "trial_a" / "checkpoint_000005", FILES[:-1])
+    mend_state(str(sweep_folder))
+    mended = sweep_folder / "trial_a" / "checkpoint_000003"
+    assert (mended / FILES[0]).read_text() == "checkpoint_000004"
+    assert "goes on from checkpoint_000004" in caplog.text
+    mend_state(str(sweep_folder))
+    assert (mended / FILES[0]).read_text() == "checkpoint_000004", "what is there stays"
+
+
+def test_a_storage_that_fails_is_told_and_stops_nothing(staging, tmp_path, caplog):
+    KeepState().on_step_end(1, [trial(staging, tmp_path / "gone")])
+    assert "could not be written" in caplog.text
+
+
+def test_a_folder_without_a_state_is_a_new_sweep(sweep_folder):
+    (sweep_folder / "config.json").write_text(json.dumps({}))
+    assert not mend_state(str(sweep_folder))
