@@ -63,7 +63,8 @@ def mend_state(directory: str) -> bool:
     """Makes the folder of a sweep one that Ray Tune can go on from; nothing may run in it.
 
     Ray Tune deletes a trial's checkpoint when there is a newer one, and saves its state, which names the newer one, after
-    that. If it was killed in between, the newer one takes the name of the one that is gone.
+    that. If it was killed in between, the newer one takes the name of the one that is gone: the trial goes on from there,
+    and only the report that came with it is missing.
 
     Args:
         directory: folder or URL of the sweep.
@@ -82,7 +83,7 @@ def mend_state(directory: str) -> bool:
             fs.pipe_file(f"{path}/{name}", archive.read(name))
         checkpoints = json.loads(archive.read(_CHECKPOINTS))
     for checkpoint in checkpoints:
-        if not fs.exists(f"{path}/{checkpoint}"):
+        if not _is_whole(fs, f"{path}/{checkpoint}"):
             _replace(fs, path, checkpoint)
     return True
 
@@ -96,11 +97,17 @@ def _newest_session(folder: Path) -> list[Path]:
     return list(folder.glob(f"*{state.name.removeprefix(before).removesuffix(after)}*"))
 
 
+def _is_whole(fs: fsspec.AbstractFileSystem, checkpoint: str) -> bool:
+    return all(fs.exists(f"{checkpoint}/{file}") for file in FILES)
+
+
 def _replace(fs: fsspec.AbstractFileSystem, path: str, checkpoint: str) -> None:
-    """Gives the newest whole checkpoint of the same trial the name of one that is gone."""
+    """Gives the newest whole checkpoint of the same trial, if there is one, the name of one that is gone or going."""
     trial, name = checkpoint.split("/")
     found = sorted(folder.rstrip("/") for folder in fs.glob(f"{path}/{trial}/checkpoint_*[0-9]"))
-    whole = [folder for folder in found if all(fs.exists(f"{folder}/{file}") for file in FILES)]
-    if whole:
-        log.warning("%s: %s is gone, it goes on from %s", trial, name, whole[-1].rsplit("/", 1)[1])
-        fs.mv(whole[-1], f"{path}/{checkpoint}", recursive=True)
+    later = [folder for folder in found if folder.rsplit("/", 1)[1] > name and _is_whole(fs, folder)]
+    if later:
+        log.warning("%s: %s is gone, it goes on from %s", trial, name, later[-1].rsplit("/", 1)[1])
+        if fs.exists(f"{path}/{checkpoint}"):
+            fs.rm(f"{path}/{checkpoint}", recursive=True)
+        fs.mv(later[-1], f"{path}/{checkpoint}", recursive=True)

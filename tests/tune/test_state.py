@@ -78,16 +78,31 @@ def test_the_state_is_written_again_when_it_has_changed_and_only_then(staging, s
     assert (sweep_folder / state.name).read_text() == "{}"
 
 
-def test_a_checkpoint_that_was_deleted_too_soon_is_replaced_by_the_newest_whole_one(staging, sweep_folder, caplog):
+@pytest.mark.parametrize("left", [(), FILES[1:]])
+def test_a_checkpoint_that_was_deleted_too_soon_is_replaced_by_the_newest_whole_one(
+    staging, sweep_folder, caplog, left
+):
     KeepState().on_step_end(1, [trial(staging, sweep_folder, "trial_a/checkpoint_000003")])
+    mended = sweep_folder / "trial_a" / "checkpoint_000003"
+    if left:
+        write_checkpoint(mended, left)
     write_checkpoint(sweep_folder / "trial_a" / "checkpoint_000004")
     write_checkpoint(sweep_folder / "trial_a" / "checkpoint_000005", FILES[:-1])
     mend_state(str(sweep_folder))
-    mended = sweep_folder / "trial_a" / "checkpoint_000003"
-    assert (mended / FILES[0]).read_text() == "checkpoint_000004"
+    assert {(mended / name).read_text() for name in FILES} == {"checkpoint_000004"}
     assert "goes on from checkpoint_000004" in caplog.text
     mend_state(str(sweep_folder))
-    assert (mended / FILES[0]).read_text() == "checkpoint_000004", "what is there stays"
+    assert {(mended / name).read_text() for name in FILES} == {"checkpoint_000004"}, "what is there stays"
+
+
+def test_the_weights_of_a_trial_that_was_stopped_stay(staging, sweep_folder):
+    """Its checkpoint has no optimiser state any more, an older one that PBT keeps may have."""
+    KeepState().on_step_end(1, [trial(staging, sweep_folder, "trial_a/checkpoint_000003")])
+    for name, files in (("checkpoint_000002", FILES), ("checkpoint_000003", FILES[:1])):
+        write_checkpoint(sweep_folder / "trial_a" / name, files)
+    mend_state(str(sweep_folder))
+    assert (sweep_folder / "trial_a" / "checkpoint_000003" / FILES[0]).read_text() == "checkpoint_000003"
+    assert (sweep_folder / "trial_a" / "checkpoint_000002").exists()
 
 
 def test_a_storage_that_fails_is_told_and_stops_nothing(staging, tmp_path, caplog):
