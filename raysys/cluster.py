@@ -2,8 +2,10 @@
 
 import logging
 import os
+import socket
 import sys
 import warnings
+from contextlib import contextmanager
 
 import ray
 import ray.data
@@ -24,12 +26,37 @@ def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
         return
-    ray.init(
-        num_cpus=num_cpus,
-        object_store_memory=_STORE_BYTES if (os.cpu_count() or 1) <= 4 else None,
-        _temp_dir=temp_dir,
-        logging_level=logging.WARNING,
-    )
+    with _address_for_children():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=_STORE_BYTES if (os.cpu_count() or 1) <= 4 else None,
+            _temp_dir=temp_dir,
+            logging_level=logging.WARNING,
+        )
+
+
+@contextmanager
+def _address_for_children():
+    """Tells the processes of a Ray that starts now its address.
+
+    Ray Train asks whether a run still lives without naming the cluster. With two of them on a machine it asks neither or the
+    wrong one, and what a stopped run held is never given back (Ray 2.60).
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ours = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    before = {key: os.environ.get(key) for key in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def configure_logging() -> None:

@@ -140,8 +140,8 @@ class RunLog:
             self._alarm(
                 "collapse",
                 used < COLLAPSED,
-                f"the codebook uses {used:.0%} of its codes, less than {COLLAPSED:.0%}: raise loss.diversity_lambda, lower "
-                "optim.quantizer_lr, or check the data for dead channels",
+                f"the codebook uses {used:.0%} of its codes, less than {COLLAPSED:.0%}: set loss.diversity=entropy, "
+                "raise loss.diversity_lambda, or check the data for dead channels",
             )
         if "perf/data_wait_fraction" in metrics:
             waits = metrics["perf/data_wait_fraction"]
