@@ -10,21 +10,22 @@ from contextlib import contextmanager
 import ray
 import ray.data
 import ray.train.v2._internal.execution.context
+from ray._private.services import find_bootstrap_address
 
 _STORE_BYTES = 1 << 30
 
 
 def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
-    """Makes sure that Ray runs: joins the cluster that RAY_ADDRESS or a job names, else starts one here.
+    """Makes sure that Ray runs: joins the cluster of RAY_ADDRESS, of the job or of this machine's `ray start`, else starts one here.
 
     Args:
-        num_cpus: of a cluster started here; None takes the machine's.
+        num_cpus: of a cluster started here, also beside one of `ray start`; None takes the machine's.
         temp_dir: session folder of a cluster started here.
     """
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
+    if address := os.environ.get("RAY_ADDRESS") or (num_cpus is None and find_bootstrap_address(temp_dir)):
+        ray.init(address=address, logging_level=logging.WARNING)
         return
     with _address_for_children():
         ray.init(
