@@ -74,8 +74,8 @@ def mend_state(directory: str) -> bool:
     """
     fs, path = fsspec.core.url_to_fs(directory)
     fs.invalidate_cache()  # Ray Tune writes through a file system of its own
-    if not fs.exists(f"{path}/{STATE}"):
-        return False
+    if not fs.exists(f"{path}/{STATE}"):  # killed before it was written, or begun without it
+        return tune.Tuner.can_restore(directory)
     with zipfile.ZipFile(io.BytesIO(fs.cat_file(f"{path}/{STATE}"))) as archive:
         for file in fs.glob(f"{path}/{_NAMES.format('*')}"):
             fs.rm_file(file)  # Ray Tune takes the newest, which may be half a file

@@ -113,3 +113,8 @@ def test_a_storage_that_fails_is_told_and_stops_nothing(staging, tmp_path, caplo
 def test_a_folder_without_a_state_is_a_new_sweep(sweep_folder):
     (sweep_folder / "config.json").write_text(json.dumps({}))
     assert not mend_state(str(sweep_folder))
+
+
+def test_a_folder_that_only_ray_tune_wrote_is_gone_on_with(sweep_folder):
+    (sweep_folder / "tuner.pkl").write_text("")
+    assert mend_state(str(sweep_folder))
