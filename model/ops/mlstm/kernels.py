@@ -7,7 +7,7 @@ only "earlier" and "later" are exchanged: the causal mask, the scans over gates 
 Shape letters: R directions, B batch, S frames, H heads, E channels of a head, N chunks, L frames of a chunk.
 States are numbered by the chunk p that they enter: slot p - 1 of (R, B, H, N - 1, ...); the first chunk has none.
 """
-# ruff: noqa: SIM102 (a condition on a constant must stand alone, else the compiler keeps the branch)
+
 
 import triton
 import triton.language as tl
@@ -55,16 +55,16 @@ def _store(ptr, x, rows, ok, stride, e0, E: tl.constexpr, BE: tl.constexpr):
 
 
 @triton.jit
-def _load_state(ptr, e0, f0, E: tl.constexpr, BE: tl.constexpr):
-    """Tile (BE, BE) of a state matrix (E, E)."""
+def _load_state(ptr, e0, f0, there, E: tl.constexpr, BE: tl.constexpr):
+    """Tile (BE, BE) of a state matrix (E, E); zeros where there is no state."""
     e = e0 + tl.arange(0, BE)
-    return _load(ptr, e, e < E, E, f0, E, BE)
+    return _load(ptr, e, (e < E) & there, E, f0, E, BE)
 
 
 @triton.jit
-def _load_norm(ptr, e0, E: tl.constexpr, BE: tl.constexpr):
+def _load_norm(ptr, e0, there, E: tl.constexpr, BE: tl.constexpr):
     e = e0 + tl.arange(0, BE)
-    return tl.load(ptr + e, mask=e < E, other=0.0)
+    return tl.load(ptr + e, mask=(e < E) & there, other=0.0)
 
 
 @triton.jit
@@ -131,16 +131,21 @@ def hidden_kernel(
     rows, ok = _rows(n, S, L)
     gate = head * S + rows
 
-    start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, slot, p > 0)
+    has_past = p > 0
+    few: tl.constexpr = E <= BE
+    start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, slot, has_past)
     weight = tl.zeros((L, L), ACC)
     overlap = tl.zeros((L,), ACC)
     for e0 in tl.static_range(0, E, BE):
         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-        weight = _dot(q, tl.trans(k), weight)
+        if few:
+            v = _load(v_ptr + v_base, rows, ok, H * E, 0, E, BE)
+            if not ONE_CHUNK:
+                memory = _load_state(memory_ptr + slot * E * E, 0, 0, has_past, E, BE)
         if not ONE_CHUNK:
-            if p > 0:
-                overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, E, BE)[None, :], 1)
+            overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, has_past, E, BE)[None, :], 1)
+        weight = _dot(q, tl.trans(k), weight)
     weight *= _decay(write, top, r, L, scale)
     carried = tl.exp(start - top) * scale
     overlap = overlap * carried + tl.sum(weight, 1)
@@ -148,15 +153,16 @@ def hidden_kernel(
     tl.store(overlap_ptr + gate, overlap, ok)
 
     for f0 in tl.static_range(0, E, BE):
-        v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
+        if not few:
+            v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
         out = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            if p > 0:
-                for e0 in tl.static_range(0, E, BE):
-                    if E > BE:
-                        q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
-                    out = _dot(q, _load_state(memory_ptr + slot * E * E, e0, f0, E, BE), out)
-                out = out * carried[:, None]
+            for e0 in tl.static_range(0, E, BE):
+                if not few:
+                    q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
+                    memory = _load_state(memory_ptr + slot * E * E, e0, f0, has_past, E, BE)
+                out = _dot(q, memory, out)
+            out = out * carried[:, None]
         out = _dot(weight.to(v.dtype), v, out) / denominator[:, None]
         _store(h_ptr + base, out, rows, ok, H * E, f0, E, BE)
 
@@ -184,9 +190,17 @@ def grad_kernel(
     p = tl.where(r == 0, n, N - 1 - n)
     before = head * (N - 1) + p - 1
     after = before + 1
+    has_past, has_future = p > 0, p < N - 1
     rows, ok = _rows(n, S, L)
     gate = head * S + rows
+    few: tl.constexpr = E <= BE
+    early: tl.constexpr = few and E <= 64 and not ONE_CHUNK
 
+    # Everything is asked for before anything is waited for.
+    start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, before, has_past)
+    overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
+    if not ONE_CHUNK:
+        doverlap = tl.load(doverlap_ptr + gate, mask=ok, other=0.0)
     weight = tl.zeros((L, L), ACC)
     dweight = tl.zeros((L, L), ACC)
     for e0 in tl.static_range(0, E, BE):
@@ -194,20 +208,23 @@ def grad_kernel(
         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
         dh = _load(dh_ptr + base, rows, ok, H * E, e0, E, BE)
         v = _load(v_ptr + v_base, rows, ok, H * E, e0, E, BE)
+        if early:
+            memory = _load_state(memory_ptr + before * E * E, e0, 0, has_past, E, BE)
+            dmemory = _load_state(dmemory_ptr + after * E * E, e0, 0, has_future, E, BE)
+            norm = _load_norm(norm_ptr + before * E, e0, has_past, E, BE)
+            dnorm = _load_norm(dnorm_ptr + after * E, e0, has_future, E, BE)
         weight = _dot(q, tl.trans(k), weight)
         dweight = _dot(dh, tl.trans(v), dweight)
-    start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, before, p > 0)
     decay = _decay(write, top, r, L, scale)
     weight *= decay
-    overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
     inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
     if ONE_CHUNK:
         doverlap = _overlap_grad(tl.sum(weight * dweight, 1) * inverse, overlap, inverse, floor)
-    else:
-        doverlap = tl.load(doverlap_ptr + gate, mask=ok, other=0.0)
     dweight = dweight * inverse[:, None] + doverlap[:, None]
-    dlog = weight * dweight
-    inside, column = tl.sum(dlog, 1), tl.sum(dlog, 0)
+    inside, column = tl.zeros((L,), ACC), tl.zeros((L,), ACC)
+    if ONE_CHUNK:
+        dlog = weight * dweight
+        inside, column = tl.sum(dlog, 1), tl.sum(dlog, 0)
     dscore = (dweight * decay).to(q_ptr.dtype.element_ty)
     weight = (weight * inverse[:, None]).to(q_ptr.dtype.element_ty)
     last_top = tl.maximum(start, tl.max(write, 0))
@@ -217,55 +234,61 @@ def grad_kernel(
     for f0 in tl.static_range(0, E, BE):
         dv = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            if p < N - 1:
-                for e0 in tl.static_range(0, E, BE):
-                    if E > BE:
-                        k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-                    dv = _dot(k, _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE), dv)
-                dv *= written[:, None]
-        if E > BE:
+            for e0 in tl.static_range(0, E, BE):
+                if not few:
+                    k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
+                if not early:
+                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, has_future, E, BE)
+                dv = _dot(k, dmemory, dv)
+            dv *= written[:, None]
+        if not few:
             dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
         dv = _dot(tl.trans(weight), dh, dv)
         if ADD:
             dv += _load(dv_ptr + v_base, rows, ok, H * E, f0, E, BE).to(ACC)
         _store(dv_ptr + v_base, dv, rows, ok, H * E, f0, E, BE)
 
-    past = tl.zeros((L,), ACC)
     future = tl.zeros((L,), ACC)
     across = tl.zeros((BE,), ACC)
     for e0 in tl.static_range(0, E, BE):
-        if E > BE:
+        if not few:
             q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
             k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
         dq = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            if p > 0:
-                for f0 in tl.static_range(0, E, BE):
-                    if E > BE:
-                        dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
-                    dq = _dot(dh, tl.trans(_load_state(memory_ptr + before * E * E, e0, f0, E, BE)), dq)
-                norm = _load_norm(norm_ptr + before * E, e0, E, BE)
-                dq = (dq * inverse[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
-                past += tl.sum(q.to(ACC) * dq, 1)
-        _store(dq_ptr + base, _dot(dscore, k, dq), rows, ok, H * E, e0, E, BE)
+            if not early:
+                norm = _load_norm(norm_ptr + before * E, e0, has_past, E, BE)
+                dnorm = _load_norm(dnorm_ptr + after * E, e0, has_future, E, BE)
+            for f0 in tl.static_range(0, E, BE):
+                if not few:
+                    dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
+                if not early:
+                    memory = _load_state(memory_ptr + before * E * E, e0, f0, has_past, E, BE)
+                dq = _dot(dh, tl.trans(memory), dq)
+            dq = (dq * inverse[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
+        dq = _dot(dscore, k, dq)
+        if not ONE_CHUNK:
+            inside += tl.sum(q.to(ACC) * dq, 1)
+        _store(dq_ptr + base, dq, rows, ok, H * E, e0, E, BE)
         dk = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            if p < N - 1:
-                for f0 in tl.static_range(0, E, BE):
-                    if E > BE:
-                        v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
-                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, E, BE)
-                    dk = _dot(v, tl.trans(dmemory), dk)
-                    if p > 0:
-                        memory = _load_state(memory_ptr + before * E * E, e0, f0, E, BE)
-                        across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
-                dnorm = _load_norm(dnorm_ptr + after * E, e0, E, BE)
-                dk = (dk + dnorm[None, :]) * written[:, None]
-                future += tl.sum(k.to(ACC) * dk, 1)
-                if p > 0:
-                    across += _load_norm(norm_ptr + before * E, e0, E, BE) * dnorm
-        _store(dk_ptr + base, _dot(tl.trans(dscore), q, dk), rows, ok, H * E, e0, E, BE)
-    tl.store(inside_ptr + gate, inside + past - column, ok)
+            for f0 in tl.static_range(0, E, BE):
+                if not few:
+                    v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
+                if not early:
+                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, has_future, E, BE)
+                    memory = _load_state(memory_ptr + before * E * E, e0, f0, has_past, E, BE)
+                across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
+                dk = _dot(v, tl.trans(dmemory), dk)
+            across += norm * dnorm
+            dk = (dk + dnorm[None, :]) * written[:, None]
+            future += tl.sum(k.to(ACC) * dk, 1)
+        dk = _dot(tl.trans(dscore), q, dk)
+        if not ONE_CHUNK:
+            column += tl.sum(k.to(ACC) * dk, 1)
+        _store(dk_ptr + base, dk, rows, ok, H * E, e0, E, BE)
+    column -= future
+    tl.store(inside_ptr + gate, inside - column, ok)
     tl.store(column_ptr + gate, column, ok)
     tl.store(future_ptr + gate, future, ok)
     tl.store(across_ptr + head * N + n, tl.sum(across, 0) * tl.exp(start - last_top))
