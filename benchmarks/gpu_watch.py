@@ -1,6 +1,7 @@
-"""How busy the GPUs of this machine are."""
+"""How busy the GPUs are that this process sees."""
 
 import math
+import os
 import shutil
 import subprocess
 import threading
@@ -15,6 +16,8 @@ class GpuWatch:
     def __enter__(self) -> "GpuWatch":
         self.samples: list[tuple[float, float]] = []
         query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=1"]
+        if mine := os.environ.get("CUDA_VISIBLE_DEVICES"):
+            query.append(f"--id={mine}")
         self._process = subprocess.Popen(query, stdout=subprocess.PIPE, text=True) if shutil.which(query[0]) else None
         if self._process:
             threading.Thread(target=self._collect, daemon=True).start()

@@ -3,13 +3,13 @@
     python -m benchmarks.scale --preset base --data SHARDS --workers 1 2 --steps 400      # on GPUs
     python -m benchmarks.scale --preset smoke --workers 1 2 --steps 60                    # on a CPU
 
-Without --data it makes miniatures of the eight data sets and shards of them. Three ways to run the same Trainer:
+Without --data it makes miniatures of the eight data sets and shards of them. Ways to run the same Trainer:
 
 bare    torch.distributed alone, windows read by a thread of each process
 train   Ray Train, windows read the same way
 stream  Ray Train, windows read and dealt by Ray Data
 
-Checks that all three have the same loss over the first steps, before roundings have grown. Rates leave out the first
+Checks that all ways have the same loss over the first steps, before roundings have grown. Rates leave out the first
 quarter of the steps. The last line is one JSON object.
 """
 
@@ -22,7 +22,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,10 @@ def trained(config: RunConfig, data: TrainingData, folder: Path, kill: str = "")
     return {"begin": begin, "steps": found["steps"], "losses": found["losses"]}
 
 
+WAYS = {"bare": (bare, "process"), "train": (trained, "process"), "stream": (trained, "ray")}
+"""How a run is made, and the reader of its windows."""
+
+
 def rate(steps: Steps, step_windows: int) -> dict[str, float]:
     """Windows a second of all workers, and the fraction of the time that rank 0 waits for data."""
     (begin, waited), (end, waited_to) = steps[len(steps) // 4], steps[-1]
@@ -143,42 +147,50 @@ def recovery_s(config: RunConfig, data: TrainingData, folder: Path) -> float:
     return round(steps[0][0] - float(mark.read_text()), 1)
 
 
-def measure(config: RunConfig, data: TrainingData, folder: Path, rounds: int) -> dict[str, Any]:
-    """The three ways with one number of workers, in turn; medians over the rounds."""
+def measure(
+    config: RunConfig, data: TrainingData, folder: Path, rounds: int, ways: Sequence[str] = tuple(WAYS)
+) -> dict[str, Any]:
+    """The ways with one number of workers, in turn; medians over the rounds."""
     world = config.train.num_workers
     step_windows = world * config.train.batch_size * config.optim.accumulate
-    reads = {name: config.override({"data.reader": name}) for name in ("process", "ray")}
-    rows: dict[str, list[dict]] = {"bare": [], "train": [], "stream": []}
+    rows: dict[str, list[dict]] = {name: [] for name in ways}
     for number in range(rounds):
         losses = []
-        for name, run_it, reader in (
-            ("bare", bare, "process"),
-            ("train", trained, "process"),
-            ("stream", trained, "ray"),
-        ):
-            run = run_it(reads[reader], data, folder / f"{name}{world}-{number}")
+        for name in ways:
+            run_it, reader = WAYS[name]
+            run = run_it(config.override({"data.reader": reader}), data, folder / f"{name}{world}-{number}")
             row = rate(run["steps"], step_windows)
             if "begin" in run:
                 row["first_step_s"] = round(run["steps"][0][0] - run["begin"], 1)
             rows[name].append(row)
             losses.append(run["losses"][0])
             print(f"{world} workers, {name:6s} {row}", flush=True)
-        assert max(losses) - min(losses) <= 1e-3 * abs(losses[0]), f"three ways, three losses: {losses}"
+        assert max(losses) - min(losses) <= 1e-3 * abs(losses[0]), f"several ways, several losses: {losses}"
     return {name: {key: statistics.median(row[key] for row in many) for key in many[0]} for name, many in rows.items()}
 
 
 def summary(results: dict[int, dict]) -> dict[str, Any]:
-    """Efficiency against the smallest number of workers, and the share of the rate that Ray costs."""
+    """Efficiency of each way against the smallest number of workers, and the share of the rate that Ray costs."""
+
+    def over(way: str, other: str) -> dict[int, float]:
+        return {
+            n: round(1 - r[way]["windows_per_s"] / r[other]["windows_per_s"], 3)
+            for n, r in results.items()
+            if way in r and other in r
+        }
+
     first = min(results)
-    alone = results[first]["stream"]["windows_per_s"] / first
+    efficiency = {
+        way: {
+            n: round(r[way]["windows_per_s"] / n * first / results[first][way]["windows_per_s"], 3)
+            for n, r in results.items()
+        }
+        for way in results[first]
+    }
     return {
-        "efficiency": {n: round(r["stream"]["windows_per_s"] / n / alone, 3) for n, r in results.items()},
-        "ray_train_overhead": {
-            n: round(1 - r["train"]["windows_per_s"] / r["bare"]["windows_per_s"], 3) for n, r in results.items()
-        },
-        "ray_overhead_with_stream": {
-            n: round(1 - r["stream"]["windows_per_s"] / r["bare"]["windows_per_s"], 3) for n, r in results.items()
-        },
+        "efficiency": efficiency,
+        "ray_train_overhead": over("train", "bare"),
+        "ray_overhead_with_stream": over("stream", "bare"),
     }
 
 
@@ -187,6 +199,7 @@ def main() -> None:
     parser.add_argument("--preset", default="base", choices=PRESETS)
     parser.add_argument("--data", help="folder with shards; made from miniatures where it is missing")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--ways", nargs="+", default=tuple(WAYS), choices=tuple(WAYS))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=JSON", help="overrides, e.g. train.compile=true")
@@ -211,7 +224,7 @@ def main() -> None:
     for world in options.workers:
         config = start.override({"train.num_workers": world})
         data = prepare_training_data(config)
-        results[world] = measure(config, data, folder, options.rounds)
+        results[world] = measure(config, data, folder, options.rounds, options.ways)
     recovered = recovery_s(config, data, folder / "killed-run")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [
         f"{os.cpu_count()} CPU cores"

@@ -74,8 +74,9 @@ class StraightThroughCodes(torch.autograd.Function):
         """Returns the gradients of logits and codebook."""
         logits, noise, codebook, temperature, weight, ids = ctx.saved_tensors
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        low = d_codes.to(logits.dtype)
-        d_soft = torch.einsum("nge,gve->ngv", low, codebook.to(logits.dtype)).to(scores.dtype)
+        # One product for all groups gives (N, G V) as the softmax reads it; one a group gave (G, N, V).
+        every_group = torch.block_diag(*codebook.to(logits.dtype)).t()
+        d_soft = (d_codes.to(logits.dtype).flatten(1) @ every_group).view_as(scores).to(scores.dtype)
         d_logits = _softmax_grad(((scores + noise) / temperature).softmax(dim=-1), d_soft / temperature)
         d_logits = d_logits + _softmax_grad(scores.softmax(dim=-1), weight[:, None, None] * d_mean)
         num_groups, num_codes, width = codebook.shape

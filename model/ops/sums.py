@@ -23,5 +23,5 @@ def sum_parts(parts: torch.Tensor) -> torch.Tensor:
     """Returns the sum over the first dimension of contiguous `parts` (runs, ...)."""
     require_gpu(parts)
     out = parts.new_empty(parts.shape[1:])
-    sum_kernel[(triton.cdiv(out.numel(), 64),)](parts, out, len(parts), out.numel(), ROWS=32, BLOCK=64)
+    sum_kernel[(triton.cdiv(out.numel(), 16),)](parts, out, len(parts), out.numel(), ROWS=128, BLOCK=16)
     return out

@@ -65,10 +65,10 @@ def plan(rows, length, dim):
         chunk=chunk,
         num_chunks=num_chunks,
         chunks=triton.cdiv(num_chunks, segments),
-        hidden=Launch(width if width <= 128 else 64),
+        hidden=Launch(width if width <= 128 else 64, registers=168 if width <= 64 else None),
         grad=Launch(min(128, width)),
-        states=Launch(min(64, width)),
-        states_grad=Launch(min(64, width), stages=3),
+        states=Launch(min(128, width)),
+        states_grad=Launch(min(128, width)),
     )
 
 

@@ -8,11 +8,14 @@ Shape letters: R directions, B batch, S frames, H heads, E channels of a head, N
 States are numbered by the chunk p that they enter: slot p - 1 of (R, B, H, N - 1, ...); the first chunk has none.
 """
 
+# ruff: noqa: SIM102 (a condition on a constant must stand alone, else the compiler keeps the branch)
 
 import triton
 import triton.language as tl
 
 NEVER = tl.constexpr(-1e30)
+FEW_CHANNELS = tl.constexpr(64)
+"""Up to so many channels of a head a chunk's tiles and states fit into registers together."""
 
 
 @triton.jit
@@ -133,19 +136,21 @@ def hidden_kernel(
 
     has_past = p > 0
     few: tl.constexpr = E <= BE
+    early: tl.constexpr = few and E <= FEW_CHANNELS
+
     start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, slot, has_past)
     weight = tl.zeros((L, L), ACC)
     overlap = tl.zeros((L,), ACC)
     for e0 in tl.static_range(0, E, BE):
         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-        if few:
+        if early:
             v = _load(v_ptr + v_base, rows, ok, H * E, 0, E, BE)
             if not ONE_CHUNK:
                 memory = _load_state(memory_ptr + slot * E * E, 0, 0, has_past, E, BE)
+        weight = _dot(q, tl.trans(k), weight)
         if not ONE_CHUNK:
             overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, has_past, E, BE)[None, :], 1)
-        weight = _dot(q, tl.trans(k), weight)
     weight *= _decay(write, top, r, L, scale)
     carried = tl.exp(start - top) * scale
     overlap = overlap * carried + tl.sum(weight, 1)
@@ -153,16 +158,18 @@ def hidden_kernel(
     tl.store(overlap_ptr + gate, overlap, ok)
 
     for f0 in tl.static_range(0, E, BE):
-        if not few:
+        if not early:
             v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
         out = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            for e0 in tl.static_range(0, E, BE):
-                if not few:
-                    q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
-                    memory = _load_state(memory_ptr + slot * E * E, e0, f0, has_past, E, BE)
-                out = _dot(q, memory, out)
-            out = out * carried[:, None]
+            if True if early else has_past:
+                for e0 in tl.static_range(0, E, BE):
+                    if not few:
+                        q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
+                    if not early:
+                        memory = _load_state(memory_ptr + slot * E * E, e0, f0, has_past, E, BE)
+                    out = _dot(q, memory, out)
+                out = out * carried[:, None]
         out = _dot(weight.to(v.dtype), v, out) / denominator[:, None]
         _store(h_ptr + base, out, rows, ok, H * E, f0, E, BE)
 
@@ -194,9 +201,11 @@ def grad_kernel(
     rows, ok = _rows(n, S, L)
     gate = head * S + rows
     few: tl.constexpr = E <= BE
-    early: tl.constexpr = few and E <= 64 and not ONE_CHUNK
+    early: tl.constexpr = few and E <= FEW_CHANNELS and not ONE_CHUNK
+    reach_past = True if early else has_past
+    reach_future = True if early else has_future
 
-    # Everything is asked for before anything is waited for.
+    # With few channels everything is asked for before anything is waited for.
     start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, before, has_past)
     overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
     if not ONE_CHUNK:
@@ -234,13 +243,14 @@ def grad_kernel(
     for f0 in tl.static_range(0, E, BE):
         dv = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            for e0 in tl.static_range(0, E, BE):
-                if not few:
-                    k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-                if not early:
-                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, has_future, E, BE)
-                dv = _dot(k, dmemory, dv)
-            dv *= written[:, None]
+            if reach_future:
+                for e0 in tl.static_range(0, E, BE):
+                    if not few:
+                        k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
+                    if not early:
+                        dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, has_future, E, BE)
+                    dv = _dot(k, dmemory, dv)
+                dv *= written[:, None]
         if not few:
             dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
         dv = _dot(tl.trans(weight), dh, dv)
@@ -256,33 +266,41 @@ def grad_kernel(
             k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
         dq = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            if not early:
-                norm = _load_norm(norm_ptr + before * E, e0, has_past, E, BE)
-                dnorm = _load_norm(dnorm_ptr + after * E, e0, has_future, E, BE)
-            for f0 in tl.static_range(0, E, BE):
-                if not few:
-                    dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
+            if reach_past:
+                for f0 in tl.static_range(0, E, BE):
+                    if not few:
+                        dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
+                    if not early:
+                        memory = _load_state(memory_ptr + before * E * E, e0, f0, has_past, E, BE)
+                    dq = _dot(dh, tl.trans(memory), dq)
                 if not early:
-                    memory = _load_state(memory_ptr + before * E * E, e0, f0, has_past, E, BE)
-                dq = _dot(dh, tl.trans(memory), dq)
-            dq = (dq * inverse[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
+                    norm = _load_norm(norm_ptr + before * E, e0, has_past, E, BE)
+                dq = (dq * inverse[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
         dq = _dot(dscore, k, dq)
         if not ONE_CHUNK:
             inside += tl.sum(q.to(ACC) * dq, 1)
         _store(dq_ptr + base, dq, rows, ok, H * E, e0, E, BE)
         dk = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            for f0 in tl.static_range(0, E, BE):
-                if not few:
-                    v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
+            if reach_future:
+                for f0 in tl.static_range(0, E, BE):
+                    if not few:
+                        v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
+                    if not early:
+                        dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, has_future, E, BE)
+                    dk = _dot(v, tl.trans(dmemory), dk)
+                    if reach_past:
+                        if not early:
+                            memory = _load_state(memory_ptr + before * E * E, e0, f0, has_past, E, BE)
+                        across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
                 if not early:
-                    dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, has_future, E, BE)
-                    memory = _load_state(memory_ptr + before * E * E, e0, f0, has_past, E, BE)
-                across += tl.sum(memory.to(ACC) * dmemory.to(ACC), 1)
-                dk = _dot(v, tl.trans(dmemory), dk)
-            across += norm * dnorm
-            dk = (dk + dnorm[None, :]) * written[:, None]
-            future += tl.sum(k.to(ACC) * dk, 1)
+                    dnorm = _load_norm(dnorm_ptr + after * E, e0, has_future, E, BE)
+                dk = (dk + dnorm[None, :]) * written[:, None]
+                future += tl.sum(k.to(ACC) * dk, 1)
+                if reach_past:
+                    if not early:
+                        norm = _load_norm(norm_ptr + before * E, e0, has_past, E, BE)
+                    across += norm * dnorm
         dk = _dot(tl.trans(dscore), q, dk)
         if not ONE_CHUNK:
             column += tl.sum(k.to(ACC) * dk, 1)

@@ -39,11 +39,13 @@ class Launch:
     programs: int = 0
     """How many programs there should be, about, where each does several tiles."""
     stages: int = 1
+    registers: int | None = None
+    """Most registers a thread may use; fewer let more programs share a multiprocessor."""
 
 
 FORWARD = Launch(64, 32)
 BACKWARD = Launch(32, 16, 792)
-CONVOLVE = Launch(64, 16, 1056)
+CONVOLVE = Launch(64, 32, 528)
 GATES_FORWARD = Launch(64, 64, stages=3)
 GATES_BACKWARD = Launch(64, 64, 528, stages=3)
 
@@ -67,7 +69,8 @@ def _constants(x, directions, launch):
     channels, frames = _cut(x, launch)
     acc = tl.float64 if x.dtype == torch.float64 else tl.float32
     constants = {"I": x.shape[-1], "R": directions, "C": channels, "L": frames, "ACC": acc}
-    return constants | {"num_warps": 4, "num_stages": launch.stages}
+    constants |= {"num_warps": 4, "num_stages": launch.stages}
+    return constants | ({"maxnreg": launch.registers} if launch.registers else {})
 
 
 def _runs(num_tiles, columns, launch):
@@ -176,8 +179,7 @@ def _backward(ctx, da, *grads):
     numbers = (ctx.directions, ctx.first, ctx.num_gates)
     dx, dtaps, dmaps, (don_a, don_x) = project_backward(*tensors, *numbers, a, da, *(g.contiguous() for g in grads))
     dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps)
-    thin = (don_a.t().to(a.dtype), don_x.t().to(a.dtype))
-    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, *thin, None, None, None
+    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, don_a.t(), don_x.t(), None, None, None
 
 
 project_forward.register_autograd(_backward, setup_context=_setup)
@@ -210,8 +212,8 @@ def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate
         x = x.contiguous()
     on_q, on_k, on_v = gate_weight.chunk(3, dim=1)
     pad = (0, 0, 0, GATES - num_gates)
-    on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad).to(x.dtype)
-    on_x = F.pad(_through(v_weight, on_v), pad).to(x.dtype)
+    on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad)
+    on_x = F.pad(_through(v_weight, on_v), pad)
     maps = (_rows(w) for w in (q_weight, k_weight, v_weight))
     a, q, k, v, gates = project_forward(
         x, conv_weight.t().contiguous(), conv_bias, *maps, on_a, on_x, len(directions), int(directions[0]), num_gates

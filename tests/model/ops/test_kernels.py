@@ -17,9 +17,7 @@ from model.ops.combine import kernels as combine_kernels  # noqa: E402
 from model.ops.mlstm import kernels, kernels_states, mlstm  # noqa: E402
 from model.ops.project import kernels as project_kernels  # noqa: E402
 
-FLOATS = (
-    "fade write peak start overlap doverlap norm dnorm inside column future across gates dgates bias taps skip weight"
-)
+FLOATS = "fade write peak start overlap doverlap norm dnorm inside column future across gates dgates on_a on_x bias taps skip weight"
 """Names of arguments that are in fp32 while the rest is in bfloat16; so are all of the 0 states and weight gradients."""
 SHARED_MEMORY = 101_376
 """Bytes that a program may use on the smallest of the targets (sm_86 and sm_89)."""
