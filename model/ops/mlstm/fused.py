@@ -68,7 +68,7 @@ def plan(rows, length, dim):
         hidden=Launch(width if width <= 128 else 64, registers=168 if width <= 64 else None),
         grad=Launch(min(128, width)),
         states=Launch(min(128, width)),
-        states_grad=Launch(min(128, width)),
+        states_grad=Launch(min(128, width), registers=128 if width <= 64 else None),
     )
 
 

@@ -148,9 +148,9 @@ def hidden_kernel(
             v = _load(v_ptr + v_base, rows, ok, H * E, 0, E, BE)
             if not ONE_CHUNK:
                 memory = _load_state(memory_ptr + slot * E * E, 0, 0, has_past, E, BE)
-        weight = _dot(q, tl.trans(k), weight)
         if not ONE_CHUNK:
             overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, has_past, E, BE)[None, :], 1)
+        weight = _dot(q, tl.trans(k), weight)
     weight *= _decay(write, top, r, L, scale)
     carried = tl.exp(start - top) * scale
     overlap = overlap * carried + tl.sum(weight, 1)

@@ -44,8 +44,8 @@ class Launch:
 
 
 FORWARD = Launch(64, 32)
-BACKWARD = Launch(32, 16, 792)
-CONVOLVE = Launch(64, 32, 528)
+BACKWARD = Launch(32, 16, 792, registers=168)
+CONVOLVE = Launch(64, 32, 264)
 GATES_FORWARD = Launch(64, 64, stages=3)
 GATES_BACKWARD = Launch(64, 64, 528, stages=3)
 

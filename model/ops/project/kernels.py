@@ -187,8 +187,6 @@ def project_grad_kernel(
     dwq = tl.zeros((L, C // 4, 4, 4), ACC)
     dwk = tl.zeros((L, C // 4, 4, 4), ACC)
     dwv = tl.zeros((L, C // 4, 4, 4), ACC)
-    # The weights stay in registers: to load them for every tile took more instructions than all the rest.
-    wq, wk, wv = _weights(wq_ptr, n, I, ACC), _weights(wk_ptr, n, I, ACC), _weights(wv_ptr, n, I, ACC)
     per_row = tl.cdiv(S, L)
     for step in range(tiles):
         tile = tl.program_id(1) * tiles + step
@@ -200,7 +198,7 @@ def project_grad_kernel(
         x = _rows_at(x_ptr, b, s, S, stride, c, 0).to(ACC)
         dv = _tile(dv_ptr, row, ok, I, c).to(ACC)
         dwv += _outer(dv, x)
-        dx = _map(_split(dv), wv, True)
+        dx = _map(_split(dv), _weights(wv_ptr, n, I, ACC), True)
         for j in tl.static_range(USED):
             dgate = tl.load(dgates_ptr + row * G + j, mask=ok, other=0.0)
             if R == 2:
@@ -218,10 +216,10 @@ def project_grad_kernel(
                 da += dgate * tl.load(on_a_ptr + j * I + c).to(ACC)[None, :]
             dq = _tile(dq_ptr, row + turn, ok, I, c).to(ACC)
             dwq += _outer(dq, a)
-            da += _map(_split(dq), wq, True)
+            da += _map(_split(dq), _weights(wq_ptr, n, I, ACC), True)
             dk = _tile(dk_ptr, row + turn, ok, I, c).to(ACC)
             dwk += _outer(dk, a)
-            da += _map(_split(dk), wk, True)
+            da += _map(_split(dk), _weights(wk_ptr, n, I, ACC), True)
             dconv = da * gate * (1.0 + conv * (1.0 - gate))
             tl.store(dconv_ptr + (row + turn)[:, None] * I + c[None, :], dconv.to(x_ptr.dtype.element_ty), ok[:, None])
         tl.store(dx_ptr + row[:, None] * I + c[None, :], dx.to(x_ptr.dtype.element_ty), ok[:, None])
