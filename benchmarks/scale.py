@@ -43,24 +43,26 @@ from raysys.train.data import TrainingData, prepare_training_data
 from raysys.train.loop import Trainer
 from raysys.train.reporter import SilentReporter
 
-Steps = list[tuple[float, float]]
-"""Unix time after a step and seconds waited for data until then, step by step; of rank 0."""
-
 
 @contextmanager
-def recorded(after: Callable[[Trainer], None] = lambda trainer: None) -> Iterator[dict[str, list]]:
-    """Records "steps" and "losses", a mean for every log line, of this process; `after` is called after each step."""
-    found: dict[str, list] = {"steps": [], "losses": []}
+def recorded(after: Callable[[Trainer], None] = lambda trainer: None) -> Iterator[dict[str, Any]]:
+    """Records the trainer of this process; `after` is called after each step.
+
+    Returns:
+        "first": Unix time after the first step. "lines": for every log line, when the device has done all before it, steps so far,
+        Unix time, seconds waited for data so far, and the mean loss since the line before.
+    """
+    found: dict[str, Any] = {"lines": []}
     train_step, flush = Trainer._train_step, Trainer._flush
 
     def recorded_step(self, batches) -> None:
         train_step(self, batches)
-        found["steps"].append((time.time(), self.clock.seconds))
+        found.setdefault("first", time.time())
         after(self)
 
     def recorded_flush(self) -> dict[str, Any]:
         metrics = flush(self)
-        found["losses"].append(metrics["train/loss"])
+        found["lines"].append((self.step, time.time(), self.clock.seconds, metrics["train/loss"]))
         return metrics
 
     Trainer._train_step, Trainer._flush = recorded_step, recorded_flush
@@ -90,7 +92,7 @@ def bare_worker(rank: int, world: int, port: int, config: RunConfig, data: Train
 
 
 def bare(config: RunConfig, data: TrainingData, folder: Path) -> dict[str, Any]:
-    """Returns the steps and losses of a run without Ray."""
+    """Returns what was recorded of rank 0 of a run without Ray."""
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -101,7 +103,7 @@ def bare(config: RunConfig, data: TrainingData, folder: Path) -> dict[str, Any]:
 
 
 def timed_worker(args: dict[str, Any]) -> dict[str, Any]:
-    """A Ray Train worker that also returns its steps and losses and, if asked to, kills the last rank in mid-run once."""
+    """A Ray Train worker that also returns what was recorded and, if asked to, kills the last rank in mid-run once."""
     config, mark = args["config"], Path(args["kill"]) if args["kill"] else None
 
     def kill(trainer: Trainer) -> None:
@@ -116,26 +118,26 @@ def timed_worker(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained(config: RunConfig, data: TrainingData, folder: Path, kill: str = "") -> dict[str, Any]:
-    """Returns the steps, the losses and the time of the start of a run by Ray Train."""
+    """Returns what was recorded of rank 0 of a run by Ray Train, and when it began."""
     config = config.override({"name": folder.name, "storage": str(folder.parent)})
     arguments = {"config": config, "data": data.shared(), "record": {}, "log_folder": driver.log_folder(config)}
     folder.mkdir()
     begin = time.time()
     found = driver.trainer(timed_worker, config, arguments | {"kill": kill}).fit().return_value
-    return {"begin": begin, "steps": found["steps"], "losses": found["losses"]}
+    return {"begin": begin} | {key: found[key] for key in ("first", "lines")}
 
 
 WAYS = {"bare": (bare, "process"), "train": (trained, "process"), "stream": (trained, "ray")}
 """How a run is made, and the reader of its windows."""
 
 
-def rate(steps: Steps, step_windows: int) -> dict[str, float]:
-    """Windows a second of all workers, and the fraction of the time that rank 0 waits for data."""
-    (begin, waited), (end, waited_to) = steps[len(steps) // 4], steps[-1]
-    count = len(steps) - 1 - len(steps) // 4
+def rate(lines: list[tuple[int, float, float, float]], step_windows: int) -> dict[str, float]:
+    """Windows a second of all workers, and the fraction of the time that rank 0 waits for data, after a quarter of the steps."""
+    end, end_s, waited_to, _ = lines[-1]
+    begin, begin_s, waited, _ = next(line for line in lines if line[0] >= end / 4)
     return {
-        "windows_per_s": round(count * step_windows / (end - begin), 1),
-        "data_wait_fraction": round((waited_to - waited) / (end - begin), 4),
+        "windows_per_s": round((end - begin) * step_windows / (end_s - begin_s), 1),
+        "data_wait_fraction": round((waited_to - waited) / (end_s - begin_s), 4),
     }
 
 
@@ -143,8 +145,8 @@ def recovery_s(config: RunConfig, data: TrainingData, folder: Path) -> float:
     """Seconds from the kill of a worker to the first new step."""
     config = config.override({"train.validate_every": config.train.max_steps // 2})
     mark = folder.parent / "killed"
-    steps = trained(config, data, folder, kill=str(mark))["steps"]
-    return round(steps[0][0] - float(mark.read_text()), 1)
+    first = trained(config, data, folder, kill=str(mark))["first"]
+    return round(first - float(mark.read_text()), 1)
 
 
 def measure(
@@ -159,11 +161,11 @@ def measure(
         for name in ways:
             run_it, reader = WAYS[name]
             run = run_it(config.override({"data.reader": reader}), data, folder / f"{name}{world}-{number}")
-            row = rate(run["steps"], step_windows)
+            row = rate(run["lines"], step_windows)
             if "begin" in run:
-                row["first_step_s"] = round(run["steps"][0][0] - run["begin"], 1)
+                row["first_step_s"] = round(run["first"] - run["begin"], 1)
             rows[name].append(row)
-            losses.append(run["losses"][0])
+            losses.append(run["lines"][0][-1])
             print(f"{world} workers, {name:6s} {row}", flush=True)
         assert max(losses) - min(losses) <= 1e-3 * abs(losses[0]), f"several ways, several losses: {losses}"
     return {name: {key: statistics.median(row[key] for row in many) for key in many[0]} for name, many in rows.items()}

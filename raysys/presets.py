@@ -11,9 +11,13 @@ def base() -> RunConfig:
 
     Command: python -m jobs.pretrain base --data.root /path/to/seisbench/datasets --train.num-workers 8
     Hardware: GPUs with 16 GB or more; 50 epochs are 2.6 million steps of 64 windows in all.
+
+    The diversity loss is the entropy: with the linear one of wav2vec 2.0 the codebook of this model collapsed to 12 % of its
+    codes, with the entropy 73 % stay in use (docs/training.md).
     """
     return RunConfig(
         name="base",
+        loss=LossConfig(diversity="entropy"),
         train=TrainConfig(compile=True),
         search=SearchConfig(num_trials=64, gpus_per_trial=0.5),
     )
@@ -25,7 +29,7 @@ def large() -> RunConfig:
     Command: python -m jobs.pretrain large --data.root /path/to/seisbench/datasets --train.num-workers 8
     """
     model = ModelConfig(backbone=BackboneConfig(width=256, num_layers=4))
-    return RunConfig(name="large", model=model, train=TrainConfig(compile=True))
+    return RunConfig(name="large", model=model, loss=LossConfig(diversity="entropy"), train=TrainConfig(compile=True))
 
 
 def demo() -> RunConfig:

@@ -73,9 +73,8 @@ def probe_figure(metrics: pd.DataFrame, untrained: dict[str, float], chance: flo
     finish(left, "Linear probe: average precision", "average precision")
     left.set_ylim(bottom=0)
     line(right, metrics, "val/top1_tie", "validation", GREEN, marker="o")
-    if "val/top1_tie" in untrained:
-        reference_line(right, untrained["val/top1_tie"], "before training", GREY)
-    reference_line(right, chance, f"chance {chance:.3f}", RED)
+    before = f", before training {untrained['val/top1_tie']:.3f}" if "val/top1_tie" in untrained else ""
+    reference_line(right, chance, f"chance {chance:.3f}{before}", RED)
     finish(right, "Tie-aware top-1 accuracy (100 negatives)", "fraction of frames")
     right.set_ylim(bottom=0)
     return figure
@@ -127,7 +126,7 @@ def usage_figure(usage: dict[int, np.ndarray], num_groups: int) -> Figure | None
                 ax.bar(rank, share, width=1.0, color=color, alpha=0.75, label=label)
             else:
                 ax.step(rank, share, where="mid", color=color, label=label)
-        reference_line(ax, 1 / len(share), "perfectly even", right=True)
+        reference_line(ax, 1 / len(share), "perfectly even")
         ax.set(title=f"Group {g}", xlabel="code, most used first", ylabel="share of frames" if g == 0 else "")
         ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
         ax.legend(loc="upper right")

@@ -76,17 +76,17 @@ def svg_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
 
 
-def reference_line(ax, y: float, text: str, color: str = GREY, right: bool = False) -> None:
-    """Draws a dashed horizontal line with its name at its left or right end."""
+def reference_line(ax, y: float, text: str, color: str = GREY) -> None:
+    """Draws a dashed horizontal line with its name at its right end: curves of a training begin at such lines."""
     ax.axhline(y, color=color, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1.5)
     ax.annotate(
         text,
-        (0.99 if right else 0.01, y),
+        (0.99, y),
         xycoords=("axes fraction", "data"),
         xytext=(0, 2.5),
         textcoords="offset points",
         color=color,
         fontsize=8,
         va="bottom",
-        ha="right" if right else "left",
+        ha="right",
     )
