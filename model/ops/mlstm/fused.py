@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.ops.device import require_gpu
+from model.ops.device import require_gpu, shared_memory_of
 from model.ops.mlstm.kernels import (
     gates_grad_kernel,
     gates_kernel,
@@ -20,6 +20,8 @@ from model.ops.mlstm.kernels import (
 )
 from model.ops.mlstm.kernels_states import carry_grads_kernel, carry_states_kernel, states_grad_kernel, states_kernel
 
+ROOMY = 120_000
+"""Bytes of shared memory that the gradient kernel needs for heads of 128 channels in one tile; an A10, L4 or RTX 4090 has less."""
 WANTED_PROGRAMS = 512
 """Rows (R x B x H) are cut into segments until there are about so many programs: four for each multiprocessor."""
 
@@ -55,8 +57,11 @@ class Plan:
         return triton.cdiv(self.num_chunks, self.chunks)
 
 
-def plan(rows, length, dim):
-    """The fastest plan measured (README.md) for `rows` sequences of `length` frames and heads of `dim` channels."""
+def plan(rows, length, dim, shared_memory=ROOMY):
+    """The fastest plan measured (README.md) for `rows` sequences of `length` frames and heads of `dim` channels.
+
+    On a GPU that gives a program less than ROOMY bytes of shared memory the one kernel that needs more has smaller tiles.
+    """
     chunk = min(64, max(16, triton.next_power_of_2(length)))
     num_chunks = triton.cdiv(length, chunk)
     width = max(16, triton.next_power_of_2(dim))
@@ -66,7 +71,7 @@ def plan(rows, length, dim):
         num_chunks=num_chunks,
         chunks=triton.cdiv(num_chunks, segments),
         hidden=Launch(width if width <= 128 else 64, registers=168 if width <= 64 else None),
-        grad=Launch(min(128, width)),
+        grad=Launch(64 if width == 128 and shared_memory < ROOMY else min(128, width)),
         states=Launch(min(128, width)),
         states_grad=Launch(min(128, width), registers=128 if width <= 64 else None),
     )
@@ -74,7 +79,7 @@ def plan(rows, length, dim):
 
 def _plan_of(q):
     directions, batch, length, heads, dim = q.shape
-    return plan(directions * batch * heads, length, dim)
+    return plan(directions * batch * heads, length, dim, shared_memory_of(q.device))
 
 
 def _exact(q):
