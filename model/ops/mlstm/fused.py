@@ -21,7 +21,7 @@ from model.ops.mlstm.kernels import (
 from model.ops.mlstm.kernels_states import carry_grads_kernel, carry_states_kernel, states_grad_kernel, states_kernel
 
 ROOMY = 120_000
-"""Bytes of shared memory that the gradient kernel needs for heads of 128 channels in one tile; an A10, L4 or RTX 4090 has less."""
+"""Bytes of shared memory with which the gradient kernel takes heads of 128 channels in one tile; an A10, L4 or RTX 4090 has less."""
 WANTED_PROGRAMS = 512
 """Rows (R x B x H) are cut into segments until there are about so many programs: four for each multiprocessor."""
 
@@ -36,6 +36,8 @@ class Launch:
     stages: int = 1
     registers: int | None = None
     """Most registers a thread may use; fewer let more programs share a multiprocessor."""
+    early: bool = False
+    """Whether everything that a chunk needs is loaded first, for heads of one tile."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,29 +59,36 @@ class Plan:
         return triton.cdiv(self.num_chunks, self.chunks)
 
 
-def plan(rows, length, dim, shared_memory=ROOMY):
-    """The fastest plan measured (README.md) for `rows` sequences of `length` frames and heads of `dim` channels.
+def plan(rows, length, dim, element_size=2, shared_memory=math.inf):
+    """The fastest plan measured (README.md) that fits.
 
-    On a GPU that gives a program less than ROOMY bytes of shared memory the one kernel that needs more has smaller tiles.
+    Args:
+        rows: sequences.
+        length: their frames.
+        dim: channels of a head.
+        element_size: bytes of an element of q.
+        shared_memory: bytes of it that a program may use.
     """
     chunk = min(64, max(16, triton.next_power_of_2(length)))
     num_chunks = triton.cdiv(length, chunk)
     width = max(16, triton.next_power_of_2(dim))
     segments = min(num_chunks, max(1, WANTED_PROGRAMS // rows))
+    most = 128 if element_size == 2 else 64
+    early = element_size == 2 and width <= 64
     return Plan(
         chunk=chunk,
         num_chunks=num_chunks,
         chunks=triton.cdiv(num_chunks, segments),
-        hidden=Launch(width if width <= 128 else 64, registers=168 if width <= 64 else None),
-        grad=Launch(64 if width == 128 and shared_memory < ROOMY else min(128, width)),
-        states=Launch(min(128, width)),
-        states_grad=Launch(min(128, width), registers=128 if width <= 64 else None),
+        hidden=Launch(width if width <= most else 64, registers=168 if width <= 64 else None, early=early),
+        grad=Launch(64 if width == 128 and shared_memory < ROOMY else min(most, width), early=early),
+        states=Launch(min(most, width)),
+        states_grad=Launch(min(most, width), registers=128 if width <= 64 else None),
     )
 
 
 def _plan_of(q):
     directions, batch, length, heads, dim = q.shape
-    return plan(directions * batch * heads, length, dim, shared_memory_of(q.device))
+    return plan(directions * batch * heads, length, dim, q.element_size(), shared_memory_of(q.device))
 
 
 def _exact(q):
@@ -158,7 +167,8 @@ def mlstm_forward(
     states = _chunk_states(q, k, v, fade, write, cut)
     hidden_kernel[(cut.num_chunks * directions, heads, batch)](
         q, k, v, fade, write, peak, *states, h, overlap, batch, length, heads, cut.num_chunks,
-        R=directions, SHARED=len(v) == 1, ONE_CHUNK=cut.num_chunks == 1, **_math(q, eps), **constants,
+        R=directions, SHARED=len(v) == 1, ONE_CHUNK=cut.num_chunks == 1, EARLY=cut.hidden.early, **_math(q, eps),
+        **constants,
     )  # fmt: skip
     return h, gates, *states
 
@@ -215,7 +225,8 @@ def mlstm_backward(
     for r in range(directions):
         grad_kernel[(cut.num_chunks, heads, batch)](
             q, k, v, *saved, state_grads[0], dh, *state_grads[1:], dq, dk, dv, inside, column, future, across, r,
-            *sizes, SHARED=shared, ADD=shared and r > 0, ONE_CHUNK=cut.num_chunks == 1, **_math(q, eps), **constants,
+            *sizes, SHARED=shared, ADD=shared and r > 0, ONE_CHUNK=cut.num_chunks == 1, EARLY=cut.grad.early,
+            **_math(q, eps), **constants,
         )  # fmt: skip
     gates_grad_kernel[(cut.num_chunks, heads, directions * batch)](
         fgate, inside, column, future, across, di, df, *sizes, L=cut.chunk, ACC=constants["ACC"], num_warps=1

@@ -14,8 +14,6 @@ import triton
 import triton.language as tl
 
 NEVER = tl.constexpr(-1e30)
-FEW_CHANNELS = tl.constexpr(64)
-"""Up to so many channels of a head a chunk's tiles and states fit into registers together."""
 
 
 @triton.jit
@@ -123,9 +121,12 @@ def gates_kernel(
 def hidden_kernel(
     q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, h_ptr, overlap_ptr, B, S, H,
     N, R: tl.constexpr, SHARED: tl.constexpr, ONE_CHUNK: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
+    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, EARLY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Hidden states of one chunk, and the signed overlap n.q that their denominator came from."""
+    """Hidden states of one chunk, and the signed overlap n.q that their denominator came from.
+
+    With EARLY, for heads of one tile, everything is asked for before anything is waited for.
+    """
     n, r, h, b = tl.program_id(0) // R, tl.program_id(0) % R, tl.program_id(1), tl.program_id(2)
     base, head = _head(r, b, h, B, S, H, E)
     v_base = b.to(tl.int64) * S * H * E + h * E if SHARED else base
@@ -136,7 +137,6 @@ def hidden_kernel(
 
     has_past = p > 0
     few: tl.constexpr = E <= BE
-    early: tl.constexpr = few and E <= FEW_CHANNELS
 
     start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, slot, has_past)
     weight = tl.zeros((L, L), ACC)
@@ -144,7 +144,7 @@ def hidden_kernel(
     for e0 in tl.static_range(0, E, BE):
         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
-        if early:
+        if EARLY:
             v = _load(v_ptr + v_base, rows, ok, H * E, 0, E, BE)
             if not ONE_CHUNK:
                 memory = _load_state(memory_ptr + slot * E * E, 0, 0, has_past, E, BE)
@@ -158,15 +158,15 @@ def hidden_kernel(
     tl.store(overlap_ptr + gate, overlap, ok)
 
     for f0 in tl.static_range(0, E, BE):
-        if not early:
+        if not EARLY:
             v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
         out = tl.zeros((L, BE), ACC)
         if not ONE_CHUNK:
-            if True if early else has_past:
+            if True if EARLY else has_past:
                 for e0 in tl.static_range(0, E, BE):
                     if not few:
                         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
-                    if not early:
+                    if not EARLY:
                         memory = _load_state(memory_ptr + slot * E * E, e0, f0, has_past, E, BE)
                     out = _dot(q, memory, out)
                 out = out * carried[:, None]
@@ -185,11 +185,11 @@ def grad_kernel(
     q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, overlap_ptr, doverlap_ptr,
     dh_ptr, dmemory_ptr, dnorm_ptr, dq_ptr, dk_ptr, dv_ptr, inside_ptr, column_ptr, future_ptr, across_ptr, r, B, S, H,
     N, SHARED: tl.constexpr, ADD: tl.constexpr, ONE_CHUNK: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
+    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, EARLY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one chunk's queries, keys and values in direction r, and sums of dlog for the gates.
 
-    With ADD the gradient of the values is added to what the direction before has left there.
+    With ADD the gradient of the values is added to what the direction before has left there. EARLY as above.
     """
     n, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     base, head = _head(r, b, h, B, S, H, E)
@@ -201,11 +201,10 @@ def grad_kernel(
     rows, ok = _rows(n, S, L)
     gate = head * S + rows
     few: tl.constexpr = E <= BE
-    early: tl.constexpr = few and E <= FEW_CHANNELS and not ONE_CHUNK
+    early: tl.constexpr = EARLY and not ONE_CHUNK
     reach_past = True if early else has_past
     reach_future = True if early else has_future
 
-    # With few channels everything is asked for before anything is waited for.
     start, write, top, floor = _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, before, has_past)
     overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
     if not ONE_CHUNK:

@@ -54,8 +54,8 @@ def cell_inputs(batch, length, heads, dim, value_directions=1, spread=1.0, dtype
 def cut(monkeypatch, chunk, tile, chunks):
     """Small chunks, tiles and segments, so that short sequences have several of each."""
 
-    def plan(rows, length, dim, shared_memory):
-        one = Launch(tile)
+    def plan(rows, length, dim, element_size, shared_memory):
+        one = Launch(tile, early=dim <= tile)
         parts = {"hidden": one, "grad": one, "states": Launch(16), "states_grad": Launch(16)}
         return Plan(chunk=chunk, num_chunks=-(-length // chunk), chunks=chunks, **parts)
 

@@ -87,13 +87,13 @@ def test_gate_kernels_compile(name, capability):
 @pytest.mark.parametrize("name", ["hidden", "states", "states_grad", "grad"])
 def test_cell_kernels_compile_and_fit(name, capability, dim):
     kernel = getattr(kernels_states if "states" in name else kernels, f"{name}_kernel")
-    launch = getattr(plan(512, 1024, dim, SHARED_MEMORY), name)
-    constants = CELL | {"E": dim, "BE": launch.tile, "ONE_CHUNK": False}
+    launch = getattr(plan(512, 1024, dim, 2, SHARED_MEMORY), name)
+    constants = CELL | {"E": dim, "BE": launch.tile, "ONE_CHUNK": False, "EARLY": launch.early}
     assert compile_kernel(kernel, capability, constants, launch.warps, launch.stages).metadata.shared <= SHARED_MEMORY
 
 
 def test_the_gradient_of_wide_heads_has_room_on_large_gpus():
-    constants = CELL | {"E": 128, "BE": plan(512, 256, 128).grad.tile, "ONE_CHUNK": False}
+    constants = CELL | {"E": 128, "BE": plan(512, 256, 128).grad.tile, "ONE_CHUNK": False, "EARLY": False}
     used = [compile_kernel(kernels.grad_kernel, capability, constants).metadata.shared for capability in (80, 90, 100)]
     assert SHARED_MEMORY < max(used) <= ROOMY
 
