@@ -21,7 +21,7 @@ from model.ops.mlstm.kernels import (
 from model.ops.mlstm.kernels_states import carry_grads_kernel, carry_states_kernel, states_grad_kernel, states_kernel
 
 ROOMY = 120_000
-"""Bytes of shared memory with which the gradient kernel takes heads of 128 channels in one tile; an A10, L4 or RTX 4090 has less."""
+"""Bytes of shared memory that are enough for the gradient kernel's largest tiles; an A10, L4 or RTX 4090 gives less."""
 WANTED_PROGRAMS = 512
 """Rows (R x B x H) are cut into segments until there are about so many programs: four for each multiprocessor."""
 
@@ -75,12 +75,13 @@ def plan(rows, length, dim, element_size=2, shared_memory=math.inf):
     segments = min(num_chunks, max(1, WANTED_PROGRAMS // rows))
     most = 128 if element_size == 2 else 64
     early = element_size == 2 and width <= 64
+    cramped = shared_memory < ROOMY and (width == 128 or element_size > 2)
     return Plan(
         chunk=chunk,
         num_chunks=num_chunks,
         chunks=triton.cdiv(num_chunks, segments),
         hidden=Launch(width if width <= most else 64, registers=168 if width <= 64 else None, early=early),
-        grad=Launch(64 if width == 128 and shared_memory < ROOMY else min(most, width), early=early),
+        grad=Launch(max(16, min(most, width) // (2 if cramped else 1)), early=early),
         states=Launch(min(most, width)),
         states_grad=Launch(min(most, width), registers=128 if width <= 64 else None),
     )

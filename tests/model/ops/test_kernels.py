@@ -45,14 +45,14 @@ def is_float(name):
     return stem in FLOATS.split() or stem.endswith("0") or stem.startswith(("dw", "dbias", "don_", "dskip", "dweight"))
 
 
-def compile_kernel(kernel, capability, constants, warps=4, stages=1):
-    """The compiled kernel for bfloat16 tensors, as Triton would build it on a GPU of that compute capability."""
+def compile_kernel(kernel, capability, constants, warps=4, stages=1, element="bf16"):
+    """The compiled kernel for tensors of `element`, as Triton would build it on a GPU of that compute capability."""
     signature, values, attributes = {}, {}, {}
     for position, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name], values[(position,)] = "constexpr", constants[name]
         elif name.endswith("_ptr"):
-            signature[name] = "*fp32" if is_float(name) else "*bf16"
+            signature[name] = "*fp32" if is_float(name) else f"*{element}"
             attributes[(position,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "i32"
@@ -90,6 +90,22 @@ def test_cell_kernels_compile_and_fit(name, capability, dim):
     launch = getattr(plan(512, 1024, dim, 2, SHARED_MEMORY), name)
     constants = CELL | {"E": dim, "BE": launch.tile, "ONE_CHUNK": False, "EARLY": launch.early}
     assert compile_kernel(kernel, capability, constants, launch.warps, launch.stages).metadata.shared <= SHARED_MEMORY
+
+
+def test_the_gradient_in_fp32_fits_small_gpus():
+    launch = plan(512, 1024, 64, 4, SHARED_MEMORY).grad
+    constants = CELL | {"E": 64, "BE": launch.tile, "ONE_CHUNK": False, "EARLY": launch.early}
+    assert compile_kernel(kernels.grad_kernel, 80, constants, element="fp32").metadata.shared <= SHARED_MEMORY
+
+
+@pytest.mark.parametrize("element_size", [2, 4, 8])
+@pytest.mark.parametrize("dim", [1, 16, 24, 64, 100, 128, 256])
+def test_tiles_are_wide_enough_for_a_product_and_hold_an_early_head(dim, element_size):
+    for room in (SHARED_MEMORY, ROOMY):
+        cut = plan(512, 1024, dim, element_size, room)
+        for launch in (cut.hidden, cut.grad, cut.states, cut.states_grad):
+            assert launch.tile >= 16
+            assert launch.tile >= dim or not launch.early
 
 
 def test_the_gradient_of_wide_heads_has_room_on_large_gpus():
