@@ -79,7 +79,7 @@ COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "eps"
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("name", ["gates", "gates_grad"])
 def test_gate_kernels_compile(name, capability):
-    compile_kernel(getattr(kernels, f"{name}_kernel"), capability, CELL)
+    assert compile_kernel(getattr(kernels, f"{name}_kernel"), capability, CELL).metadata.shared <= SHARED_MEMORY
 
 
 @pytest.mark.parametrize("dim", [64, 128, 256])
