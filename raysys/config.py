@@ -192,7 +192,8 @@ class SearchConfig:
     workers_per_trial: int = 1
     """1: a plain Tune function. More: a nested Ray Train run."""
     gpus_per_trial: float = 1.0
-    """Of a GPU machine; fractions pack several trials on one GPU."""
+    """Of a GPU machine. Fractions let trials share a GPU: worse for a model that fills one as `base` does, better for small
+    ones (docs/search.md, "Several trials on one GPU")."""
     cpus_per_trial: float = 1.0
     max_concurrent: int | None = None
     max_failures: int = 1

@@ -19,7 +19,7 @@ def base() -> RunConfig:
         name="base",
         loss=LossConfig(diversity="entropy"),
         train=TrainConfig(compile=True),
-        search=SearchConfig(num_trials=64, gpus_per_trial=0.5),
+        search=SearchConfig(num_trials=64),
     )
 
 
