@@ -38,4 +38,5 @@ def strided_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
     num_frames = x.shape[1] // stride
     x = F.pad(x, (0, 0, left, kernel - 1 - left))
     taps = [x[:, i : i + stride * num_frames : stride] for i in range(kernel)]
-    return F.linear(torch.stack(taps, dim=-1).flatten(2), conv.weight.flatten(1), conv.bias)
+    # Tap by tap and not channel by channel: so whole rows are copied.
+    return F.linear(torch.cat(taps, dim=-1), conv.weight.transpose(1, 2).flatten(1), conv.bias)
