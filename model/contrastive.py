@@ -169,7 +169,7 @@ def global_mean(probs: Tensor) -> Tensor:
     """Returns `probs` averaged over all ranks, with the gradient of this rank's part.
 
     Perplexity is not linear: the mean of the ranks' diversities has another gradient than the diversity of the mean. With
-    p + (mean(p) - p) as a constant in the brackets, DDP's average of gradients is exact.
+    p + (mean(p) - p) as a constant in the brackets, the average of the ranks' gradients is exact.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return probs

@@ -20,7 +20,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, config: dict | None
     """Writes the weights and all that is needed to build the model again; returns the folder.
 
     Args:
-        model: A PretrainModel or a PhasePicker, not wrapped by DDP or torch.compile.
+        model: A PretrainModel or a PhasePicker, not wrapped by torch.compile.
         directory: Is made where it does not exist.
         config: Anything JSON can hold that should travel along (the run's whole configuration), under the key "run".
 

@@ -51,7 +51,7 @@ class Snapshot:
         """Returns a copy of a run.
 
         Args:
-            model: the model itself, not its DDP wrapper.
+            model: what was trained.
             optimizer: AdamW whose parameters are the model's.
             guard: tensors of the step guard.
             state: step and windows done, and whatever else is plain JSON.

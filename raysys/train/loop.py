@@ -20,7 +20,7 @@ from raysys.train.flops import peak_flops, training_flops
 from raysys.train.metrics import RunLog
 from raysys.train.optim import StepGuard, build_optimizer, lr_factor, set_lr
 from raysys.train.reporter import Reporter
-from raysys.train.step import CapturedStep, TrainStep, data_parallel
+from raysys.train.step import CapturedStep, TrainStep
 from raysys.train.validate import validate
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Trainer:
         self._restore()
         if captures:
             self.model.compile_parts()
-        step = TrainStep(data_parallel(self.model, world, config), self.optimizer, self.guard, config, device)
+        step = TrainStep(self.model, self.optimizer, self.guard, config, device, world)
         self._take_step = CapturedStep(step) if captures else step
         self.step_windows = self.worker.global_batch * config.optim.accumulate
         self.steps_left = math.ceil(max(0, self.budget.windows - self.windows) / self.step_windows)

@@ -4,38 +4,36 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from model.pretrain import Losses
+from model.pretrain import Losses, PretrainModel
 from raysys.config import RunConfig
 from raysys.data.stream import Batch
+from raysys.train.gradients import GradientMean
 from raysys.train.optim import StepGuard
 
 
 class TrainStep:
-    """Forward and backward pass of every micro-batch, clipping, and the guarded step of the optimiser.
-
-    Args:
-        model: a `PretrainModel`, or the same in DistributedDataParallel.
-    """
+    """Forward and backward pass of every micro-batch, clipping, and the guarded step of the optimiser."""
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PretrainModel,
         optimizer: torch.optim.Optimizer,
         guard: StepGuard,
         config: RunConfig,
         device: torch.device,
+        world: int = 1,
     ):
         self.model, self.optimizer, self.guard, self.config, self.device = model, optimizer, guard, config, device
+        self._mean = GradientMean(model.parameters()) if world > 1 else None
 
     def __call__(self, batches: list[Batch]) -> dict[str, Tensor]:
         """Returns the scalars of the last micro-batch, as 0-dim tensors on the device."""
         for micro, batch in enumerate(batches, start=1):
-            waits = micro < len(batches) and isinstance(self.model, DistributedDataParallel)
-            with self.model.no_sync() if waits else nullcontext(), autocast(self.config, self.device):
+            with autocast(self.config, self.device):
                 losses = self.model(batch.waveform, batch.num_valid)
-                (losses.total / len(batches)).backward()
+                with self._mean.of_backward() if self._mean and micro == len(batches) else nullcontext():
+                    (losses.total / len(batches)).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip, foreach=True)
         self.guard.step(self.optimizer, norm)
         self.optimizer.zero_grad(set_to_none=True)
@@ -50,8 +48,8 @@ class CapturedStep:
     as in any other step; learning rate, temperatures and other schedules are tensors, and are read at every replay.
     """
 
-    WARM_UP = 12
-    """Steps before the recording; DistributedDataParallel wants eleven."""
+    WARM_UP = 3
+    """Steps before the recording, in which everything compiles."""
 
     def __init__(self, step: TrainStep):
         self._step = step
@@ -79,16 +77,6 @@ class CapturedStep:
             scalars = self._step(self._batches)
             self._names = list(scalars)
             self._values = torch.stack([value.detach().float() for value in scalars.values()])
-
-
-def data_parallel(model: nn.Module, world: int, config: RunConfig) -> nn.Module:
-    """Returns the model, wrapped so that gradients are averaged if there are several workers."""
-    if world == 1:
-        return model
-    # Parts are compiled one by one, so gradients come part by part; Dynamo would cut them at the buckets' borders as well.
-    torch._dynamo.config.optimize_ddp = False
-    static = config.optim.accumulate == 1
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False, static_graph=static)
 
 
 def autocast(config: RunConfig, device: torch.device):

@@ -30,5 +30,5 @@ def test_two_ranks_are_one_batch(tmp_path):
     for index in range(WORLD):
         loss, grad = torch.load(tmp_path / str(index))
         torch.testing.assert_close(loss, want.detach())
-        # DDP averages gradients: a rank's part weighs 1 / WORLD.
+        # Gradients are averaged: a rank's part weighs 1 / WORLD.
         torch.testing.assert_close(grad / WORLD, logits.grad[index], rtol=1e-10, atol=1e-14)

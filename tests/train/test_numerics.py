@@ -1,5 +1,6 @@
 """Numbers: one and two workers agree, ranks draw apart, and twenty steps end where they always did."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from model.pretrain import PretrainModel
 from raysys.config import RunConfig
 from raysys.data.stream import Batch
 from raysys.train.data import prepare_training_data
+from raysys.train.gradients import GradientMean
 from raysys.train.loop import _step_seed
-from raysys.train.step import data_parallel
 from tests.train.local import local_trainer
 
 GOLDEN = {0: 4.574322, 4: 3.07984, 9: 2.594538, 14: 2.418923, 19: 2.401539}
@@ -35,10 +36,10 @@ def gradients(rank: int, world: int, folder: Path, config: RunConfig) -> None:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     torch.manual_seed(0)
     model = PretrainModel(config.model, config.mask, config.loss)
-    wrapped = data_parallel(model, world, config)
     x, ids = windows(8, config.model.window_samples), torch.arange(8)
-    losses = wrapped(x[rank::world], window_id=ids[rank::world])
-    losses.total.backward()
+    losses = model(x[rank::world], window_id=ids[rank::world])
+    with GradientMean(model.parameters()).of_backward() if world > 1 else nullcontext():
+        losses.total.backward()
     loss = losses.total.detach()
     if world > 1:
         dist.all_reduce(loss)

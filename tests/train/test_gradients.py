@@ -1,0 +1,94 @@
+"""The mean of the workers' gradients."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch._dynamo.utils import counters
+
+from model.pretrain import PretrainModel
+from raysys.presets import PRESETS
+from raysys.train.gradients import GradientMean
+
+WORKERS, MICRO_BATCHES = 2, 3
+
+
+class Net(nn.Module):
+    """Two layers of use and one parameter without any."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+        self.idle = nn.Parameter(torch.ones(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns a scalar."""
+        return self.layers(x).mean()
+
+
+def micro_batches(rank: int) -> torch.Tensor:
+    """(micro-batches, rows, 8) of one worker."""
+    return torch.randn(MICRO_BATCHES, 4, 8, generator=torch.Generator().manual_seed(rank))
+
+
+def accumulate(rank: int, folder: Path, bucket_mb: float) -> None:
+    """Writes the gradients of two optimiser steps of one worker, each of several micro-batches."""
+    torch.manual_seed(0)
+    net = Net()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
+    mean, found = GradientMean(net.parameters(), bucket_mb), []
+    for _ in range(2):
+        *first, last = micro_batches(rank)
+        for x in first:
+            net(x).backward()
+        with mean.of_backward():
+            net(last).backward()
+        found.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
+        net.zero_grad()
+    dist.destroy_process_group()
+    torch.save(found, folder / f"{rank}.pt")
+
+
+def averaged(folder: Path, bucket_mb: float) -> list[list[dict[str, torch.Tensor]]]:
+    """What the workers wrote."""
+    folder.mkdir()
+    mp.spawn(accumulate, args=(folder, bucket_mb), nprocs=WORKERS)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORKERS)]
+
+
+def test_every_worker_gets_the_mean_whatever_the_buckets(tmp_path):
+    torch.manual_seed(0)
+    net = Net()
+    for rank in range(WORKERS):
+        for x in micro_batches(rank):
+            (net(x) / WORKERS).backward()
+    expected = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    assert "idle" not in expected
+    for name, bucket_mb in (("one", 16.0), ("many", 1e-9), ("two", 5e-4)):
+        for steps in averaged(tmp_path / name, bucket_mb):
+            for found in steps:
+                torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_layers_compile_as_they_do_with_one_worker(tmp_path):
+    config = PRESETS["base"]().override({"model.window_samples": 1024})
+    waveform = torch.randn(2, 3, 1024)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        programs = []
+        for averages in (False, True):
+            torch._dynamo.reset()
+            counters.clear()
+            model = PretrainModel(config.model, config.mask, config.loss)
+            model.compile_parts(backend="aot_eager")
+            if averages:
+                with GradientMean(model.parameters()).of_backward():
+                    model(waveform).total.backward()
+            else:
+                model(waveform).total.backward()
+            programs.append(counters["aot_autograd"]["ok"])
+    finally:
+        dist.destroy_process_group()
+    assert programs[0] == programs[1]
