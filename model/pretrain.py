@@ -254,7 +254,13 @@ class PretrainModel(nn.Module):
 
     def _compare(self, masked: Masked, draws: Draws) -> tuple[Tensor, Tensor]:
         """Returns InfoNCE of every masked frame (B, M), and whether no negative beats its positive."""
+        loss = self.loss_config
         context, targets, positive = self._scored(masked)
+        if loss.negatives in ("row", "expected") and loss.similarity != "l2":
+            weights = self._window_weights(masked, draws, self.num_negatives)
+            return contrastive.WindowContrast.apply(
+                context, targets, self._temperature(), weights, masked.context.dtype
+            )
         return contrastive.info_nce(positive, *self._negatives(context, targets, masked, draws))
 
     def _temperature(self) -> Tensor:
@@ -279,18 +285,21 @@ class PretrainModel(nn.Module):
             return [self._pool(context, targets, masked, draws, num)]
         if kind == "queue":
             return [self._remembered(context, targets, masked, draws)]
-        most = self.loss_config.num_negatives
-        shared = num - num // 2
-        if kind in ("expected", "hard"):
-            weights = contrastive.expected_weights(masked.count, context.shape[1], num)
-        else:
-            uniform = draws.uniform(*context.shape[:2], most)
-            weights = contrastive.drawn_weights(uniform, masked.count, num // 2 if kind == "mixed" else num)
-        weights = weights * ~contrastive.same_code(masked.ids, masked.ids)
+        weights = self._window_weights(masked, draws, num // 2 if kind == "mixed" else num)
         row = Negatives(self._scores(context, targets), weights)
         if kind == "mixed":
-            return [row, self._pool(context, targets, masked, draws, shared)]
-        return [contrastive.hardest(row, num, most) if kind == "hard" else row]
+            return [row, self._pool(context, targets, masked, draws, num - num // 2)]
+        return [contrastive.hardest(row, num, self.loss_config.num_negatives) if kind == "hard" else row]
+
+    def _window_weights(self, masked: Masked, draws: Draws, num: Tensor) -> Tensor:
+        """Returns how often each masked frame of a window is a negative of each other one (B, M, M)."""
+        shape = masked.context.shape[:2]
+        if self.loss_config.negatives in ("expected", "hard"):
+            weights = contrastive.expected_weights(masked.count, shape[1], num)
+        else:
+            uniform = draws.uniform(*shape, self.loss_config.num_negatives)
+            weights = contrastive.drawn_weights(uniform, masked.count, num)
+        return weights * ~contrastive.same_code(masked.ids, masked.ids)
 
     def _pool(self, context, targets, masked: Masked, draws: Draws, num: Tensor) -> Negatives:
         """Returns candidates drawn from the masked frames of the whole batch, the same for all anchors."""

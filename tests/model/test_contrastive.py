@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers import Wav2Vec2ForPreTraining
 
 from model import contrastive
-from model.contrastive import Negatives
+from model.contrastive import Negatives, WindowContrast
 
 BATCH, FRAMES, WIDTH, NEGATIVES, TAU = 2, 13, 6, 9, 0.1
 
@@ -26,6 +26,14 @@ def dense(context, targets, ids, uniform, count, similarity="cosine", num_negati
     weights = weights * ~contrastive.same_code(ids, ids)
     negatives = Negatives(contrastive.cross_scores(c, t, similarity, tau), weights)
     return contrastive.info_nce(contrastive.pair_scores(c, t, similarity, tau), negatives)
+
+
+def in_window(context, targets, ids, uniform, count, similarity="cosine", num_negatives=NEGATIVES, tau=TAU):
+    """The same by `WindowContrast`."""
+    c, t = contrastive.normalize(context, similarity), contrastive.normalize(targets, similarity)
+    weights = contrastive.drawn_weights(uniform, count, torch.tensor(num_negatives))
+    weights = weights * ~contrastive.same_code(ids, ids)
+    return WindowContrast.apply(c, t, torch.as_tensor(tau, dtype=c.dtype), weights, c.dtype)
 
 
 def similarity_of(a, b, kind):
@@ -52,12 +60,15 @@ def written_out(context, targets, ids, uniform, count, similarity="cosine", num_
     return losses, right
 
 
-@pytest.mark.parametrize("similarity", ["cosine", "dot", "l2"])
+@pytest.mark.parametrize(
+    ("way", "similarity"),
+    [(dense, "cosine"), (dense, "dot"), (dense, "l2"), (in_window, "cosine"), (in_window, "dot")],
+)
 @pytest.mark.parametrize("num_ids", [2, 5, 1000])
 @pytest.mark.parametrize("num_negatives", [3, NEGATIVES])
-def test_loss_and_gradients_are_those_of_the_definition(similarity, num_ids, num_negatives):
+def test_loss_and_gradients_are_those_of_the_definition(way, similarity, num_ids, num_negatives):
     args = problem(num_ids)
-    loss, right = dense(*args, similarity=similarity, num_negatives=num_negatives)
+    loss, right = way(*args, similarity=similarity, num_negatives=num_negatives)
     want, want_right = written_out(*args, similarity=similarity, num_negatives=num_negatives)
     scale = torch.rand(BATCH, FRAMES, dtype=torch.float64)
     for key, value in want.items():
@@ -69,11 +80,37 @@ def test_loss_and_gradients_are_those_of_the_definition(similarity, num_ids, num
         assert (a - b).norm() <= 1e-10 * b.norm()
 
 
-def test_low_temperature_does_not_overflow_in_float32():
+def test_a_learned_temperature_gets_its_gradient():
+    context, targets, ids, uniform, count = problem()
+    tau = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    losses = [way(context, targets, ids, uniform, count, tau=tau)[0] for way in (dense, in_window)]
+    scale = torch.rand(BATCH, FRAMES, dtype=torch.float64)
+    want, have = (torch.autograd.grad((loss * scale).sum(), tau)[0] for loss in losses)
+    assert want != 0
+    torch.testing.assert_close(have, want, rtol=1e-10, atol=0)
+
+
+def test_bfloat16_shares_cost_no_more_than_their_rounding():
+    """Gradients of contexts in bfloat16, against those of the same numbers in float64."""
+    context, targets, ids, uniform, count = problem()
+    found = []
+    for kept in (torch.float64, torch.bfloat16):
+        c, t = (x.detach().to(kept).double().requires_grad_() for x in (context.bfloat16(), targets.bfloat16()))
+        weights = contrastive.drawn_weights(uniform, count, torch.tensor(NEGATIVES)) * ~contrastive.same_code(ids, ids)
+        normal = (contrastive.normalize(x, "cosine") for x in (c, t))
+        loss, _ = WindowContrast.apply(*normal, torch.tensor(TAU), weights, kept)
+        found.append([loss, *torch.autograd.grad(loss.sum(), (c, t))])
+    for exact, rounded in zip(*found, strict=True):
+        assert (rounded - exact).norm() < 2**-7 * exact.norm()
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("way", [dense, in_window])
+def test_low_temperature_does_not_overflow_in_float32(way):
     context, targets, ids, uniform, count = problem()
     args = (context.float().detach().requires_grad_(), targets.float().detach().requires_grad_(), ids, uniform, count)
-    loss, _ = dense(*args, tau=0.005)
-    want, _ = dense(*problem_double(args), tau=0.005)
+    loss, _ = way(*args, tau=0.005)
+    want, _ = way(*problem_double(args), tau=0.005)
     torch.testing.assert_close(loss.double(), want, rtol=1e-4, atol=1e-4)
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss.sum(), args[:2]))
 
@@ -146,11 +183,12 @@ def test_blocks_of_negatives_add_up():
         torch.testing.assert_close(a, b)
 
 
-def test_collapsed_codes_have_no_loss_but_only_chance_in_top1_tie():
+@pytest.mark.parametrize("way", [dense, in_window])
+def test_collapsed_codes_have_no_loss_but_only_chance_in_top1_tie(way):
     context, targets, _, uniform, count = problem()
     same = targets[:1, :1].detach().expand_as(targets).clone().requires_grad_()
     ids = torch.zeros(BATCH, FRAMES, dtype=torch.long)
-    loss, right = dense(context, same, ids, uniform, count)
+    loss, right = way(context, same, ids, uniform, count)
     assert (loss == 0).all()
     assert right.all()
     assert all((g == 0).all() for g in torch.autograd.grad(loss.sum(), (context, same)))
