@@ -4,6 +4,8 @@ Shape letters: R directions, B batch, S frames, H heads, E channels of a head, I
 L rows of a tile. Program axes: 0 (run of) tiles of rows, 1 head.
 """
 
+# ruff: noqa: RUF005 (Triton does not unpack tuples)
+
 import triton
 import triton.language as tl
 
@@ -18,9 +20,8 @@ def _tile(tile, h, N, z_stride, I: tl.constexpr, E: tl.constexpr, L: tl.constexp
 
 
 @triton.jit
-def _normalise(h_ptr, at, ok, E: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr):
-    """Normalised rows (L, EP) and the inverse of their deviation (L, 1)."""
-    x = tl.load(h_ptr + at, mask=ok, other=0.0).to(ACC)
+def _normalise(x, ok, E: tl.constexpr, eps: tl.constexpr):
+    """Normalised rows of x (L, EP) and the inverse of their deviation (L, 1)."""
     x = tl.where(ok, x - tl.sum(x, 1, keep_dims=True) / E, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / E + eps)
     return x * inverse, inverse
@@ -40,7 +41,7 @@ def combine_kernel(
     total = tl.zeros((L, EP), ACC)
     for r in tl.static_range(R):
         turn = tl.cast(N, tl.int64) * I * r
-        normed, _inverse = _normalise(h_ptr + turn, at, ok, E, eps, ACC)
+        normed, _inverse = _normalise(tl.load(h_ptr + turn + at, mask=ok, other=0.0).to(ACC), ok, E, eps)
         conv = tl.load(conv_ptr + turn + at, mask=ok, other=0.0).to(ACC)
         total += normed * weight[None, :] + conv * skip[None, :]
     z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)
@@ -63,22 +64,26 @@ def combine_grad_kernel(
     dskip = tl.zeros((L, EP), ACC)
     for step in range(tiles):
         at, z_at, ok = _tile(tl.program_id(0) * tiles + step, h, N, z_stride, I, E, L, EP)
+        # All loads come before the first store, which none of them may pass: for all that the compiler knows they overlap.
         z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)
         dy = tl.load(dy_ptr + at, mask=ok, other=0.0).to(ACC)
+        hidden = ()
+        conv_sum = tl.zeros((L, EP), ACC)
+        for r in tl.static_range(R):
+            turn = r * tl.cast(N, tl.int64) * I
+            hidden = hidden + (tl.load(h_ptr + turn + at, mask=ok, other=0.0),)
+            conv_sum += tl.load(conv_ptr + turn + at, mask=ok, other=0.0).to(ACC)
         gate = 1.0 / (1.0 + tl.exp(-z))
         dtotal = dy * z * gate
         normed_sum = tl.zeros((L, EP), ACC)
-        conv_sum = tl.zeros((L, EP), ACC)
         scaled = dtotal * weight[None, :]
         mean = tl.sum(scaled, 1, keep_dims=True) / E
         for r in tl.static_range(R):
-            turn = tl.cast(N, tl.int64) * I * r
-            normed, inverse = _normalise(h_ptr + turn, at, ok, E, eps, ACC)
+            normed, inverse = _normalise(hidden[r].to(ACC), ok, E, eps)
             normed_sum += normed
-            conv_sum += tl.load(conv_ptr + turn + at, mask=ok, other=0.0).to(ACC)
             along = tl.sum(scaled * normed, 1, keep_dims=True) / E
             dh = (scaled - mean - normed * along) * inverse
-            tl.store(dh_ptr + turn + at, dh.to(dh_ptr.dtype.element_ty), ok)
+            tl.store(dh_ptr + r * tl.cast(N, tl.int64) * I + at, dh.to(dh_ptr.dtype.element_ty), ok)
         total = normed_sum * weight[None, :] + conv_sum * skip[None, :]
         tl.store(dz_ptr + at, (dy * total * gate * (1.0 + z * (1.0 - gate))).to(dz_ptr.dtype.element_ty), ok)
         tl.store(dconv_ptr + at, (dtotal * skip[None, :]).to(dconv_ptr.dtype.element_ty), ok)
