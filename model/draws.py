@@ -19,6 +19,10 @@ class Draws:
         """Returns standard Gumbel noise, always float32: in bfloat16 its variance and upper tail are wrong."""
         return -torch.empty(shape, device=self.device).exponential_(generator=self.generator).log()
 
+    def seed(self) -> Tensor | None:
+        """Returns a number (1,) int64 for kernels that make their own noise; None where noise is a function of the window."""
+        return torch.randint(2**62, (1,), generator=self.generator, device=self.device)
+
 
 class KeyedDraws(Draws):
     """Random numbers that are a function of (seed, window, position) alone.
@@ -43,6 +47,10 @@ class KeyedDraws(Draws):
     def gumbel(self, *shape: int) -> Tensor:
         """Returns standard Gumbel noise in float32; `shape[0]` is the number of windows."""
         return -(-self.uniform(*shape).clamp_min(2**-25).log()).log()
+
+    def seed(self) -> None:
+        """Returns None: noise made of one number would depend on a window's place in the batch."""
+        return None
 
 
 _MASK = 0xFFFFFFFF

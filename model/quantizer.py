@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig, QuantizerConfig
 from model.draws import Draws
+from model.ops.sample import sample
 
 
 class Quantized(NamedTuple):
@@ -123,15 +124,16 @@ class GumbelQuantizer(nn.Module):
         """
         batch, num_frames, _ = features.shape
         groups, codes = self.config.num_groups, self.config.num_codes
-        logits = self._logits(features) * self.scale
-        if self.training:
-            noise = draws.gumbel(batch, num_frames, groups, codes).flatten(0, 1)
+        logits = (self._logits(features) * self.scale).flatten(0, 1)
+        share = (weight.flatten() / weight.sum().clamp_min(1)).to(self.codebook.dtype)
+        seed = draws.seed() if self.training and logits.is_cuda else None
+        if seed is not None:
+            vectors, ids, mean_probs = sample(logits, self.codebook, self.temperature, share, seed)
         else:
             noise = torch.zeros((), device=features.device)
-        share = weight.flatten() / weight.sum().clamp_min(1)
-        vectors, ids, mean_probs = StraightThroughCodes.apply(
-            logits.flatten(0, 1), noise, self.codebook, self.temperature, share.to(self.codebook.dtype)
-        )
+            if self.training:
+                noise = draws.gumbel(batch, num_frames, groups, codes).flatten(0, 1)
+            vectors, ids, mean_probs = StraightThroughCodes.apply(logits, noise, self.codebook, self.temperature, share)
         targets = self.output(vectors.flatten(1)).unflatten(0, (batch, num_frames))
         ids = ids.unflatten(0, (batch, num_frames))
         return Quantized(targets, ids, mean_probs, code_counts(ids, weight, codes), targets.new_zeros(()))

@@ -44,7 +44,7 @@ class Launch:
 
 
 FORWARD = Launch(64, 32)
-BACKWARD = Launch(32, 16, 792, registers=168)
+BACKWARD = Launch(32, 16, 792)
 CONVOLVE = Launch(64, 32, 264)
 GATES_FORWARD = Launch(64, 64, stages=3)
 GATES_BACKWARD = Launch(64, 64, 528, stages=3)
@@ -179,7 +179,8 @@ def _backward(ctx, da, *grads):
     numbers = (ctx.directions, ctx.first, ctx.num_gates)
     dx, dtaps, dmaps, (don_a, don_x) = project_backward(*tensors, *numbers, a, da, *(g.contiguous() for g in grads))
     dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps)
-    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, don_a.t(), don_x.t(), None, None, None
+    thin = (don_a.t().to(a.dtype), don_x.t().to(a.dtype))
+    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, *thin, None, None, None
 
 
 project_forward.register_autograd(_backward, setup_context=_setup)
@@ -212,8 +213,8 @@ def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate
         x = x.contiguous()
     on_q, on_k, on_v = gate_weight.chunk(3, dim=1)
     pad = (0, 0, 0, GATES - num_gates)
-    on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad)
-    on_x = F.pad(_through(v_weight, on_v), pad)
+    on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad).to(x.dtype)
+    on_x = F.pad(_through(v_weight, on_v), pad).to(x.dtype)
     maps = (_rows(w) for w in (q_weight, k_weight, v_weight))
     a, q, k, v, gates = project_forward(
         x, conv_weight.t().contiguous(), conv_bias, *maps, on_a, on_x, len(directions), int(directions[0]), num_gates

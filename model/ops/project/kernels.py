@@ -9,8 +9,6 @@ Shape letters: R directions, B batch, S frames, I inner channels, C channels of 
 padded. Weights of maps are (16, I / 4), row 4 o + i from input i to output o of a block; taps are (4, I).
 """
 
-# ruff: noqa: RUF005 (Triton does not unpack tuples)
-
 import triton
 import triton.language as tl
 
@@ -55,26 +53,27 @@ def _split(x):
 
 
 @triton.jit
-def _weights(w_ptr, n, I: tl.constexpr, ACC: tl.constexpr):
-    """The 16 weights of every block, row 4 o + i from input i to output o, each (C / 4,)."""
-    w = ()
-    for row in tl.static_range(16):
-        w = w + (tl.load(w_ptr + row * (I // 4) + n).to(ACC)[None, :],)
-    return w
+def _weigh(x0, x1, x2, x3, w_ptr, first, step, n, I: tl.constexpr):
+    """Sum of the four places with the weights of rows first, first + step, ..."""
+    w = w_ptr + first * (I // 4) + n
+    hop: tl.constexpr = step * (I // 4)
+    out = x0 * tl.load(w).to(x0.dtype)[None, :]
+    out += x1 * tl.load(w + hop).to(x0.dtype)[None, :]
+    out += x2 * tl.load(w + 2 * hop).to(x0.dtype)[None, :]
+    out += x3 * tl.load(w + 3 * hop).to(x0.dtype)[None, :]
+    return out
 
 
 @triton.jit
-def _map(x, w, BACK: tl.constexpr):
+def _map(x0, x1, x2, x3, w_ptr, n, I: tl.constexpr, BACK: tl.constexpr):
     """Block-diagonal map (L, C) of a split tile, or its transpose."""
     row: tl.constexpr = 1 if BACK else 4
-    hop: tl.constexpr = 4 if BACK else 1
-    y = ()
-    for o in tl.static_range(4):
-        out = x[0] * w[o * row]
-        for i in tl.static_range(1, 4):
-            out += x[i] * w[o * row + i * hop]
-        y = y + (out,)
-    return tl.reshape(tl.join(tl.join(y[0], y[2]), tl.join(y[1], y[3])), (out.shape[0], out.shape[1] * 4))
+    step: tl.constexpr = 4 if BACK else 1
+    y0 = _weigh(x0, x1, x2, x3, w_ptr, 0, step, n, I)
+    y1 = _weigh(x0, x1, x2, x3, w_ptr, row, step, n, I)
+    y2 = _weigh(x0, x1, x2, x3, w_ptr, 2 * row, step, n, I)
+    y3 = _weigh(x0, x1, x2, x3, w_ptr, 3 * row, step, n, I)
+    return tl.reshape(tl.join(tl.join(y0, y2), tl.join(y1, y3)), (x0.shape[0], x0.shape[1] * 4))
 
 
 @triton.jit
@@ -90,7 +89,8 @@ def project_kernel(
     n = tl.program_id(0) * (C // 4) + tl.arange(0, C // 4)
     row = b.to(tl.int64) * S + s
     x = _rows_at(x_ptr, b, s, S, stride, c, 0)
-    v = _map(_split(x.to(ACC)), _weights(wv_ptr, n, I, ACC), False)
+    x0, x1, x2, x3 = _split(x.to(ACC))
+    v = _map(x0, x1, x2, x3, wv_ptr, n, I, False)
     tl.store(v_ptr + row[:, None] * I + c[None, :], v.to(x.dtype), ok[:, None])
     for r in tl.static_range(R):
         side = 2 * (r + FIRST) - 1
@@ -98,9 +98,9 @@ def project_kernel(
         a = conv / (1.0 + tl.exp(-conv))
         at = (row + r * tl.cast(B, tl.int64) * S)[:, None] * I + c[None, :]
         tl.store(a_ptr + at, a.to(x.dtype), ok[:, None])
-        split = _split(a)
-        tl.store(q_ptr + at, _map(split, _weights(wq_ptr, n, I, ACC), False).to(x.dtype), ok[:, None])
-        tl.store(k_ptr + at, _map(split, _weights(wk_ptr, n, I, ACC), False).to(x.dtype), ok[:, None])
+        a0, a1, a2, a3 = _split(a)
+        tl.store(q_ptr + at, _map(a0, a1, a2, a3, wq_ptr, n, I, False).to(x.dtype), ok[:, None])
+        tl.store(k_ptr + at, _map(a0, a1, a2, a3, wk_ptr, n, I, False).to(x.dtype), ok[:, None])
 
 
 @triton.jit
@@ -198,12 +198,8 @@ def project_grad_kernel(
         x = _rows_at(x_ptr, b, s, S, stride, c, 0).to(ACC)
         dv = _tile(dv_ptr, row, ok, I, c).to(ACC)
         dwv += _outer(dv, x)
-        dx = _map(_split(dv), _weights(wv_ptr, n, I, ACC), True)
-        for j in tl.static_range(USED):
-            dgate = tl.load(dgates_ptr + row * G + j, mask=ok, other=0.0)
-            if R == 2:
-                dgate += tl.load(dgates_ptr + (row + tl.cast(B, tl.int64) * S) * G + j, mask=ok, other=0.0)
-            dx += dgate[:, None] * tl.load(on_x_ptr + j * I + c).to(ACC)[None, :]
+        v0, v1, v2, v3 = _split(dv)
+        dx = _map(v0, v1, v2, v3, wv_ptr, n, I, True)
         for r in tl.static_range(R):
             side = 2 * (r + FIRST) - 1
             turn = r * tl.cast(B, tl.int64) * S
@@ -214,12 +210,15 @@ def project_grad_kernel(
             for j in tl.static_range(USED):
                 dgate = tl.load(dgates_ptr + (row + turn) * G + j, mask=ok, other=0.0)[:, None]
                 da += dgate * tl.load(on_a_ptr + j * I + c).to(ACC)[None, :]
+                dx += dgate * tl.load(on_x_ptr + j * I + c).to(ACC)[None, :]
             dq = _tile(dq_ptr, row + turn, ok, I, c).to(ACC)
             dwq += _outer(dq, a)
-            da += _map(_split(dq), _weights(wq_ptr, n, I, ACC), True)
+            q0, q1, q2, q3 = _split(dq)
+            da += _map(q0, q1, q2, q3, wq_ptr, n, I, True)
             dk = _tile(dk_ptr, row + turn, ok, I, c).to(ACC)
             dwk += _outer(dk, a)
-            da += _map(_split(dk), _weights(wk_ptr, n, I, ACC), True)
+            k0, k1, k2, k3 = _split(dk)
+            da += _map(k0, k1, k2, k3, wk_ptr, n, I, True)
             dconv = da * gate * (1.0 + conv * (1.0 - gate))
             tl.store(dconv_ptr + (row + turn)[:, None] * I + c[None, :], dconv.to(x_ptr.dtype.element_ty), ok[:, None])
         tl.store(dx_ptr + row[:, None] * I + c[None, :], dx.to(x_ptr.dtype.element_ty), ok[:, None])

@@ -1,0 +1,40 @@
+"""One door to both implementations of `sample`, and to the noise that they add."""
+
+import importlib.util
+
+from model.ops.sample.reference import gumbel_reference, sample_reference
+
+if importlib.util.find_spec("triton"):
+    from model.ops.sample.fused import fits, gumbel_triton, sample_triton
+
+
+def sample(logits, codebook, temperature, weight, seed, *, backend="auto"):
+    """Sampled codes q (N, G, E) in the dtype of the logits, their ids (N, G) int64, and mean probabilities (G, V).
+
+    id = argmax(logits + noise), q = codebook[id]; mean = sum_n weight_n softmax(logits_n). The logits' gradient is that
+    of q = softmax((logits + noise) / temperature) @ codebook (Jang et al. 2017, section 2.2), the codebook's that of the look-up.
+
+    Args:
+        logits: (N, G, V).
+        codebook: (G, V, E).
+        temperature: Tensor of one element; without gradient, like weight and seed.
+        weight: Of each frame in the mean (N,).
+        seed: int64 tensor of one element on the logits' device; the noise is a function of it and of the shape (N, G, V).
+        backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these sizes, else torch.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+    if backend == "auto":
+        backend = "triton" if logits.is_cuda and fits(logits.shape[-1], codebook.shape[-1]) else "torch"
+    if backend == "triton":
+        return sample_triton(logits, codebook, temperature, weight, seed)
+    return sample_reference(logits, codebook, temperature, weight, gumbel(seed, *logits.shape))
+
+
+def gumbel(seed, num_frames, num_groups, num_codes, *, backend="auto"):
+    """The noise (N, G, V) of a seed, standard Gumbel, float32; backends agree but for the rounding of two logarithms."""
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+    if backend == "triton" or (backend == "auto" and seed.is_cuda):
+        return gumbel_triton(seed, num_frames, num_groups, num_codes)
+    return gumbel_reference(seed, num_frames, num_groups, num_codes)

@@ -1,0 +1,177 @@
+"""The Gumbel quantizer's sampling: its noise, its law, its values in the interpreter, and that its kernels compile."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+import triton.language as tl  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from model.config import QuantizerConfig  # noqa: E402
+from model.draws import Draws, KeyedDraws  # noqa: E402
+from model.ops.sample import gumbel, kernels, sample  # noqa: E402
+from model.ops.sample.fused import BACKWARD, CODEBOOK, FORWARD, _cut, _cut_product  # noqa: E402
+from model.ops.sample.reference import _philox, sample_reference  # noqa: E402
+from model.quantizer import GumbelQuantizer, StraightThroughCodes  # noqa: E402
+
+SHARED_MEMORY = 101_376
+"""Bytes that a program may use on the smallest of the targets (sm_86 and sm_89)."""
+TYPES = {"seed": "i64", "ids": "i64"} | dict.fromkeys(
+    ["weight", "temperature", "norms", "share", "dmean", "noise", "codebook", "dcodebook"], "fp32"
+)
+"""Of the kernels' arguments; the rest is in bfloat16."""
+
+
+@pytest.mark.slow
+def test_kernels_in_the_interpreter():
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    file = str(Path(__file__).with_name("interpreted_sample.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+def compile_kernel(kernel, capability, constants, warps, stages=3, element="bf16"):
+    """The compiled kernel, as Triton would build it on a GPU of that compute capability."""
+    signature, values, attributes = {}, {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name], values[(position,)] = "constexpr", constants[name]
+        elif name.endswith("_ptr"):
+            signature[name] = "*" + TYPES.get(name.removesuffix("_ptr"), element)
+            attributes[(position,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=attributes)
+    options = {"num_warps": warps, "num_stages": stages}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def spilled(compiled, path):
+    """Bytes of the stack that a thread uses: what does not fit into its registers."""
+    path.write_bytes(compiled.asm["cubin"])
+    command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return sum(int(x) for x in re.findall(r"(?:STACK|LOCAL):(\d+)", found))
+
+
+@pytest.mark.parametrize(("capability", "codes"), [(80, 320), (90, 320), (100, 320), (90, 5), (80, 100)])
+@pytest.mark.parametrize("name", ["gumbel", "sample", "sample_grad"])
+def test_kernels_compile_and_fit(name, capability, codes, tmp_path):
+    kernel, launch = getattr(kernels, f"{name}_kernel"), BACKWARD if name == "sample_grad" else FORWARD
+    constants = {"ACC": tl.float32, "G": 2, "E": 128, "EP": 128} | _cut(codes, launch.elements)
+    constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
+    compiled = compile_kernel(kernel, capability, constants, launch.warps)
+    assert compiled.metadata.shared <= SHARED_MEMORY
+    assert spilled(compiled, tmp_path / "kernel.cubin") == 0
+
+
+@pytest.mark.parametrize("element", ["bf16", "fp32"])
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_the_codebooks_gradient_compiles_and_fits(capability, element, tmp_path):
+    constants = {"ACC": tl.float32, "G": 2, "V": 320, "E": 128} | _cut_product(320, 128, 2 if element == "bf16" else 4)
+    kernel, launch = kernels.codebook_grad_kernel, CODEBOOK
+    compiled = compile_kernel(kernel, capability, constants, launch.warps, launch.stages, element)
+    assert compiled.metadata.shared <= SHARED_MEMORY
+    # Blackwell's product in bfloat16 leaves a thread 96 registers, and ptxas spills 60 bytes.
+    assert spilled(compiled, tmp_path / "kernel.cubin") <= (64 if (capability, element) == (100, "bf16") else 0)
+
+
+def test_random_bits_are_those_of_philox():
+    """Known answer of Random123 for Philox4x32-10 with counter and key zero."""
+    zero = torch.zeros(1, dtype=torch.int64)
+    assert [int(x) for x in _philox(zero[0], zero, zero)] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+
+
+def test_noise_is_standard_gumbel():
+    noise = gumbel(torch.tensor([7]), 4000, 2, 320).double()
+    assert noise.isfinite().all()
+    spread = math.pi / math.sqrt(6 * noise.numel())
+    assert noise.mean().item() == pytest.approx(0.5772157, abs=4 * spread)
+    # The fourth moment of a Gumbel variable is 5.4 squared variances.
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, rel=4 * math.sqrt(4.4 / noise.numel()))
+    points = torch.linspace(0.001, 0.999, 50, dtype=torch.float64)
+    below = torch.stack([(noise < x).double().mean() for x in -(-points.log()).log()])
+    assert (below - points).abs().max() < 4 * 0.5 / math.sqrt(noise.numel())
+    for rows in (noise.flatten(0, 1), noise.permute(2, 1, 0).flatten(0, 1)):
+        assert len(rows.unique(dim=0)) == len(rows)
+    centred = (noise - noise.mean()) / noise.std()
+    for other in (centred.roll(1, 0), centred.roll(1, 1), centred.roll(1, 2), centred.roll(16, 2)):
+        assert (centred * other).mean().abs() < 5 / math.sqrt(noise.numel())
+
+
+def test_noise_is_a_function_of_all_of_the_seed():
+    seeds = [0, 1, 2**31, 2**32, 2**33 + 5, 2**61]
+    noise = [gumbel(torch.tensor([seed]), 3, 2, 20) for seed in seeds]
+    assert len(torch.stack(noise).flatten(1).unique(dim=0)) == len(seeds)
+    assert torch.equal(noise[1], gumbel(torch.tensor(1), 3, 2, 20))
+
+
+def test_reference_is_the_quantizers_function():
+    gen = torch.Generator().manual_seed(0)
+    logits, codebook = (torch.randn(s, generator=gen, dtype=torch.float64) for s in ((50, 2, 16), (2, 16, 8)))
+    weight, temperature, seed = torch.rand(50, generator=gen).double(), torch.tensor(0.6), torch.tensor([5])
+    noise = gumbel(seed, *logits.shape)
+    found = []
+    for function in (
+        lambda x, c: StraightThroughCodes.apply(x, noise, c, temperature, weight),
+        lambda x, c: sample_reference(x, c, temperature, weight, noise),
+        lambda x, c: sample(x, c, temperature, weight, seed),
+    ):
+        inputs = [x.clone().requires_grad_() for x in (logits, codebook)]
+        q, ids, mean = function(*inputs)
+        grads = torch.autograd.grad((q * q.detach().cos()).sum() + (mean * mean.detach().sin()).sum(), inputs)
+        found.append((q, ids, mean, *grads))
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_shapes_are_known_before_anything_runs():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        logits = torch.empty(30, 2, 320, dtype=torch.bfloat16, requires_grad=True)
+        codebook = torch.empty(2, 320, 128, requires_grad=True)
+        small = torch.empty(()), torch.empty(30), torch.empty(1, dtype=torch.int64)
+        q, ids, mean = sample(logits, codebook, *small, backend="triton")
+        assert (q.shape, q.dtype) == ((30, 2, 128), torch.bfloat16)
+        assert (ids.shape, ids.dtype) == ((30, 2), torch.int64)
+        assert (mean.shape, mean.dtype) == ((2, 320), torch.float32)
+        for x in (logits, codebook):
+            (grad,) = torch.autograd.grad(q.sum() + mean.sum(), x, retain_graph=True)
+            assert (grad.shape, grad.dtype) == (x.shape, x.dtype)
+
+
+def test_only_draws_of_a_generator_hand_out_seeds():
+    draws = Draws(torch.device("cpu"), torch.Generator().manual_seed(3))
+    assert draws.seed() != draws.seed()
+    assert draws.seed().shape == (1,)
+    assert KeyedDraws(torch.arange(3)).seed() is None
+
+
+def test_a_quantizer_on_the_cpu_draws_its_noise_as_before():
+    quantizer = GumbelQuantizer(12, 8, QuantizerConfig(num_codes=16, code_dim=8))
+    x, weight = torch.randn(2, 9, 12), torch.ones(2, 9)
+    codes = quantizer(x, weight, Draws(x.device, torch.Generator().manual_seed(1))).codes
+    noise = Draws(x.device, torch.Generator().manual_seed(1)).gumbel(2, 9, 2, 16)
+    assert torch.equal(codes, (quantizer.logits(x).unflatten(-1, (2, -1)) + noise).argmax(-1))
+
+
+def test_bad_arguments_are_named():
+    x, c = torch.zeros(3, 1, 4), torch.zeros(1, 4, 16)
+    rest = torch.ones(()), torch.ones(3), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match="backend='cuda'"):
+        sample(x, c, *rest, backend="cuda")
+    with pytest.raises(ValueError, match="use backend='torch'"):
+        sample(x, c, *rest, backend="triton")
+    with pytest.raises(ValueError, match="not 5000, of at most"):
+        sample(torch.zeros(3, 1, 5000), torch.zeros(1, 5000, 16), *rest, backend="triton")
