@@ -17,6 +17,7 @@ from model.ops.project.kernels import (
     convolve_grad_kernel,
     gates_grad_kernel,
     gates_kernel,
+    maps_grad_kernel,
     project_grad_kernel,
     project_kernel,
 )
@@ -44,7 +45,8 @@ class Launch:
 
 
 FORWARD = Launch(64, 32)
-BACKWARD = Launch(32, 16, 792)
+BACKWARD = Launch(64, 16, 792, registers=168)
+MAPS_BACKWARD = Launch(64, 64, 528, stages=3)
 CONVOLVE = Launch(64, 32, 264)
 GATES_FORWARD = Launch(64, 64, stages=3)
 GATES_BACKWARD = Launch(64, 64, 528, stages=3)
@@ -135,12 +137,20 @@ def project_backward(
 
     channels, frames = _cut(x, BACKWARD)
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, BACKWARD)
-    dmaps = x.new_empty(runs, 3, BLOCK * inner, dtype=exact)
     turn = da.stride(0) if directions > 1 else 0
     project_grad_kernel[(inner // channels, runs)](
-        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, dmaps, *sizes, tiles, turn, FIRST=first,
+        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, *sizes, tiles, turn, FIRST=first,
         G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
     )  # fmt: skip
+
+    channels, frames = _cut(x, MAPS_BACKWARD)
+    columns = inner // channels
+    tiles, runs = _runs(triton.cdiv(directions * rows, frames), 3 * columns, MAPS_BACKWARD)
+    value_tiles = triton.cdiv(triton.cdiv(rows, frames), runs)
+    dmaps = x.new_empty(runs, 3, BLOCK * inner, dtype=exact)
+    maps_grad_kernel[(3, columns, runs)](
+        dq, dk, dv, a, x, dmaps, rows, x.stride(1), tiles, value_tiles, **_constants(x, directions, MAPS_BACKWARD)
+    )
 
     channels, frames = _cut(x, CONVOLVE)
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
@@ -179,8 +189,7 @@ def _backward(ctx, da, *grads):
     numbers = (ctx.directions, ctx.first, ctx.num_gates)
     dx, dtaps, dmaps, (don_a, don_x) = project_backward(*tensors, *numbers, a, da, *(g.contiguous() for g in grads))
     dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps)
-    thin = (don_a.t().to(a.dtype), don_x.t().to(a.dtype))
-    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, *thin, None, None, None
+    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, don_a.t(), don_x.t(), None, None, None
 
 
 project_forward.register_autograd(_backward, setup_context=_setup)
@@ -213,8 +222,8 @@ def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate
         x = x.contiguous()
     on_q, on_k, on_v = gate_weight.chunk(3, dim=1)
     pad = (0, 0, 0, GATES - num_gates)
-    on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad).to(x.dtype)
-    on_x = F.pad(_through(v_weight, on_v), pad).to(x.dtype)
+    on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad)
+    on_x = F.pad(_through(v_weight, on_v), pad)
     maps = (_rows(w) for w in (q_weight, k_weight, v_weight))
     a, q, k, v, gates = project_forward(
         x, conv_weight.t().contiguous(), conv_bias, *maps, on_a, on_x, len(directions), int(directions[0]), num_gates

@@ -9,6 +9,8 @@ Shape letters: R directions, B batch, S frames, I inner channels, C channels of 
 padded. Weights of maps are (16, I / 4), row 4 o + i from input i to output o of a block; taps are (4, I).
 """
 
+# ruff: noqa: RUF005 (Triton does not unpack tuples)
+
 import triton
 import triton.language as tl
 
@@ -165,29 +167,40 @@ def gates_grad_kernel(
 
 
 @triton.jit
-def _outer(dy, x):
-    """dy_o x_i (L, C / 4, 4, 4) within every block, for tiles (L, C)."""
-    rows: tl.constexpr = x.shape[0]
-    blocks: tl.constexpr = x.shape[1] // 4
-    return tl.reshape(dy, (rows, blocks, 4, 1)) * tl.reshape(x, (rows, blocks, 1, 4))
+def _map_back(y, w):
+    """Transposed block-diagonal map (L, C) of a tile, with the 16 weights w of every block."""
+    y0, y1, y2, y3 = _split(y)
+    x0 = y0 * w[0] + y1 * w[4] + y2 * w[8] + y3 * w[12]
+    x1 = y0 * w[1] + y1 * w[5] + y2 * w[9] + y3 * w[13]
+    x2 = y0 * w[2] + y1 * w[6] + y2 * w[10] + y3 * w[14]
+    x3 = y0 * w[3] + y1 * w[7] + y2 * w[11] + y3 * w[15]
+    return tl.reshape(tl.join(tl.join(x0, x2), tl.join(x1, x3)), (y.shape[0], y.shape[1]))
+
+
+@triton.jit
+def _weights(w_ptr, n, I: tl.constexpr, ACC: tl.constexpr):
+    """The 16 weights (1, C / 4) of every block."""
+    w = ()
+    for row in tl.static_range(16):
+        w = w + (tl.load(w_ptr + row * (I // 4) + n).to(ACC)[None, :],)
+    return w
 
 
 @triton.jit
 def project_grad_kernel(
     x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, wv_ptr, on_a_ptr, on_x_ptr, da_ptr, dq_ptr, dk_ptr, dv_ptr, dgates_ptr,
-    dconv_ptr, dx_ptr, dw_ptr, B, S, stride, tiles, da_turn, I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr,
+    dconv_ptr, dx_ptr, B, S, stride, tiles, da_turn, I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr,
     C: tl.constexpr, L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradients before SiLU, that of x through values and gates, and each program's share of those of maps (3, I / 4, 4, 4).
+    """Gradients before SiLU, and that of x through values and gates.
 
     Program axes: 0 tile of channels, 1 run of `tiles` tiles of frames of the whole batch. USED of the G gates are real.
     """
-    c = tl.program_id(0) * C + tl.arange(0, C)
+    # Four channels a thread and access, one block: with more frames a thread, loaded weights serve them all.
+    c = tl.max_contiguous(tl.program_id(0) * C + tl.arange(0, C), 4)
     n = tl.program_id(0) * (C // 4) + tl.arange(0, C // 4)
-    dwq = tl.zeros((L, C // 4, 4, 4), ACC)
-    dwk = tl.zeros((L, C // 4, 4, 4), ACC)
-    dwv = tl.zeros((L, C // 4, 4, 4), ACC)
     per_row = tl.cdiv(S, L)
+    turn = tl.cast(B, tl.int64) * S
     for step in range(tiles):
         tile = tl.program_id(1) * tiles + step
         b = tile // per_row
@@ -195,39 +208,97 @@ def project_grad_kernel(
         ok = (s < S) & (b < B)
         s = tl.where(ok, s, S + TAPS)
         row = b.to(tl.int64) * S + s
-        x = _rows_at(x_ptr, b, s, S, stride, c, 0).to(ACC)
-        dv = _tile(dv_ptr, row, ok, I, c).to(ACC)
-        dwv += _outer(dv, x)
-        v0, v1, v2, v3 = _split(dv)
-        dx = _map(v0, v1, v2, v3, wv_ptr, n, I, True)
+        # Every load from memory first, every store last: no load moves in front of a store.
+        here = _rows_at(x_ptr, b, s, S, stride, c, 0)
+        near = ()
+        da = ()
+        dq = ()
+        dk = ()
+        dgates = ()
         for r in tl.static_range(R):
             side = 2 * (r + FIRST) - 1
-            turn = r * tl.cast(B, tl.int64) * S
-            conv = _convolve(x_ptr, w_ptr, bias_ptr, b, s, S, stride, c, side, I, ACC)
-            gate = 1.0 / (1.0 + tl.exp(-conv))
-            a = conv * gate
-            da = _tile(da_ptr + r * tl.cast(da_turn, tl.int64), row, ok, I, c).to(ACC)
+            for j in tl.static_range(TAPS - 1):
+                near = near + (_rows_at(x_ptr, b, s, S, stride, c, side * (TAPS - 1 - j)),)
+            da = da + (_tile(da_ptr + r * tl.cast(da_turn, tl.int64), row, ok, I, c),)
+            dq = dq + (_tile(dq_ptr, row + r * turn, ok, I, c),)
+            dk = dk + (_tile(dk_ptr, row + r * turn, ok, I, c),)
+        dv = _tile(dv_ptr, row, ok, I, c)
+        for r in tl.static_range(R):
             for j in tl.static_range(USED):
-                dgate = tl.load(dgates_ptr + (row + turn) * G + j, mask=ok, other=0.0)[:, None]
-                da += dgate * tl.load(on_a_ptr + j * I + c).to(ACC)[None, :]
-                dx += dgate * tl.load(on_x_ptr + j * I + c).to(ACC)[None, :]
-            dq = _tile(dq_ptr, row + turn, ok, I, c).to(ACC)
-            dwq += _outer(dq, a)
-            q0, q1, q2, q3 = _split(dq)
-            da += _map(q0, q1, q2, q3, wq_ptr, n, I, True)
-            dk = _tile(dk_ptr, row + turn, ok, I, c).to(ACC)
-            dwk += _outer(dk, a)
-            k0, k1, k2, k3 = _split(dk)
-            da += _map(k0, k1, k2, k3, wk_ptr, n, I, True)
-            dconv = da * gate * (1.0 + conv * (1.0 - gate))
-            tl.store(dconv_ptr + (row + turn)[:, None] * I + c[None, :], dconv.to(x_ptr.dtype.element_ty), ok[:, None])
-        tl.store(dx_ptr + row[:, None] * I + c[None, :], dx.to(x_ptr.dtype.element_ty), ok[:, None])
+                dgates = dgates + (tl.load(dgates_ptr + (row + r * turn) * G + j, mask=ok, other=0.0)[:, None],)
+
+        dx = _map_back(dv.to(ACC), _weights(wv_ptr, n, I, ACC))
+        wq = _weights(wq_ptr, n, I, ACC)
+        da0 = da[0].to(ACC) + _map_back(dq[0].to(ACC), wq)
+        if R == 2:
+            da1 = da[1].to(ACC) + _map_back(dq[1].to(ACC), wq)
+        wk = _weights(wk_ptr, n, I, ACC)
+        da0 += _map_back(dk[0].to(ACC), wk)
+        if R == 2:
+            da1 += _map_back(dk[1].to(ACC), wk)
+        for j in tl.static_range(USED):
+            on_a = tl.load(on_a_ptr + j * I + c).to(ACC)[None, :]
+            on_x = tl.load(on_x_ptr + j * I + c).to(ACC)[None, :]
+            da0 += dgates[j] * on_a
+            if R == 2:
+                da1 += dgates[USED + j] * on_a
+                dx += (dgates[j] + dgates[USED + j]) * on_x
+            else:
+                dx += dgates[j] * on_x
+        conv0 = tl.load(bias_ptr + c).to(ACC)[None, :] + _tap(w_ptr, c, TAPS - 1, I, ACC) * here.to(ACC)
+        conv1 = conv0
+        for j in tl.static_range(TAPS - 1):
+            tap = _tap(w_ptr, c, j, I, ACC)
+            conv0 += tap * near[j].to(ACC)
+            if R == 2:
+                conv1 += tap * near[TAPS - 1 + j].to(ACC)
+        at = row[:, None] * I + c[None, :]
+        tl.store(dx_ptr + at, dx.to(here.dtype), ok[:, None])
+        gate = 1.0 / (1.0 + tl.exp(-conv0))
+        dconv0 = da0 * gate * (1.0 + conv0 * (1.0 - gate))
+        tl.store(dconv_ptr + at, dconv0.to(here.dtype), ok[:, None])
+        if R == 2:
+            gate = 1.0 / (1.0 + tl.exp(-conv1))
+            dconv1 = da1 * gate * (1.0 + conv1 * (1.0 - gate))
+            tl.store(dconv_ptr + turn * I + at, dconv1.to(here.dtype), ok[:, None])
+
+
+@triton.jit
+def maps_grad_kernel(
+    dq_ptr, dk_ptr, dv_ptr, a_ptr, x_ptr, dw_ptr, N, stride, tiles, value_tiles, I: tl.constexpr, R: tl.constexpr,
+    C: tl.constexpr, L: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Each program's share of the gradients (3, I / 4, 4, 4) of the maps of queries, keys and values.
+
+    Program axes: 0 map, so that programs side by side read the same tiles of a, 1 tile of channels, 2 run of `tiles` tiles of
+    the R N frames of all directions, or of `value_tiles` tiles of N frames. The product has all pairs of the tile's channels,
+    of which those within a block are kept.
+    """
+    which = tl.program_id(0)
+    rows = tl.where(which == 2, N, R * N)
+    hop = tl.where(which == 2, stride, I)
+    count = tl.where(which == 2, value_tiles, tiles)
+    dy_ptr = dq_ptr
+    y_ptr = a_ptr
+    if which == 1:
+        dy_ptr = dk_ptr
+    if which == 2:
+        dy_ptr = dv_ptr
+        y_ptr = x_ptr
+    c = tl.program_id(1) * C + tl.arange(0, C)
+    # One product in the loop: with a second one Triton 3.6 fills that with garbage on Hopper.
+    dw = tl.zeros((C, C), ACC)
+    for step in range(count):
+        row = (tl.program_id(2) * count + step).to(tl.int64) * L + tl.arange(0, L)
+        ok = row < rows
+        dw = _dot(tl.trans(_tile(dy_ptr, row, ok, I, c)), _tile(y_ptr, row, ok, hop, c), dw)
+    block = tl.arange(0, C // 4)
+    same = block[:, None, None, None] == block[None, None, :, None]
+    dw = tl.sum(tl.where(same, tl.reshape(dw, (C // 4, 4, C // 4, 4)), 0.0), 2)
     o = tl.arange(0, 4)
-    out = dw_ptr + tl.program_id(1).to(tl.int64) * 12 * I
-    out += n[:, None, None] * 16 + o[None, :, None] * 4 + o[None, None, :]
-    tl.store(out, tl.sum(dwq, 0))
-    tl.store(out + 4 * I, tl.sum(dwk, 0))
-    tl.store(out + 8 * I, tl.sum(dwv, 0))
+    n = tl.program_id(1) * (C // 4) + block
+    at = n[:, None, None] * 16 + o[None, :, None] * 4 + o[None, None, :]
+    tl.store(dw_ptr + (tl.program_id(2).to(tl.int64) * 3 + which) * 4 * I + at, dw)
 
 
 @triton.jit

@@ -115,7 +115,7 @@ def test_the_gradient_of_wide_heads_has_room_on_large_gpus():
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", ["project", "gates", "project_grad", "convolve_grad", "gates_grad"])
+@pytest.mark.parametrize("name", ["project", "gates", "project_grad", "maps_grad", "convolve_grad", "gates_grad"])
 def test_project_kernels_compile(name, capability):
     kernel = getattr(project_kernels, f"{name}_kernel")
     constants = {key: value for key, value in PROJECT.items() if key in kernel.arg_names}
