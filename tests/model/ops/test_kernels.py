@@ -1,17 +1,12 @@
 """What can be checked of the kernels without a GPU: their values in the interpreter, and that they compile for one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 triton = pytest.importorskip("triton")
+import offline  # noqa: E402
 import triton.language as tl  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from offline import SHARED_MEMORY, run_interpreted  # noqa: E402
 
 from model.ops.combine import kernels as combine_kernels  # noqa: E402
 from model.ops.mlstm import kernels, kernels_states, mlstm  # noqa: E402
@@ -20,45 +15,21 @@ from model.ops.project import kernels as project_kernels  # noqa: E402
 
 FLOATS = "fade write peak start overlap doverlap norm dnorm inside column future across gates dgates on_a on_x bias taps skip weight"
 """Names of arguments that are in fp32 while the rest is in bfloat16; so are all of the 0 states and weight gradients."""
-SHARED_MEMORY = 101_376
-"""Bytes that a program may use on the smallest of the targets (sm_86 and sm_89)."""
 
 
 @pytest.mark.slow
 def test_kernels_in_the_interpreter():
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).with_name("interpreted.py")),
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-
-
-def is_float(name):
-    stem = name.removesuffix("_ptr")
-    return stem in FLOATS.split() or stem.endswith("0") or stem.startswith(("dw", "dbias", "don_", "dskip", "dweight"))
+    run_interpreted("interpreted.py")
 
 
 def compile_kernel(kernel, capability, constants, warps=4, stages=1, element="bf16"):
-    """The compiled kernel for tensors of `element`, as Triton would build it on a GPU of that compute capability."""
-    signature, values, attributes = {}, {}, {}
-    for position, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name], values[(position,)] = "constexpr", constants[name]
-        elif name.endswith("_ptr"):
-            signature[name] = "*fp32" if is_float(name) else f"*{element}"
-            attributes[(position,)] = [["tt.divisibility", 16]]
-        else:
-            signature[name] = "i32"
-    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=attributes)
-    options = {"num_warps": warps, "num_stages": stages}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    """The compiled kernel for tensors of `element`."""
+
+    def type_of(name):
+        exact = name.endswith("0") or name.startswith(("dw", "dbias", "don_", "dskip", "dweight"))
+        return "fp32" if exact or name in FLOATS.split() else element
+
+    return offline.compile_kernel(kernel, capability, constants, type_of, warps, stages)
 
 
 CELL = {

@@ -1,19 +1,15 @@
 """The Gumbel quantizer's sampling: its noise, its law, its values in the interpreter, and that its kernels compile."""
 
 import math
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from offline import SHARED_MEMORY, compile_kernel, run_interpreted  # noqa: E402
 
 from model.config import QuantizerConfig  # noqa: E402
 from model.draws import Draws, KeyedDraws  # noqa: E402
@@ -22,8 +18,6 @@ from model.ops.sample.fused import BACKWARD, CODEBOOK, FORWARD, _cut, _cut_produ
 from model.ops.sample.reference import _philox, sample_reference  # noqa: E402
 from model.quantizer import GumbelQuantizer, StraightThroughCodes  # noqa: E402
 
-SHARED_MEMORY = 101_376
-"""Bytes that a program may use on the smallest of the targets (sm_86 and sm_89)."""
 TYPES = {"seed": "i64", "ids": "i64"} | dict.fromkeys(
     ["weight", "temperature", "norms", "share", "dmean", "noise", "codebook", "dcodebook"], "fp32"
 )
@@ -32,27 +26,7 @@ TYPES = {"seed": "i64", "ids": "i64"} | dict.fromkeys(
 
 @pytest.mark.slow
 def test_kernels_in_the_interpreter():
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    file = str(Path(__file__).with_name("interpreted_sample.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", file]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-
-
-def compile_kernel(kernel, capability, constants, warps, stages=3, element="bf16"):
-    """The compiled kernel, as Triton would build it on a GPU of that compute capability."""
-    signature, values, attributes = {}, {}, {}
-    for position, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name], values[(position,)] = "constexpr", constants[name]
-        elif name.endswith("_ptr"):
-            signature[name] = "*" + TYPES.get(name.removesuffix("_ptr"), element)
-            attributes[(position,)] = [["tt.divisibility", 16]]
-        else:
-            signature[name] = "i32"
-    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=attributes)
-    options = {"num_warps": warps, "num_stages": stages}
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    run_interpreted("interpreted_sample.py")
 
 
 def spilled(compiled, path):
@@ -69,7 +43,7 @@ def test_kernels_compile_and_fit(name, capability, codes, tmp_path):
     kernel, launch = getattr(kernels, f"{name}_kernel"), BACKWARD if name == "sample_grad" else FORWARD
     constants = {"ACC": tl.float32, "G": 2, "E": 128, "EP": 128} | _cut(codes, launch.elements)
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
-    compiled = compile_kernel(kernel, capability, constants, launch.warps)
+    compiled = compile_kernel(kernel, capability, constants, lambda x: TYPES.get(x, "bf16"), launch.warps, 3)
     assert compiled.metadata.shared <= SHARED_MEMORY
     assert spilled(compiled, tmp_path / "kernel.cubin") == 0
 
@@ -79,7 +53,9 @@ def test_kernels_compile_and_fit(name, capability, codes, tmp_path):
 def test_the_codebooks_gradient_compiles_and_fits(capability, element, tmp_path):
     constants = {"ACC": tl.float32, "G": 2, "V": 320, "E": 128} | _cut_product(320, 128, 2 if element == "bf16" else 4)
     kernel, launch = kernels.codebook_grad_kernel, CODEBOOK
-    compiled = compile_kernel(kernel, capability, constants, launch.warps, launch.stages, element)
+    compiled = compile_kernel(
+        kernel, capability, constants, lambda x: TYPES.get(x, element), launch.warps, launch.stages
+    )
     assert compiled.metadata.shared <= SHARED_MEMORY
     # Blackwell's product in bfloat16 leaves a thread 96 registers, and ptxas spills 60 bytes.
     assert spilled(compiled, tmp_path / "kernel.cubin") <= (64 if (capability, element) == (100, "bf16") else 0)
