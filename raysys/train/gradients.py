@@ -2,43 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-
-class _Bucket:
-    """Parameters whose gradients travel together."""
-
-    def __init__(self, parameters: list[nn.Parameter]):
-        self.parameters = parameters
-        self.missing = -1  # gradients still to come in this backward pass; below zero when none is awaited
-        self._sent: list[nn.Parameter] = []
-
-    def arrived(self, _: Tensor) -> None:
-        """Counts one gradient; the last one sends all on their way."""
-        self.missing -= 1
-        if self.missing == 0:
-            self.send()
-
-    def send(self) -> None:
-        """Begins to add up, over the workers, the gradients that are there."""
-        self.missing = -1
-        self._sent = [p for p in self.parameters if p.grad is not None]
-        if self._sent:
-            self._flat = torch.cat([p.grad.flatten() for p in self._sent])
-            self._work = dist.all_reduce(self._flat, async_op=True)
-
-    def receive(self) -> None:
-        """Waits, and puts the means in the gradients' place."""
-        if self.missing > 0:  # some parameter had no part in the loss
-            self.send()
-        if self._sent:
-            self._work.wait()
-            means = self._flat.div_(dist.get_world_size()).split([p.numel() for p in self._sent])
-            for parameter, mean in zip(self._sent, means, strict=True):
-                parameter.grad = mean.view_as(parameter)
 
 
 class GradientMean:
@@ -54,24 +22,47 @@ class GradientMean:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], bucket_mb: float = 16.0):
-        self._buckets, waiting, size = [], [], 0
+        self._buckets: list[list[nn.Parameter]] = [[]]
+        size = 0
         for parameter in reversed([p for p in parameters if p.requires_grad]):
-            waiting.append(parameter)
-            size += parameter.numel() * parameter.element_size()
             if size >= 1e6 * bucket_mb:
-                self._buckets.append(_Bucket(waiting))
-                waiting, size = [], 0
-        if waiting:
-            self._buckets.append(_Bucket(waiting))
-        for bucket in self._buckets:
-            for parameter in bucket.parameters:
-                parameter.register_post_accumulate_grad_hook(bucket.arrived)
+                self._buckets.append([])
+                size = 0
+            self._buckets[-1].append(parameter)
+            size += parameter.numel() * parameter.element_size()
+        for number, bucket in enumerate(self._buckets):
+            for parameter in bucket:
+                parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))
+        self._missing: list[int] = []  # gradients still to come, of each bucket; empty while none are awaited
+        self._sent: list[
+            tuple[list[nn.Parameter], Tensor, dist.Work] | None
+        ] = []  # None: a bucket without any gradient
 
     @contextmanager
     def of_backward(self) -> Iterator[None]:
         """Around the backward pass after which the gradients are to be means; those of others accumulate on each worker."""
-        for bucket in self._buckets:
-            bucket.missing = len(bucket.parameters)
+        self._missing = [len(bucket) for bucket in self._buckets]
         yield
-        for bucket in self._buckets:
-            bucket.receive()
+        self._missing = [0] * len(self._buckets)  # what has not come by now had no part in the loss
+        self._send()
+        for parameters, flat, work in filter(None, self._sent):
+            work.wait()
+            means = flat.div_(dist.get_world_size()).split([p.numel() for p in parameters])
+            for parameter, mean in zip(parameters, means, strict=True):
+                parameter.grad = mean.view_as(parameter)
+        self._missing, self._sent = [], []
+
+    def _arrived(self, number: int, _: Tensor) -> None:
+        if self._missing:
+            self._missing[number] -= 1
+            self._send()
+
+    def _send(self) -> None:
+        """Begins to add up the buckets that are complete, in the one order in which all workers do."""
+        while len(self._sent) < len(self._buckets) and self._missing[len(self._sent)] == 0:
+            parameters = [p for p in self._buckets[len(self._sent)] if p.grad is not None]
+            if parameters:
+                flat = torch.cat([p.grad.flatten() for p in parameters])
+                self._sent.append((parameters, flat, dist.all_reduce(flat, async_op=True)))
+            else:
+                self._sent.append(None)

@@ -51,6 +51,44 @@ def accumulate(rank: int, folder: Path, bucket_mb: float) -> None:
     torch.save(found, folder / f"{rank}.pt")
 
 
+class Branches(nn.Module):
+    """Two layers of equal shape beside each other, called in an order that differs between workers."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, swapped: bool) -> torch.Tensor:
+        """Returns a scalar."""
+        if swapped:
+            return 3 * self.two(x).square().mean() + self.one(x).square().mean()
+        return self.one(x).square().mean() + 3 * self.two(x).square().mean()
+
+
+def branches(rank: int, folder: Path) -> None:
+    """Writes the order in which gradients came, and their means, of one worker."""
+    torch.manual_seed(0)
+    net, order = Branches(), []
+    for name, parameter in net.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: order.append(name))
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
+    with GradientMean(net.parameters(), 1e-9).of_backward():
+        net(torch.ones(2, 4), swapped=rank == 1).backward()
+    dist.destroy_process_group()
+    torch.save((order, {name: p.grad for name, p in net.named_parameters()}), folder / f"{rank}.pt")
+
+
+def test_buckets_travel_in_one_order_whatever_the_order_of_the_gradients(tmp_path):
+    mp.spawn(branches, args=(tmp_path,), nprocs=WORKERS)
+    (order, found), (other_order, other) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(WORKERS))
+    assert order != other_order
+    torch.manual_seed(0)
+    net = Branches()
+    net(torch.ones(2, 4), swapped=False).backward()
+    for means in (found, other):
+        torch.testing.assert_close(means, {name: p.grad for name, p in net.named_parameters()})
+
+
 def averaged(folder: Path, bucket_mb: float) -> list[list[dict[str, torch.Tensor]]]:
     """What the workers wrote."""
     folder.mkdir()
