@@ -13,7 +13,7 @@ from model.backbone import Backbone
 from model.config import LossConfig, MaskConfig, ModelConfig
 from model.contrastive import Negatives
 from model.draws import Draws, KeyedDraws
-from model.masking import span_mask
+from model.masking import SpanMask, span_mask
 from model.preprocess import live_windows, standardize
 from model.quantizer import (
     Quantized,
@@ -126,8 +126,8 @@ class PretrainModel(nn.Module):
     def compile_parts(self, backend: str = "inductor"):
         """Compiles, in place, what a training step spends its time on; the parts' borders are where shapes repeat."""
         self.backbone.compile_parts(backend)
-        self._predict = torch.compile(self._predict, dynamic=False, backend=backend)
-        self._compare = torch.compile(self._compare, dynamic=False, backend=backend)
+        for name in ("_normalise", "_spans", "_predict", "_objective"):
+            setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
         if self.model_config.quantizer.kind == "gumbel":
             self.quantizer.compile(dynamic=False, backend=backend)
 
@@ -169,13 +169,13 @@ class PretrainModel(nn.Module):
                 rank or step: for validation.
         """
         draws = Draws(waveform.device, generator) if window_id is None else KeyedDraws(window_id)
-        waveform = standardize(waveform, num_valid)
-        live = live_windows(waveform).float()
+        waveform, live = self._normalise(waveform, num_valid)
         window_weight = live if window_weight is None else live * window_weight
         masked = self._masked(waveform, num_valid, window_weight, draws, self.mask_config)
         # Softmax statistics in bfloat16 are too coarse for a temperature of 0.1.
         with torch.autocast(waveform.device.type, enabled=False):
-            return self._losses(masked, window_weight, draws)
+            probs = contrastive.global_mean(masked.quantized.mean_probs)
+            return self._objective(masked, window_weight, probs, draws)
 
     @torch.no_grad()
     def top1_tie(self, waveform: Tensor, window_id: Tensor, num_valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -203,12 +203,7 @@ class PretrainModel(nn.Module):
         """Encodes a standardised waveform once, masks, and gathers contexts and quantised targets of masked frames."""
         features = self.backbone.encoder(waveform)
         batch, num_frames, _ = features.shape
-        spans = span_mask(draws.uniform(batch, 2 * num_frames + 1), mask)
-        real = torch.ones_like(spans.frames)
-        if num_valid is not None:
-            start = torch.arange(num_frames, device=features.device) * self.model_config.samples_per_frame
-            real = start < num_valid[:, None]
-        count = (spans.frames & real).sum(dim=1)
+        spans, real, count = self._spans(draws.uniform(batch, 2 * num_frames + 1), num_valid, mask)
         hidden = self._predict(self.backbone.context(features, spans.frames), spans.index)
 
         whole = self.loss_config.frames == "all" or self.quantizer.needs_all_frames
@@ -225,17 +220,32 @@ class PretrainModel(nn.Module):
         ids = contrastive.code_ids(codes, self.model_config.quantizer.num_codes)
         return Masked(hidden, targets, ids, count, quantized, spans.frames.float().mean())
 
+    @staticmethod
+    def _normalise(waveform: Tensor, num_valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the standardised waveform (B, 3, T) and a weight for each window (B,), 0 where there is no signal."""
+        waveform = standardize(waveform, num_valid)
+        return waveform, live_windows(waveform).float()
+
+    def _spans(self, uniform: Tensor, num_valid: Tensor | None, mask: MaskConfig) -> tuple[SpanMask, Tensor, Tensor]:
+        """Returns the masked spans, which frames (B, S) are no padding, and how many of those each window has masked (B,)."""
+        spans = span_mask(uniform, mask)
+        real = torch.ones_like(spans.frames)
+        if num_valid is not None:
+            start = torch.arange(real.shape[1], device=real.device) * self.model_config.samples_per_frame
+            real = start < num_valid[:, None]
+        return spans, real, (spans.frames & real).sum(dim=1)
+
     def _predict(self, context: Tensor, index: Tensor) -> Tensor:
         """Returns the predicted targets (B, M, D) of the frames `index` (B, M)."""
         return self.head(_take(context, index))
 
-    def _losses(self, masked: Masked, window_weight: Tensor, draws: Draws) -> Losses:
+    def _objective(self, masked: Masked, window_weight: Tensor, probs: Tensor, draws: Draws) -> Losses:
+        """Returns the losses; `probs` (G, V) are the mean probabilities of the codes over all ranks."""
         each, right = self._compare(masked, draws)
         weight = masked.valid * window_weight[:, None].to(each.dtype)
         weight = weight / weight.sum().clamp_min(1)
         loss, accuracy = (each * weight).sum(), (right * weight).sum()
         quantized = masked.quantized
-        probs = contrastive.global_mean(quantized.mean_probs)
         diversity = contrastive.diversity_loss(probs, self.loss_config.diversity)
         counts = quantized.counts
         seen = probs if self.training else counts / counts.sum(dim=-1, keepdim=True).clamp_min(1)
