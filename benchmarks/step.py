@@ -214,7 +214,7 @@ def parts() -> dict[str, float]:
         parameter.grad = torch.randn_like(parameter)
 
     def optimise():
-        guard.step(optimizer, torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True))
+        guard.step(optimizer, torch.nn.utils.get_total_norm([p.grad for p in model.parameters()], foreach=True), 1.0)
 
     out["clipping and optimiser"] = milliseconds(graphed(optimise))[1]
     return {name: round(value, 3) for name, value in out.items()}

@@ -13,8 +13,8 @@ class GradientMean:
     """Averages gradients over the workers while the backward pass still goes on.
 
     DistributedDataParallel does the same, and copies each gradient into its bucket by a kernel of its own. With the 400 small
-    parameters of this model that takes 0.3 of the 26 ms of a step (docs/LOG.md, 2026-11-24), so here one concatenation
-    fills a bucket. The workers' parameters have to be equal at the start.
+    parameters of this model that takes 0.3 of the 26 ms of a step (docs/LOG.md, 2026-11-24), so here one copy of many
+    tensors fills a bucket. The workers' parameters have to be equal at the start.
 
     Args:
         parameters: in the order of the forward pass; their gradients come in about the reverse one.
@@ -47,9 +47,10 @@ class GradientMean:
         self._send()
         for parameters, flat, work in filter(None, self._sent):
             work.wait()
-            means = flat.div_(dist.get_world_size()).split([p.numel() for p in parameters])
-            for parameter, mean in zip(parameters, means, strict=True):
-                parameter.grad = mean.view_as(parameter)
+            if not flat.is_cuda:
+                flat.div_(dist.get_world_size())
+            for parameter, mean in zip(parameters, _places(flat, parameters), strict=True):
+                parameter.grad = mean
         self._missing, self._sent = [], []
 
     def _arrived(self, number: int, _: Tensor) -> None:
@@ -62,7 +63,16 @@ class GradientMean:
         while len(self._sent) < len(self._buckets) and self._missing[len(self._sent)] == 0:
             parameters = [p for p in self._buckets[len(self._sent)] if p.grad is not None]
             if parameters:
-                flat = torch.cat([p.grad.flatten() for p in parameters])
-                self._sent.append((parameters, flat, dist.all_reduce(flat, async_op=True)))
+                flat = parameters[0].grad.new_empty(sum(p.numel() for p in parameters))
+                torch._foreach_copy_(_places(flat, parameters), [p.grad for p in parameters])
+                # NCCL divides on the way; Gloo cannot.
+                how = dist.ReduceOp.AVG if flat.is_cuda else dist.ReduceOp.SUM
+                self._sent.append((parameters, flat, dist.all_reduce(flat, how, async_op=True)))
             else:
                 self._sent.append(None)
+
+
+def _places(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
+    """Returns the parts of a bucket, in the shapes of its parameters."""
+    parts = flat.split([p.numel() for p in parameters])
+    return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]

@@ -64,10 +64,12 @@ class StepGuard:
         self.skipped = torch.zeros((), device=device)
         self.in_a_row = torch.zeros((), device=device)
 
-    def step(self, optimizer: torch.optim.Optimizer, norm: torch.Tensor) -> None:
-        """Takes the optimiser step unless `norm` (before clipping, 0-dim) is not finite or a spike."""
+    def step(self, optimizer: torch.optim.Optimizer, norm: torch.Tensor, clip: float) -> None:
+        """Takes the optimiser step, the gradient clipped to the norm `clip`, unless `norm` (0-dim) is not finite or a spike."""
         bad = ~torch.isfinite(norm) | ((self.mean_norm > 0) & (norm > self.SPIKE * self.mean_norm))
         optimizer.found_inf = bad.float()
+        # Fused AdamW divides gradients by this where it reads them anyway.
+        optimizer.grad_scale = ((norm + 1e-6) / clip).clamp_min(1.0).float()
         optimizer.step()
         good = torch.where(bad, self.mean_norm, norm)
         # In place: a CUDA graph that holds this step goes on from what the last one left.

@@ -34,8 +34,8 @@ class TrainStep:
                 losses = self.model(batch.waveform, batch.num_valid)
                 with self._mean.of_backward() if self._mean and micro == len(batches) else nullcontext():
                     (losses.total / len(batches)).backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip, foreach=True)
-        self.guard.step(self.optimizer, norm)
+        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None], foreach=True)
+        self.guard.step(self.optimizer, norm, self.config.optim.clip)
         self.optimizer.zero_grad(set_to_none=True)
         return _scalars(losses) | {"train/grad_norm": norm}
 
