@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig, QuantizerConfig
 from model.draws import Draws
-from model.ops.sample import sample
+from model.ops.sample import count_codes, sample
 
 
 class Quantized(NamedTuple):
@@ -32,11 +32,7 @@ class Quantized(NamedTuple):
 
 def code_counts(codes: Tensor, weight: Tensor, num_codes: int) -> Tensor:
     """Returns how often every code occurs (G, V), for codes (B, N, G) counted with weight (B, N), float32."""
-    num_groups = codes.shape[-1]
-    flat = codes.flatten(0, 1) + num_codes * torch.arange(num_groups, device=codes.device)
-    amount = weight.float().flatten()[:, None].expand_as(flat)
-    counts = torch.zeros(num_groups * num_codes, device=codes.device)
-    return counts.index_add(0, flat.flatten(), amount.flatten()).view(num_groups, num_codes)
+    return count_codes(codes.flatten(0, 1), weight.float().flatten(), num_codes)
 
 
 def perplexity(probs: Tensor) -> Tensor:
@@ -124,7 +120,9 @@ class GumbelQuantizer(nn.Module):
         """
         batch, num_frames, _ = features.shape
         groups, codes = self.config.num_groups, self.config.num_codes
-        logits = (self._logits(features) * self.scale).flatten(0, 1)
+        logits = self._logits(features).flatten(0, 1)
+        if self.scale != 1:
+            logits = logits * self.scale
         share = (weight.flatten() / weight.sum().clamp_min(1)).to(self.codebook.dtype)
         seed = draws.seed() if self.training and logits.is_cuda else None
         if seed is not None:

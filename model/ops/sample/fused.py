@@ -11,7 +11,13 @@ import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu
-from model.ops.sample.kernels import codebook_grad_kernel, gumbel_kernel, sample_grad_kernel, sample_kernel
+from model.ops.sample.kernels import (
+    codebook_grad_kernel,
+    count_kernel,
+    gumbel_kernel,
+    sample_grad_kernel,
+    sample_kernel,
+)
 from model.ops.sample.reference import piece_width
 from model.ops.sums import sum_parts
 
@@ -47,6 +53,8 @@ class Product:
 FORWARD = Launch(2560, 4, 660)
 BACKWARD = Launch(2560, 4)
 CODEBOOK = Product(64, 64, 128, 4, 3, 264)
+COUNT_FRAMES, COUNT_CODES, COUNT_PROGRAMS = 64, 64, 1056
+"""Frames and codes of a tile of the counts, and how many programs there should be, about."""
 
 
 def fits(num_codes: int, width: int) -> bool:
@@ -157,6 +165,27 @@ def codebook_backward(ids: Tensor, d_codes: Tensor, num_codes: int) -> Tensor:
 @codebook_backward.register_fake
 def _(ids, d_codes, num_codes):
     return d_codes.new_empty(d_codes.shape[1], num_codes, d_codes.shape[2], dtype=_exact(d_codes))
+
+
+@torch.library.custom_op("raysys::count_codes", mutates_args=())
+def count_codes_triton(ids: Tensor, weight: Tensor, num_codes: int) -> Tensor:
+    """Weight (G, V) of the frames that took each code, for ids (N, G) and weight (N,), contiguous; no gradient."""
+    require_gpu(ids)
+    num_frames, groups = ids.shape
+    across = triton.cdiv(num_codes, COUNT_CODES)
+    num_tiles = triton.cdiv(num_frames, COUNT_FRAMES)
+    tiles = triton.cdiv(num_tiles, max(1, COUNT_PROGRAMS // (across * groups)))
+    runs = triton.cdiv(num_tiles, tiles)
+    shares = weight.new_empty(runs, groups, num_codes)
+    count_kernel[(runs, groups, across)](
+        ids, weight, shares, num_frames, tiles, G=groups, V=num_codes, L=COUNT_FRAMES, W=COUNT_CODES, ACC=_acc(weight)
+    )
+    return sum_parts(shares)
+
+
+@count_codes_triton.register_fake
+def _(ids, weight, num_codes):
+    return weight.new_empty(ids.shape[1], num_codes)
 
 
 def _setup(ctx, inputs, output):

@@ -211,3 +211,24 @@ def codebook_grad_kernel(
         total = tl.dot(one_hot, dcodes, total, input_precision="ieee", out_dtype=ACC)
     out = ((tl.program_id(2) * G + g).to(tl.int64) * V + v)[:, None] * E + e[None, :]
     tl.store(dcodebook_ptr + out, total, (v < V)[:, None] & (e < E)[None, :])
+
+
+@triton.jit
+def count_kernel(
+    ids_ptr, weight_ptr, counts_ptr, N, tiles, G: tl.constexpr, V: tl.constexpr, L: tl.constexpr, W: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """Each program's share of the weight (G, V) of the frames that took a code.
+
+    Program axes: 0 run of `tiles` tiles of frames, 1 group, 2 tile of codes.
+    """
+    g = tl.program_id(1)
+    v = tl.program_id(2) * W + tl.arange(0, W)
+    total = tl.zeros((L, W), ACC)
+    for step in range(tiles):
+        n = (tl.program_id(0) * tiles + step) * L + tl.arange(0, L)
+        ok = n < N
+        ids = tl.load(ids_ptr + n.to(tl.int64) * G + g, mask=ok, other=-1).to(tl.int32)
+        weight = tl.load(weight_ptr + n, mask=ok, other=0.0).to(ACC)
+        total += tl.where(ids[:, None] == v[None, :], weight[:, None], 0.0)
+    tl.store(counts_ptr + (tl.program_id(0) * G + g) * V + v, tl.sum(total, 0), v < V)

@@ -2,10 +2,10 @@
 
 import importlib.util
 
-from model.ops.sample.reference import gumbel_reference, sample_reference
+from model.ops.sample.reference import count_codes_reference, gumbel_reference, sample_reference
 
 if importlib.util.find_spec("triton"):
-    from model.ops.sample.fused import fits, gumbel_triton, sample_triton
+    from model.ops.sample.fused import count_codes_triton, fits, gumbel_triton, sample_triton
 
 
 def sample(logits, codebook, temperature, weight, seed, *, backend="auto"):
@@ -29,6 +29,15 @@ def sample(logits, codebook, temperature, weight, seed, *, backend="auto"):
     if backend == "triton":
         return sample_triton(logits, codebook, temperature, weight, seed)
     return sample_reference(logits, codebook, temperature, weight, gumbel(seed, *logits.shape))
+
+
+def count_codes(ids, weight, num_codes, *, backend="auto"):
+    """How much weight (G, V) fell on every code, for ids (N, G) int64 and the frames' weights (N,) float32; no gradient."""
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+    if backend == "triton" or (backend == "auto" and ids.is_cuda):
+        return count_codes_triton(ids.contiguous(), weight.contiguous(), num_codes)
+    return count_codes_reference(ids, weight, num_codes)
 
 
 def gumbel(seed, num_frames, num_groups, num_codes, *, backend="auto"):

@@ -59,3 +59,11 @@ def sample_reference(logits, codebook, temperature, weight, noise):
     through = torch.einsum("ngv,gve->nge", soft, codebook.detach().to(soft.dtype))
     q = chosen + (through - through.detach()).to(chosen.dtype)
     return q.to(logits.dtype), ids, torch.einsum("n,ngv->gv", weight.to(scores.dtype), scores.softmax(dim=-1))
+
+
+def count_codes_reference(ids, weight, num_codes):
+    """Weight (G, V) of the frames that took each code; see `count_codes`."""
+    groups = ids.shape[1]
+    flat = ids + num_codes * torch.arange(groups, device=ids.device)
+    counts = torch.zeros(groups * num_codes, device=ids.device, dtype=weight.dtype)
+    return counts.index_add(0, flat.flatten(), weight[:, None].expand_as(flat).flatten()).view(groups, num_codes)

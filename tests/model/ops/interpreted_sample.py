@@ -4,7 +4,7 @@ import pytest
 import torch
 from interpreted import assert_equal, poisoned, poisoned_memory, tensors  # noqa: F401
 
-from model.ops.sample import gumbel, sample
+from model.ops.sample import count_codes, gumbel, sample
 from model.ops.sample.fused import Launch, Product
 from model.ops.sample.reference import sample_reference
 
@@ -90,3 +90,11 @@ def test_a_nan_stays_inside_of_the_codebook():
     logits[1] = float("nan")
     _, ids, _ = sample(logits, inputs[1].detach(), torch.tensor(1.0), weight, SEED, backend="triton")
     assert ((ids >= 0) & (ids < 20)).all()
+
+
+@pytest.mark.parametrize(("frames", "groups", "codes"), [(1, 1, 2), (70, 2, 320), (5000, 3, 17)])
+def test_counts_equal_reference(frames, groups, codes):
+    gen = torch.Generator().manual_seed(0)
+    ids, weight = torch.randint(codes, (frames, groups), generator=gen), torch.rand(frames, generator=gen)
+    exact = count_codes(ids, weight.double(), codes, backend="torch")
+    assert_equal([count_codes(ids, weight, codes, backend="triton")], [exact], 1e-6)
