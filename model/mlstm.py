@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from model.config import BackboneConfig
 from model.ops.combine import combine
+from model.ops.mix import before_cell, mix
 from model.ops.mlstm import mlstm
-from model.ops.project import project
 
 FORWARD, BACKWARD = False, True
 
@@ -98,22 +98,32 @@ class MLSTMLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the sum of the directions (B, S, D) for x (B, S, D)."""
+        if x.is_cuda and self.config.kernel in ("auto", "triton"):
+            return self.proj_down(self._mix(self.proj_up(x)))
         cell_inputs, conv, z = self.before_cell(x)
         return self.after_cell(mlstm(*cell_inputs, backend=self.config.kernel), conv, z)
+
+    def _mix(self, wide: Tensor) -> Tensor:
+        """Returns what lies between the projections (B, S, I), for the up-projected input (B, S, 2 I), by one operator."""
+        cell = self.mlstm_cell
+        return mix(
+            wide, *self._project_weights(), cell.outnorm.weight, self.learnable_skip, both=len(self.directions) > 1,
+            cap=self.config.gate_cap,
+        )  # fmt: skip
+
+    def _project_weights(self) -> tuple[Tensor, ...]:
+        """Returns taps and bias of the convolution, the maps of queries, keys and values, weights and bias of the gates."""
+        taps, cell = self.conv1d.conv, self.mlstm_cell
+        maps = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        gates = [torch.cat([getattr(cell.igate, name), getattr(cell.fgate, name)]) for name in ("weight", "bias")]
+        return taps.weight[:, 0], taps.bias, *maps, *gates
 
     def before_cell(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Returns the cell's (q, k, v, igate, fgate), the convolved input (R, B, S, I) and the output gate's z."""
         inner, z = self.proj_up(x).chunk(2, dim=-1)
-        taps, cell, cap = self.conv1d.conv, self.mlstm_cell, self.config.gate_cap
-        conv, q, k, v, gates = project(
-            inner, taps.weight[:, 0], taps.bias, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight,
-            torch.cat([cell.igate.weight, cell.fgate.weight]), torch.cat([cell.igate.bias, cell.fgate.bias]),
-            directions=self.directions, backend=self._backend,
-        )  # fmt: skip
-        if cap is not None:
-            gates = cap * torch.tanh(gates / cap)
-        heads = (self.config.num_heads, -1)
-        return (*(t.unflatten(-1, heads) for t in (q, k, v)), *gates.chunk(2, dim=-1)), conv, z
+        settings = {"directions": self.directions, "cap": self.config.gate_cap, "backend": self._backend}
+        cell_inputs, conv = before_cell(inner, *self._project_weights(), **settings)
+        return cell_inputs, conv, z
 
     def after_cell(self, h: Tensor, conv: Tensor, z: Tensor) -> Tensor:
         """Returns the layer's output (B, S, D) for the cell's hidden states h (R, B, S, H, E)."""

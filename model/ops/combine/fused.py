@@ -45,21 +45,31 @@ def _(h, conv, z, weight, skip):
     return h.new_empty(z.shape)
 
 
-@torch.library.custom_op("raysys::combine_grad", mutates_args=())
-def combine_backward(
-    h: Tensor, conv: Tensor, z: Tensor, weight: Tensor, skip: Tensor, dy: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of h, of conv (B, S, I), the same in every direction, of z, and of both weights together (2, I)."""
+def combine_grads(h, conv, z, weight, skip, dy, dz):
+    """Gradients of h, of conv (B, S, I), the same in every direction, and of both weights together (2, I); that of z into `dz`.
+
+    `dz` (B, S, I) is dense but for a row stride.
+    """
     rows, num_tiles, constants = _sizes(h, BACKWARD_ELEMENTS)
     heads, exact = h.shape[3], torch.promote_types(h.dtype, torch.float32)
     tiles = triton.cdiv(num_tiles, max(1, WANTED_PROGRAMS // heads))
     runs = triton.cdiv(num_tiles, tiles)
-    dh, dconv, dz = torch.empty_like(h), h.new_empty(z.shape), z.new_empty(z.shape)
+    dh, dconv = torch.empty_like(h), h.new_empty(z.shape)
     dweights = h.new_empty(runs, 2, len(skip), dtype=exact)
     combine_grad_kernel[(runs, heads)](
-        h, conv, z, weight, skip, dy, dh, dconv, dz, dweights, rows, z.stride(1), tiles, **constants
+        h, conv, z, weight, skip, dy, dh, dconv, dz, dweights, rows, z.stride(1), dz.stride(1), tiles, **constants
     )
-    return dh, dconv, dz, sum_parts(dweights)
+    return dh, dconv, sum_parts(dweights)
+
+
+@torch.library.custom_op("raysys::combine_grad", mutates_args=())
+def combine_backward(
+    h: Tensor, conv: Tensor, z: Tensor, weight: Tensor, skip: Tensor, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of h, of conv (B, S, I), of z, and of both weights together (2, I)."""
+    dz = z.new_empty(z.shape)
+    dh, dconv, dweights = combine_grads(h, conv, z, weight, skip, dy, dz)
+    return dh, dconv, dz, dweights
 
 
 @combine_backward.register_fake

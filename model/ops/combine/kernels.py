@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def _tile(tile, h, N, z_stride, I: tl.constexpr, E: tl.constexpr, L: tl.constexpr, EP: tl.constexpr):
-    """Offsets (L, EP) into (N, I) and into z, and which of them exist."""
+    """Offsets (L, EP) into (N, I) and into rows of another stride, and which of them exist."""
     n = tile.to(tl.int64) * L + tl.arange(0, L)
     e = tl.arange(0, EP)
     c = h * E + e
@@ -51,7 +51,7 @@ def combine_kernel(
 @triton.jit
 def combine_grad_kernel(
     h_ptr, conv_ptr, z_ptr, weight_ptr, skip_ptr, dy_ptr, dh_ptr, dconv_ptr, dz_ptr, dweights_ptr, N,
-    z_stride, tiles, I: tl.constexpr, E: tl.constexpr, R: tl.constexpr, L: tl.constexpr, EP: tl.constexpr,
+    z_stride, dz_stride, tiles, I: tl.constexpr, E: tl.constexpr, R: tl.constexpr, L: tl.constexpr, EP: tl.constexpr,
     eps: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `tiles` tiles of one head; dconv is the same for all directions. Shares of those of both weights: (2, I)."""
@@ -85,7 +85,8 @@ def combine_grad_kernel(
             dh = (scaled - mean - normed * along) * inverse
             tl.store(dh_ptr + r * tl.cast(N, tl.int64) * I + at, dh.to(dh_ptr.dtype.element_ty), ok)
         total = normed_sum * weight[None, :] + conv_sum * skip[None, :]
-        tl.store(dz_ptr + at, (dy * total * gate * (1.0 + z * (1.0 - gate))).to(dz_ptr.dtype.element_ty), ok)
+        _at, dz_at, _ok = _tile(tl.program_id(0) * tiles + step, h, N, dz_stride, I, E, L, EP)
+        tl.store(dz_ptr + dz_at, (dy * total * gate * (1.0 + z * (1.0 - gate))).to(dz_ptr.dtype.element_ty), ok)
         tl.store(dconv_ptr + at, (dtotal * skip[None, :]).to(dconv_ptr.dtype.element_ty), ok)
         dweight += dtotal * normed_sum
         dskip += dtotal * conv_sum

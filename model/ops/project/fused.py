@@ -84,9 +84,12 @@ def _runs(num_tiles, columns, launch):
 @torch.library.custom_op("raysys::project", mutates_args=())
 def project_forward(
     x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
-    directions: int, first: int, num_gates: int,
+    gate_bias: Tensor, directions: int, first: int, cap: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Convolved input, queries, keys (R, B, S, I), values (1, B, S, I), gates (R, B, S, G); x is dense but for a row stride."""
+    """Convolved input, queries, keys (R, B, S, I), values (1, B, S, I), gates (2, R, B, S, H); x is dense but for a row stride.
+
+    With a cap above 0 gates are cap * tanh(gate / cap), for which the gradient here does not account.
+    """
     require_gpu(x)
     batch, length, inner = x.shape
     a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
@@ -109,31 +112,32 @@ def project_forward(
         FIRST=first,
         **_constants(x, directions, FORWARD),
     )
-    gates = x.new_empty(directions, batch, length, GATES, dtype=_exact(x))
+    heads = len(gate_bias) // 2
+    gates = x.new_empty(2, directions, batch, length, heads, dtype=_exact(x))
     rows = batch * length
     gates_kernel[(triton.cdiv(rows, _cut(x, GATES_FORWARD)[1]),)](
-        x, a, on_a, on_x, gates, rows, x.stride(1), G=GATES, **_constants(x, directions, GATES_FORWARD)
-    )
+        x, a, on_a, on_x, gate_bias, gates, rows, x.stride(1), G=GATES, H=heads, CAP=cap,
+        **_constants(x, directions, GATES_FORWARD),
+    )  # fmt: skip
     return a, q, k, v, gates
 
 
 @project_forward.register_fake
-def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates):
+def _(x, taps, bias, wq, wk, wv, on_a, on_x, gate_bias, directions, first, cap):
     batch, length, inner = x.shape
     a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
-    gates = x.new_empty(directions, batch, length, GATES, dtype=_exact(x))
+    gates = x.new_empty(2, directions, batch, length, len(gate_bias) // 2, dtype=_exact(x))
     return a, q, k, x.new_empty(1, batch, length, inner), gates
 
 
-@torch.library.custom_op("raysys::project_grad", mutates_args=())
-def project_backward(
-    x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
-    directions: int, first: int, num_gates: int, a: Tensor, da: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, dgates: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, of taps and bias together (5, I), of the maps (3, 16 I / 4), of A and X (2, I, G)."""
+def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dq, dk, dv, dgates, dx):
+    """Gradients of taps and bias together (5, I), of the maps (3, 16 I / 4), of A and X (2, I, G); that of x into `dx`.
+
+    `dx` (B, S, I) is dense but for a row stride; dgates (R, B, S, G) are those of the gates before any cap.
+    """
     batch, length, inner = x.shape
     rows, sizes, exact = batch * length, (batch, length, x.stride(1)), _exact(x)
-    dconv, dxv, dx = torch.empty_like(dq), torch.empty_like(dv), x.new_empty(x.shape)
+    dconv, dxv = torch.empty_like(dq), torch.empty_like(dv)
 
     channels, frames = _cut(x, BACKWARD)
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, BACKWARD)
@@ -156,7 +160,7 @@ def project_backward(
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
     dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
     convolve_grad_kernel[(inner // channels, runs)](
-        x, taps, dconv, dxv, dx, dtaps, *sizes, tiles, FIRST=first, **_constants(x, directions, CONVOLVE)
+        x, taps, dconv, dxv, dx, dtaps, *sizes, tiles, dx.stride(1), FIRST=first, **_constants(x, directions, CONVOLVE)
     )
 
     channels, frames = _cut(x, GATES_BACKWARD)
@@ -167,7 +171,18 @@ def project_backward(
             y, dgates, don[:, number], rows, stride, turn, don.stride(0), tiles, G=GATES,
             **_constants(x, directions, GATES_BACKWARD),
         )  # fmt: skip
-    return dx, sum_parts(dtaps), sum_parts(dmaps), sum_parts(don)
+    return sum_parts(dtaps), sum_parts(dmaps), sum_parts(don)
+
+
+@torch.library.custom_op("raysys::project_grad", mutates_args=())
+def project_backward(
+    x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
+    directions: int, first: int, num_gates: int, a: Tensor, da: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, dgates: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, of taps and bias together (5, I), of the maps (3, 16 I / 4), of A and X (2, I, G)."""
+    dx = x.new_empty(x.shape)
+    numbers = (directions, first, num_gates)
+    return dx, *project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, *numbers, a, da, dq, dk, dv, dgates, dx)
 
 
 @project_backward.register_fake
@@ -178,18 +193,23 @@ def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da
 
 
 def _setup(ctx, inputs, output):
-    *tensors, ctx.directions, ctx.first, ctx.num_gates = inputs
+    *tensors, gate_bias, ctx.directions, ctx.first, _cap = inputs
+    ctx.num_gates = len(gate_bias)
     ctx.save_for_backward(*tensors, output[0])
 
 
-def _backward(ctx, da, *grads):
+def _backward(ctx, da, dq, dk, dv, dgates):
     *tensors, a = ctx.saved_tensors
     if not da[0].is_contiguous():  # one gradient for all directions, expanded, is read as it is
         da = da.contiguous()
+    dgates = dgates.movedim(0, -2).flatten(-2)
+    padded = F.pad(dgates, (0, GATES - ctx.num_gates)).contiguous()
     numbers = (ctx.directions, ctx.first, ctx.num_gates)
-    dx, dtaps, dmaps, (don_a, don_x) = project_backward(*tensors, *numbers, a, da, *(g.contiguous() for g in grads))
+    dq, dk, dv = (g.contiguous() for g in (dq, dk, dv))
+    dx, dtaps, dmaps, (don_a, don_x) = project_backward(*tensors, *numbers, a, da, dq, dk, dv, padded)
     dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps)
-    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, don_a.t(), don_x.t(), None, None, None
+    dbias = dgates.sum((0, 1, 2))
+    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, don_a.t(), don_x.t(), dbias, None, None, None
 
 
 project_forward.register_autograd(_backward, setup_context=_setup)
@@ -206,6 +226,15 @@ def _through(weight, gate):
     return (gate.view(-1, num_blocks, out, 1) * weight).sum(2).flatten(1)
 
 
+def require_fit(inner, map_weight, taps, num_gates):
+    """Raises a ValueError if the kernels are not written for these sizes."""
+    if not fits(inner, map_weight.shape[-1], taps.shape[-1], num_gates):
+        raise ValueError(
+            f"backend='triton' needs a multiple of 16 channels, not {inner}, blocks of {BLOCK}, not {map_weight.shape[-1]}, "
+            f"{TAPS} taps, not {taps.shape[-1]}, and at most {GATES} gates, not {num_gates}: use backend='torch'"
+        )
+
+
 def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate_weight, gate_bias, directions):
     """As `project_reference`, by this project's kernels; see README.md beside this file.
 
@@ -213,11 +242,7 @@ def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate
         ValueError: sizes that the kernels are not written for.
     """
     num_gates = len(gate_weight)
-    if not fits(x.shape[-1], q_weight.shape[-1], conv_weight.shape[-1], num_gates):
-        raise ValueError(
-            f"backend='triton' needs a multiple of 16 channels, not {x.shape[-1]}, blocks of {BLOCK}, not {q_weight.shape[-1]}, "
-            f"{TAPS} taps, not {conv_weight.shape[-1]}, and at most {GATES} gates, not {num_gates}: use backend='torch'"
-        )
+    require_fit(x.shape[-1], q_weight, conv_weight, num_gates)
     if x.stride(-1) != 1 or x.stride(0) != x.shape[1] * x.stride(1):
         x = x.contiguous()
     on_q, on_k, on_v = gate_weight.chunk(3, dim=1)
@@ -226,6 +251,6 @@ def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate
     on_x = F.pad(_through(v_weight, on_v), pad)
     maps = (_rows(w) for w in (q_weight, k_weight, v_weight))
     a, q, k, v, gates = project_forward(
-        x, conv_weight.t().contiguous(), conv_bias, *maps, on_a, on_x, len(directions), int(directions[0]), num_gates
+        x, conv_weight.t().contiguous(), conv_bias, *maps, on_a, on_x, gate_bias, len(directions), int(directions[0]), 0.0
     )
-    return a, q, k, v, gates[..., :num_gates] + gate_bias
+    return a, q, k, v, gates.movedim(0, -2).flatten(-2)

@@ -117,17 +117,28 @@ def _matrix(ptr, c, g, I: tl.constexpr):
 
 
 @triton.jit
+def _store_gates(gates_ptr, gates, r, row, ok, N, H: tl.constexpr, R: tl.constexpr, CAP: tl.constexpr):
+    """Writes gates (L, G) of direction r, capped, to (2, R, N, H)."""
+    if CAP > 0:
+        gates = CAP * (1.0 - 2.0 / (tl.exp(gates * (2.0 / CAP)) + 1.0))
+    g = tl.arange(0, gates.shape[1])
+    kind = (g // H) * tl.cast(N, tl.int64) * (R * H) + g % H
+    at = (row + r * tl.cast(N, tl.int64))[:, None] * H + kind[None, :]
+    tl.store(gates_ptr + at, gates, ok[:, None] & (g < 2 * H)[None, :])
+
+
+@triton.jit
 def gates_kernel(
-    x_ptr, a_ptr, on_a_ptr, on_x_ptr, gates_ptr, N, stride, I: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
-    L: tl.constexpr, G: tl.constexpr, ACC: tl.constexpr,
+    x_ptr, a_ptr, on_a_ptr, on_x_ptr, bias_ptr, gates_ptr, N, stride, I: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    L: tl.constexpr, G: tl.constexpr, H: tl.constexpr, CAP: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gates (R, N, G) of L of the N = B S frames. Program axis: frames."""
+    """Input and forget gates (2, R, N, H) of L of the N = B S frames, as CAP tanh(gate / CAP) if there is one. Axis: frames."""
     row = tl.program_id(0).to(tl.int64) * L + tl.arange(0, L)
     ok = row < N
     g = tl.arange(0, G)
     gates0 = tl.zeros((L, G), ACC)
     gates1 = tl.zeros((L, G), ACC)
-    both = tl.zeros((L, G), ACC)
+    both = tl.zeros((L, G), ACC) + tl.load(bias_ptr + g, mask=g < 2 * H, other=0.0).to(ACC)[None, :]
     turn = tl.cast(N, tl.int64) * I
     for c0 in range(0, I, C):
         c = c0 + tl.arange(0, C)
@@ -137,10 +148,9 @@ def gates_kernel(
         gates0 = _dot(_tile(a_ptr, row, ok, I, c), on_a, gates0)
         if R == 2:
             gates1 = _dot(_tile(a_ptr + turn, row, ok, I, c), on_a, gates1)
-    at = row[:, None] * G + g[None, :]
-    tl.store(gates_ptr + at, gates0 + both, ok[:, None])
+    _store_gates(gates_ptr, gates0 + both, 0, row, ok, N, H, R, CAP)
     if R == 2:
-        tl.store(gates_ptr + tl.cast(N, tl.int64) * G + at, gates1 + both, ok[:, None])
+        _store_gates(gates_ptr, gates1 + both, 1, row, ok, N, H, R, CAP)
 
 
 @triton.jit
@@ -303,7 +313,7 @@ def maps_grad_kernel(
 
 @triton.jit
 def convolve_grad_kernel(
-    x_ptr, w_ptr, dconv_ptr, dxv_ptr, dx_ptr, dw_ptr, B, S, stride, tiles, I: tl.constexpr, R: tl.constexpr,
+    x_ptr, w_ptr, dconv_ptr, dxv_ptr, dx_ptr, dw_ptr, B, S, stride, tiles, dx_stride, I: tl.constexpr, R: tl.constexpr,
     FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of x through values and convolutions, and each program's share of those of taps and bias (5, I).
@@ -324,8 +334,8 @@ def convolve_grad_kernel(
         s = (tile % per_row) * L + tl.arange(0, L)
         ok = (s < S) & (b < B)
         s = tl.where(ok, s, S + TAPS)
-        at = (b.to(tl.int64) * S + s)[:, None] * I + c[None, :]
-        dx = tl.load(dxv_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
+        row = b.to(tl.int64) * S + s
+        dx = _tile(dxv_ptr, row, ok, I, c).to(ACC)
         for r in tl.static_range(R):
             side = 2 * (r + FIRST) - 1
             dconv_r = dconv_ptr + r * tl.cast(B, tl.int64) * S * I
@@ -344,7 +354,7 @@ def convolve_grad_kernel(
                     dw2 += share
                 else:
                     dw3 += share
-        tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), ok[:, None])
+        tl.store(dx_ptr + row[:, None] * dx_stride + c[None, :], dx.to(dx_ptr.dtype.element_ty), ok[:, None])
     out = dw_ptr + tl.program_id(1).to(tl.int64) * 5 * I + c
     tl.store(out, tl.sum(dw0, 0))
     tl.store(out + I, tl.sum(dw1, 0))

@@ -1,0 +1,149 @@
+"""Everything between the up- and the down-projection as one PyTorch operator, made of the kernels of its neighbours.
+
+As one operator it has one gradient of the up-projection's output, whose halves two kernels write side by side, and the weights
+are brought into the kernels' layouts by one launch.
+
+Shape letters: R directions, B batch, S frames, I inner channels, H heads, E channels of a head.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.ops.combine.fused import combine_forward, combine_grads
+from model.ops.mix import reference
+from model.ops.mix.kernels import cap_grad_kernel, prepare_grad_kernel, prepare_kernel
+from model.ops.mlstm.fused import mlstm_backward, mlstm_forward
+from model.ops.project import fused as project
+from model.ops.sums import sum_parts
+
+BLOCKS = 16
+"""Blocks of four channels of a program that prepares weights."""
+CAP_ROWS, CAP_PROGRAMS = 128, 264
+"""Rows of a tile, and programs, of the way back through the gates' cap."""
+
+
+def _constants(x, num_gates):
+    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    return {"G": project.GATES, "USED": num_gates, "K": BLOCKS, "ACC": acc, "num_warps": 1}
+
+
+def _prepared(wide, taps):
+    """Room for the prepared weights, see kernels.py."""
+    inner = len(taps)
+    return wide.new_empty(16 + 2 * project.GATES, inner, dtype=torch.promote_types(wide.dtype, torch.float32))
+
+
+def _parts(prepared):
+    """Taps, maps of queries, keys and values, A and X as `project` takes them."""
+    return prepared.split([4, 4, 4, 4, project.GATES, project.GATES])
+
+
+def _run(prepared, wide, conv_bias, gate_bias, norm_weight, skip, directions, cap):
+    taps, *rest = _parts(prepared)
+    x, z = wide.chunk(2, dim=-1)
+    a, q, k, v, gates = project.project_forward(x, taps, conv_bias, *rest, gate_bias, directions, 0, cap)
+    heads = (len(gate_bias) // 2, -1)
+    h, *saved = mlstm_forward(*(t.unflatten(-1, heads) for t in (q, k, v)), *gates, reference.EPS)
+    return combine_forward(h, a, z, norm_weight, skip), a, q, k, v, gates, h, *saved, prepared
+
+
+@torch.library.custom_op("raysys::mix", mutates_args=())
+def mix_forward(
+    wide: Tensor, taps: Tensor, conv_bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, gate_weight: Tensor,
+    gate_bias: Tensor, norm_weight: Tensor, skip: Tensor, directions: int, cap: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(B, S, I), and what the gradient needs: a, q, k, v, gates, h, four tensors of the cell, prepared weights; contiguous inputs."""
+    prepared = _prepared(wide, taps)
+    inner = len(taps)
+    prepare_kernel[(triton.cdiv(inner // 4, BLOCKS),)](
+        taps, wq, wk, wv, gate_weight, prepared, inner, **_constants(wide, len(gate_bias))
+    )
+    return _run(prepared, wide, conv_bias, gate_bias, norm_weight, skip, directions, cap)
+
+
+@mix_forward.register_fake
+def _(wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip, directions, cap):
+    return _run(_prepared(wide, taps), wide, conv_bias, gate_bias, norm_weight, skip, directions, cap)
+
+
+def _cap_grads(gates, di, df, cap, exact):
+    """Gradients of gates before their cap (R, B, S, G), and of their bias (G,)."""
+    _, directions, batch, length, heads = gates.shape
+    rows = directions * batch * length
+    num_tiles = triton.cdiv(rows, CAP_ROWS)
+    tiles = triton.cdiv(num_tiles, CAP_PROGRAMS)
+    runs = triton.cdiv(num_tiles, tiles)
+    dgates = gates.new_empty(directions, batch, length, project.GATES)
+    dbias = gates.new_empty(runs, project.GATES)
+    cap_grad_kernel[(runs,)](
+        gates, di, df, dgates, dbias, rows, tiles, H=heads, G=project.GATES, CAP=cap, L=CAP_ROWS, ACC=exact
+    )
+    return dgates, sum_parts(dbias)
+
+
+@torch.library.custom_op("raysys::mix_grad", mutates_args=())
+def mix_backward(
+    wide: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, gate_weight: Tensor, conv_bias: Tensor, norm_weight: Tensor, skip: Tensor,
+    a: Tensor, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, h: Tensor, cell_gates: Tensor, memory: Tensor, norm: Tensor,
+    start: Tensor, prepared: Tensor, dy: Tensor, cap: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of `wide`, of taps (I, 4), of their bias, of the maps (3, I / 4, 4, 4), of the gates' weights and bias, of norm and skip (2, I)."""
+    x, z = wide.chunk(2, dim=-1)
+    inner, num_gates, directions = x.shape[-1], len(gate_weight), len(a)
+    dwide = torch.empty_like(wide)
+    dx, dz = dwide.chunk(2, dim=-1)
+    dh, dconv, dweights = combine_grads(h, a, z, norm_weight, skip, dy, dz)
+
+    heads = (num_gates // 2, -1)
+    cell = (t.unflatten(-1, heads) for t in (q, k, v))
+    dq, dk, dv, di, df = mlstm_backward(*cell, *gates, reference.EPS, h, cell_gates, memory, norm, start, dh)
+    constants = _constants(wide, num_gates)
+    dgates, dgate_bias = _cap_grads(gates, di, df, cap, constants["ACC"])
+
+    taps, *rest = _parts(prepared)
+    inputs = (x, taps, conv_bias, *rest, directions, 0, num_gates, a, dconv.expand_as(a))
+    dtaps, dmaps, don = project.project_grads(*inputs, *(t.flatten(-2) for t in (dq, dk, dv)), dgates, dx)
+    dtaps_out, dw = dtaps.new_empty(inner, 4), dmaps.new_empty(3, inner // 4, 4, 4)
+    dgate = dmaps.new_empty(gate_weight.shape)
+    prepare_grad_kernel[(triton.cdiv(inner // 4, BLOCKS),)](
+        wq, wk, wv, gate_weight, dtaps, dmaps, don, dtaps_out, dw, dgate, inner, **constants
+    )
+    return dwide, dtaps_out, dtaps[4].clone(), dw, dgate, dgate_bias[:num_gates].clone(), dweights
+
+
+@mix_backward.register_fake
+def _(
+    wide, wq, wk, wv, gate_weight, conv_bias, norm_weight, skip, a, q, k, v, gates, h, cell_gates, memory, norm, start,
+    prepared, dy, cap,
+):  # fmt: skip
+    inner, num_gates = wide.shape[-1] // 2, len(gate_weight)
+    sizes = ((inner, 4), (inner,), (3, inner // 4, 4, 4), gate_weight.shape, (num_gates,), (2, inner))
+    return torch.empty_like(wide), *(prepared.new_empty(size) for size in sizes)
+
+
+def _setup(ctx, inputs, output):
+    wide, _taps, conv_bias, wq, wk, wv, gate_weight, _gate_bias, norm_weight, skip, _, ctx.cap = inputs
+    ctx.save_for_backward(wide, wq, wk, wv, gate_weight, conv_bias, norm_weight, skip, *output[1:])
+
+
+def _backward(ctx, dy, *_):
+    dwide, dtaps, dconv_bias, dmaps, dgate, dgate_bias, dweights = mix_backward(
+        *ctx.saved_tensors, dy.contiguous(), ctx.cap
+    )
+    return dwide, dtaps, dconv_bias, *dmaps, dgate, dgate_bias, *dweights, None, None
+
+
+mix_forward.register_autograd(_backward, setup_context=_setup)
+
+
+def mix_triton(wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip, both, cap):
+    """As `mix_reference`, by this project's kernels; see README.md beside this file.
+
+    Raises:
+        ValueError: sizes that the kernels are not written for.
+    """
+    project.require_fit(wide.shape[-1] // 2, wq, taps, len(gate_bias))
+    tensors = (t.contiguous() for t in (wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip))
+    return mix_forward(*tensors, 1 + both, cap or 0.0)[0]

@@ -1,0 +1,47 @@
+"""`mix` on the CPU, in Triton's interpreter. Collected by test_mix.py, in a process with TRITON_INTERPRET=1."""
+
+import pytest
+import torch
+from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradients  # noqa: F401
+
+from model.ops.mix import mix, reference
+
+SIZES = {
+    "one chunk": (2, 21, 32, 2),
+    "two chunks": (1, 70, 32, 2),
+    "one frame": (1, 1, 48, 3),
+    "several programs": (1, 9, 144, 4),
+}
+
+
+@pytest.fixture
+def no_eps(monkeypatch):
+    # With eps = 0 the stabiliser cancels, and kernels and reference have exactly the same gradient.
+    monkeypatch.setattr(reference, "EPS", 0.0)
+
+
+def problem(batch, length, inner, heads, dtype=torch.float64):
+    blocks = (inner // 4, 4, 4)
+    weights = ((inner, 4), (inner,), blocks, blocks, blocks, (2 * heads, 3 * inner), (2 * heads,), (inner,), (inner,))
+    return tensors((batch, length, 2 * inner), *weights, dtype=dtype)
+
+
+def both_ways(sizes, dtype=torch.float64, **settings):
+    ours = value_and_gradients(lambda *x: mix(*x, backend="triton", **settings), problem(*sizes, dtype))
+    return ours, value_and_gradients(lambda *x: mix(*x, backend="torch", **settings), problem(*sizes))
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("case", SIZES)
+@pytest.mark.usefixtures("no_eps")
+def test_mix_equals_reference(case, cap):
+    assert_equal(*both_ways(SIZES[case], cap=cap), 1e-10)
+
+
+@pytest.mark.usefixtures("no_eps")
+def test_mix_forward_in_time_alone():
+    assert_equal(*both_ways(SIZES["one chunk"], both=False, cap=2.0), 1e-10)
+
+
+def test_mix_in_single_precision():
+    assert_equal(*both_ways(SIZES["two chunks"], torch.float32, cap=15.0), 2e-5)
