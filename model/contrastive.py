@@ -82,8 +82,14 @@ def drawn_weights(uniform: Tensor, count: Tensor, num_negatives: Tensor) -> Tens
     drawn = torch.minimum((uniform * others).long(), (others - 1).clamp_min(0))
     drawn = (drawn + (drawn >= anchor)).clamp_max(num_frames - 1)
     used = (torch.arange(most, device=uniform.device) < num_negatives) & (others > 0)
-    weights = torch.zeros(*uniform.shape[:2], num_frames, device=uniform.device)
-    return weights.scatter_add(2, drawn, used.float().expand_as(uniform))
+    if most > 255:
+        weights = torch.zeros(*uniform.shape[:2], num_frames, device=uniform.device)
+        return weights.scatter_add(2, drawn, used.float().expand_as(uniform))
+    # Four counts of a byte each in one word: a quarter of the memory, which on a GPU decides how fast it is added to.
+    words = torch.zeros(*uniform.shape[:2], -(-num_frames // 4), device=uniform.device, dtype=torch.int32)
+    words = words.scatter_add(2, drawn // 4, used.int() << (8 * (drawn % 4)).int())
+    places = 8 * torch.arange(4, device=uniform.device, dtype=torch.int32)
+    return ((words[..., None] >> places) & 255).flatten(2)[..., :num_frames].float()
 
 
 def expected_weights(count: Tensor, num_frames: int, num_negatives: Tensor) -> Tensor:

@@ -19,15 +19,17 @@ def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and not any(word in name for word in _NO_DECAY)
-            groups.setdefault((name.startswith("quantizer."), decays), []).append(parameter)
+            # A group of few parameters takes a GPU as long as a large one, so the quantizer has its own only where it must.
+            apart = config.quantizer_lr is not None and name.startswith("quantizer.")
+            groups.setdefault((apart, decays), []).append(parameter)
     parameter_groups = [
         {
             "params": parameters,
             "weight_decay": config.weight_decay if decays else 0.0,
             "lr": torch.tensor(0.0, device=device),
-            "peak_lr": (config.quantizer_lr or config.lr) if in_quantizer else config.lr,
+            "peak_lr": config.quantizer_lr if apart else config.lr,
         }
-        for (in_quantizer, decays), parameters in groups.items()
+        for (apart, decays), parameters in groups.items()
     ]
     return torch.optim.AdamW(parameter_groups, betas=config.betas, fused=True, capturable=device.type == "cuda")
 

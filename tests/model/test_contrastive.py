@@ -145,6 +145,18 @@ def test_drawn_negatives_are_the_other_valid_frames_equally_often():
         assert (share * (num_valid - 1) - 1).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("most", [7, 255, 256])
+def test_drawn_weights_count_every_draw(most):
+    count = torch.tensor([9, 2, 8, 0])
+    uniform = torch.rand(4, 9, most, generator=torch.Generator().manual_seed(0))
+    weights = contrastive.drawn_weights(uniform, count, torch.tensor(most))
+    for row, draws, num_valid in zip(weights, uniform, count.tolist(), strict=True):
+        for anchor in range(num_valid):
+            others = torch.tensor([frame for frame in range(num_valid) if frame != anchor])
+            drawn = others[(draws[anchor] * len(others)).long()]
+            assert torch.equal(row[anchor], torch.bincount(drawn, minlength=9).float())
+
+
 def test_expected_weights_are_the_mean_of_the_draws():
     count = torch.tensor([FRAMES, 5])
     drawn = contrastive.drawn_weights(torch.rand(2, FRAMES, 50000), count, torch.tensor(50000)) / 50000 * 7
