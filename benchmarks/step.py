@@ -214,9 +214,11 @@ def parts() -> dict[str, float]:
         parameter.grad = torch.randn_like(parameter)
 
     def optimise():
-        guard.step(optimizer, torch.nn.utils.get_total_norm([p.grad for p in model.parameters()], foreach=True), 1.0)
+        guard.step(optimizer, optimizer.grad_norm(), 1.0)
 
-    out["clipping and optimiser"] = milliseconds(graphed(optimise))[1]
+    replay = graphed(optimise)
+    optimizer.after_recording()
+    out["clipping and optimiser"] = milliseconds(replay)[1]
     return {name: round(value, 3) for name, value in out.items()}
 
 

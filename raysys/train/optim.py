@@ -3,14 +3,70 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from model.ops.adamw import ManyTensors
 from raysys.config import OptimConfig
 
 _NO_DECAY = ("igate", "fgate", "codebook", "mask_embedding", "conv1d")
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """PyTorch's fused AdamW, of which on a GPU norm and step are one launch each for all parameters (model/ops/adamw).
+
+    There all parameters share one count of steps. `found_inf` and `grad_scale`, 0-dim, are those of PyTorch's fused optimisers.
+    """
+
+    def __init__(self, groups: list[dict], betas: tuple[float, float], device: torch.device):
+        super().__init__(groups, betas=betas, fused=True, capturable=device.type == "cuda")
+        self._many: ManyTensors | None = None
+        self._moments: list[int] = []
+
+    @torch.no_grad()
+    def grad_norm(self) -> Tensor:
+        """Returns the norm of all gradients together, 0-dim."""
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters[0].is_cuda:
+            return nn.utils.get_total_norm([p.grad for p in parameters], foreach=True)
+        self._find(parameters)
+        return self._many.norm()
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Takes a step; `grad_norm` has to be called before."""
+        if self._many is None:
+            super().step()
+            return
+        lrs = torch.stack([group["lr"] for group in self.param_groups])
+        group = self.param_groups[0]
+        self._many.step(lrs, self._count, self.grad_scale, self.found_inf, group["betas"], group["eps"])
+        self._count += 1 - self.found_inf
+
+    def after_recording(self) -> None:
+        """Has to be called when a CUDA graph that holds a step has been recorded, before its first replay."""
+        self._many.write_table()
+
+    def _find(self, parameters: list[nn.Parameter]) -> None:
+        """Finds parameters, gradients and moments in memory; makes moments where there are none."""
+        for parameter in parameters:
+            if not self.state[parameter]:
+                moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+        first, second = ([self.state[p][name] for p in parameters] for name in ("exp_avg", "exp_avg_sq"))
+        moments = [x.data_ptr() for x in (*first, *second)]
+        if moments != self._moments:
+            self._moments = moments
+            self._count = self.state[parameters[0]]["step"]
+            for parameter in parameters:
+                self.state[parameter]["step"] = self._count
+            numbers = {p: number for number, group in enumerate(self.param_groups) for p in group["params"]}
+            groups = [numbers[p] for p in parameters]
+            decays = [self.param_groups[number]["weight_decay"] for number in groups]
+            self._many = ManyTensors(parameters, first, second, groups, decays)
+        self._many.locate([p.grad for p in parameters])
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> AdamW:
     """Returns fused AdamW; weight decay spares norms, biases, gates and the codebook (Loshchilov & Hutter 2019).
 
     Learning rates are tensors, so that a schedule changes them without a recompilation or a new CUDA graph.
@@ -19,19 +75,17 @@ def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and not any(word in name for word in _NO_DECAY)
-            # A group of few parameters takes a GPU as long as a large one, so the quantizer has its own only where it must.
-            apart = config.quantizer_lr is not None and name.startswith("quantizer.")
-            groups.setdefault((apart, decays), []).append(parameter)
+            groups.setdefault((name.startswith("quantizer."), decays), []).append(parameter)
     parameter_groups = [
         {
             "params": parameters,
             "weight_decay": config.weight_decay if decays else 0.0,
             "lr": torch.tensor(0.0, device=device),
-            "peak_lr": config.quantizer_lr if apart else config.lr,
+            "peak_lr": (config.quantizer_lr or config.lr) if in_quantizer else config.lr,
         }
-        for (apart, decays), parameters in groups.items()
+        for (in_quantizer, decays), parameters in groups.items()
     ]
-    return torch.optim.AdamW(parameter_groups, betas=config.betas, fused=True, capturable=device.type == "cuda")
+    return AdamW(parameter_groups, config.betas, device)
 
 
 def lr_factor(progress: float, warmup: float) -> float:
@@ -46,7 +100,7 @@ def lr_factor(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
-def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_lr(optimizer: AdamW, factor: float) -> None:
     """Sets every group to `factor` times its peak."""
     for group in optimizer.param_groups:
         group["lr"].fill_(group["peak_lr"] * factor)
@@ -66,7 +120,7 @@ class StepGuard:
         self.skipped = torch.zeros((), device=device)
         self.in_a_row = torch.zeros((), device=device)
 
-    def step(self, optimizer: torch.optim.Optimizer, norm: torch.Tensor, clip: float) -> None:
+    def step(self, optimizer: AdamW, norm: torch.Tensor, clip: float) -> None:
         """Takes the optimiser step, the gradient clipped to the norm `clip`, unless `norm` (0-dim) is not finite or a spike."""
         bad = ~torch.isfinite(norm) | ((self.mean_norm > 0) & (norm > self.SPIKE * self.mean_norm))
         optimizer.found_inf = bad.float()

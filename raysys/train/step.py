@@ -3,13 +3,13 @@
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.pretrain import Losses, PretrainModel
 from raysys.config import RunConfig
 from raysys.data.stream import Batch
 from raysys.train.gradients import GradientMean
-from raysys.train.optim import StepGuard
+from raysys.train.optim import AdamW, StepGuard
 
 
 class TrainStep:
@@ -18,7 +18,7 @@ class TrainStep:
     def __init__(
         self,
         model: PretrainModel,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AdamW,
         guard: StepGuard,
         config: RunConfig,
         device: torch.device,
@@ -34,7 +34,7 @@ class TrainStep:
                 losses = self.model(batch.waveform, batch.num_valid)
                 with self._mean.of_backward() if self._mean and micro == len(batches) else nullcontext():
                     (losses.total / len(batches)).backward()
-        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None], foreach=True)
+        norm = self.optimizer.grad_norm()
         self.guard.step(self.optimizer, norm, self.config.optim.clip)
         self.optimizer.zero_grad(set_to_none=True)
         return _scalars(losses) | {"train/grad_norm": norm}
@@ -77,6 +77,7 @@ class CapturedStep:
             scalars = self._step(self._batches)
             self._names = list(scalars)
             self._values = torch.stack([value.detach().float() for value in scalars.values()])
+        self._step.optimizer.after_recording()
 
 
 def autocast(config: RunConfig, device: torch.device):
