@@ -126,7 +126,7 @@ class PretrainModel(nn.Module):
     def compile_parts(self, backend: str = "inductor"):
         """Compiles, in place, what a training step spends its time on; the parts' borders are where shapes repeat."""
         self.backbone.compile_parts(backend)
-        for name in ("_normalise", "_spans", "_predict", "_objective"):
+        for name in ("_normalise", "_predict", "_objective"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
         if self.model_config.quantizer.kind == "gumbel":
             self.quantizer.compile(dynamic=False, backend=backend)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.ops.combine import combine
+from model.ops.mix import mix
 from model.ops.mlstm import mlstm
 from model.ops.project import project
 
@@ -57,6 +58,16 @@ def combine_problem(directions, batch, length, heads, dim, *, device="cuda") -> 
     shapes = ((directions, batch, length, heads, dim), (directions, batch, length, inner), (batch, length, inner))
     inputs = [normal(*shape).bfloat16() for shape in (*shapes, (inner,), (inner,))]
     return _problem(combine, inputs, "y dh dconv dz dweight dskip")
+
+
+def mix_problem(batch, length, inner, heads, both=True, *, device="cuda") -> Problem:
+    """Returns `mix` of (B, S, 2 I), its gates capped at 15 as those of the model."""
+    normal, maps = _normal(length, device), (inner // 4, 4, 4)
+    weights = ((inner, 4), (inner,), maps, maps, maps, (2 * heads, 3 * inner), (2 * heads,), (inner,), (inner,))
+    scales = (0.5, 0.1, 0.5, 0.5, 0.5, 0.05, 1, 0.1, 0.5)
+    inputs = [(normal(*shape) * scale).bfloat16() for shape, scale in zip(weights, scales, strict=True)]
+    names = "y dwide dtaps dconv_bias dwq dwk dwv dgate_weight dgate_bias dnorm_weight dskip"
+    return _problem(partial(mix, both=both, cap=15.0), [normal(batch, length, 2 * inner).bfloat16(), *inputs], names)
 
 
 def value_and_gradients(function: Callable, inputs: list[Tensor]) -> list[Tensor]:

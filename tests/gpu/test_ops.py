@@ -14,6 +14,7 @@ from model.ops.agreement import (
     combine_problem,
     disagreements,
     errors,
+    mix_problem,
     project_problem,
     value_and_gradients,
 )
@@ -72,6 +73,12 @@ def test_cell_compiles_whole_under_autocast():
 @pytest.mark.parametrize("sizes", [(4, 1024, 256, 4), (3, 64, 1024, 4), (2, 77, 32, 2)])
 def test_project(sizes, directions):
     assert not disagreements(errors(project_problem(*sizes, directions)))
+
+
+@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("sizes", [(4, 1024, 256, 4), (4, 256, 512, 4), (3, 64, 1024, 4), (2, 77, 32, 2)])
+def test_mix(sizes, both):
+    assert not disagreements(errors(mix_problem(*sizes, both)))
 
 
 @pytest.mark.parametrize("sizes", [(2, 4, 1024, 4, 64), (2, 3, 64, 4, 256), (1, 2, 77, 3, 24)])
