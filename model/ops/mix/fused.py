@@ -18,7 +18,7 @@ from model.ops.mlstm.fused import mlstm_backward, mlstm_forward
 from model.ops.project import fused as project
 from model.ops.sums import sum_parts
 
-BLOCKS = 16
+BLOCKS = 8
 """Blocks of four channels of a program that prepares weights."""
 CAP_ROWS, CAP_PROGRAMS = 128, 264
 """Rows of a tile, and programs, of the way back through the gates' cap."""
@@ -107,7 +107,7 @@ def mix_backward(
     dtaps, dmaps, don = project.project_grads(*inputs, *(t.flatten(-2) for t in (dq, dk, dv)), dgates, dx)
     dtaps_out, dw = dtaps.new_empty(inner, 4), dmaps.new_empty(3, inner // 4, 4, 4)
     dgate = dmaps.new_empty(gate_weight.shape)
-    prepare_grad_kernel[(triton.cdiv(inner // 4, BLOCKS),)](
+    prepare_grad_kernel[(triton.cdiv(inner // 4, BLOCKS), 3)](
         wq, wk, wv, gate_weight, dtaps, dmaps, don, dtaps_out, dw, dgate, inner, **constants
     )
     return dwide, dtaps_out, dtaps[4].clone(), dw, dgate, dgate_bias[:num_gates].clone(), dweights

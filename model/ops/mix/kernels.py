@@ -16,27 +16,30 @@ def _blocks(I, K: tl.constexpr):
 
 
 @triton.jit
-def _gate(gate_ptr, g, n, o, part, ok, I, USED: tl.constexpr):
-    """Weights (G, K) of output o of every block in one third of the gates' weights (2 H, 3 I)."""
-    at = g[:, None] * (3 * I) + part * I + 4 * n[None, :] + o
-    return at, (g < USED)[:, None] & ok[None, :]
-
-
-@triton.jit
-def _through(w_ptr, gate_ptr, g, n, i, part, ok, I, USED: tl.constexpr, ACC: tl.constexpr):
-    """What input i of every block does to the gates (G, K), through a map and its third of the gates' weights."""
-    out = tl.zeros((g.shape[0], n.shape[0]), ACC)
+def _gate_weights(gate_ptr, g, n, ok, part, I, USED: tl.constexpr, ACC: tl.constexpr):
+    """Weights (G, K) of each of the four outputs of every block, in one third of the gates' weights (USED, 3 I)."""
+    at = g[:, None] * (3 * I) + part * I + 4 * n[None, :]
+    there = (g < USED)[:, None] & ok[None, :]
+    weights = ()
     for o in tl.static_range(4):
-        w = tl.load(w_ptr + 16 * n + 4 * o + i, mask=ok, other=0.0).to(ACC)
-        at, there = _gate(gate_ptr, g, n, o, part, ok, I, USED)
-        out += tl.load(gate_ptr + at, mask=there, other=0.0).to(ACC) * w[None, :]
-    return out
+        weights = weights + (tl.load(gate_ptr + at + o, mask=there, other=0.0).to(ACC),)
+    return weights
 
 
 @triton.jit
-def _turn_map(w_ptr, out_ptr, n, ok, I):
+def _map_weights(w_ptr, n, ok, ACC: tl.constexpr):
+    """The 16 weights (1, K) of every block of a map (I / 4, 4, 4), number 4 o + i from input i to output o."""
+    weights = ()
     for place in tl.static_range(16):
-        tl.store(out_ptr + place * (I // 4) + n, tl.load(w_ptr + 16 * n + place, mask=ok, other=0.0), ok)
+        weights = weights + (tl.load(w_ptr + 16 * n + place, mask=ok, other=0.0).to(ACC)[None, :],)
+    return weights
+
+
+@triton.jit
+def _turned(ptr, rows, columns, row_stride, column_stride, ok):
+    """Tile (rows, columns) of a matrix, to be written with its strides exchanged."""
+    at = rows[:, None] * row_stride + columns[None, :] * column_stride
+    return tl.load(ptr + at, mask=ok[None, :], other=0.0)
 
 
 @triton.jit
@@ -46,20 +49,31 @@ def prepare_kernel(
 ):  # fmt: skip
     """Prepared weights of K blocks, from taps (I, 4), maps (I / 4, 4, 4) and gate weights (USED, 3 I). Axis: blocks."""
     n, ok = _blocks(I, K)
-    g = tl.arange(0, G)
+    g, place, tap = tl.arange(0, G), tl.arange(0, 16), tl.arange(0, 4)
+    c = tl.program_id(0) * (4 * K) + tl.arange(0, 4 * K)
+    # All loads come first: none may pass a store, and each would wait for the one before.
+    taps = _turned(taps_ptr, tap, c, 1, 4, c < I)
+    q, k, v = (
+        _turned(wq_ptr, place, n, 1, 16, ok), _turned(wk_ptr, place, n, 1, 16, ok), _turned(wv_ptr, place, n, 1, 16, ok)
+    )  # fmt: skip
+    wq, wk, wv = _map_weights(wq_ptr, n, ok, ACC), _map_weights(wk_ptr, n, ok, ACC), _map_weights(wv_ptr, n, ok, ACC)
+    on_q = _gate_weights(gate_ptr, g, n, ok, 0, I, USED, ACC)
+    on_k = _gate_weights(gate_ptr, g, n, ok, 1, I, USED, ACC)
+    on_v = _gate_weights(gate_ptr, g, n, ok, 2, I, USED, ACC)
+    tl.store(out_ptr + tap[:, None] * I + c[None, :], taps, (c < I)[None, :])
+    at = place[:, None] * (I // 4) + n[None, :]
+    tl.store(out_ptr + 4 * I + at, q, ok[None, :])
+    tl.store(out_ptr + 8 * I + at, k, ok[None, :])
+    tl.store(out_ptr + 12 * I + at, v, ok[None, :])
     for i in tl.static_range(4):
-        c = 4 * n + i
-        for j in tl.static_range(4):
-            tl.store(out_ptr + j * I + c, tl.load(taps_ptr + 4 * c + j, mask=ok, other=0.0), ok)
-        on_a = _through(wq_ptr, gate_ptr, g, n, i, 0, ok, I, USED, ACC)
-        on_a += _through(wk_ptr, gate_ptr, g, n, i, 1, ok, I, USED, ACC)
-        on_x = _through(wv_ptr, gate_ptr, g, n, i, 2, ok, I, USED, ACC)
-        at = (16 + g)[:, None] * I + c[None, :]
+        on_a = tl.zeros((G, K), ACC)
+        on_x = tl.zeros((G, K), ACC)
+        for o in tl.static_range(4):
+            on_a += on_q[o] * wq[4 * o + i] + on_k[o] * wk[4 * o + i]
+            on_x += on_v[o] * wv[4 * o + i]
+        at = (16 + g)[:, None] * I + (4 * n + i)[None, :]
         tl.store(out_ptr + at, on_a, ok[None, :])
         tl.store(out_ptr + at + G * I, on_x, ok[None, :])
-    _turn_map(wq_ptr, out_ptr + 4 * I, n, ok, I)
-    _turn_map(wk_ptr, out_ptr + 8 * I, n, ok, I)
-    _turn_map(wv_ptr, out_ptr + 12 * I, n, ok, I)
 
 
 @triton.jit
@@ -67,17 +81,21 @@ def _through_grad(
     w_ptr, gate_ptr, don_ptr, dmap_ptr, dw_ptr, dgate_ptr, g, n, part, ok, I, USED: tl.constexpr, ACC: tl.constexpr
 ):  # fmt: skip
     """Gradients of a map, its own and that through the gates, and of its third of the gates' weights."""
+    gate = _gate_weights(gate_ptr, g, n, ok, part, I, USED, ACC)
+    w = _map_weights(w_ptr, n, ok, ACC)
+    dmap = _map_weights(dmap_ptr, n, ok, ACC)
+    don = ()
+    for i in tl.static_range(4):
+        at = (4 * n + i)[None, :] * g.shape[0] + g[:, None]
+        don = don + (tl.load(don_ptr + at, mask=ok[None, :], other=0.0),)
     for o in tl.static_range(4):
-        at, there = _gate(gate_ptr, g, n, o, part, ok, I, USED)
-        gate = tl.load(gate_ptr + at, mask=there, other=0.0).to(ACC)
         dgate = tl.zeros((g.shape[0], n.shape[0]), ACC)
         for i in tl.static_range(4):
-            don = tl.load(don_ptr + (4 * n + i)[None, :] * g.shape[0] + g[:, None], mask=there, other=0.0)
-            place = 16 * n + 4 * o + i
-            dgate += don * tl.load(w_ptr + place, mask=ok, other=0.0).to(ACC)[None, :]
-            dw = tl.load(dmap_ptr + place, mask=ok, other=0.0) + tl.sum(don * gate, 0)
-            tl.store(dw_ptr + place, dw, ok)
-        tl.store(dgate_ptr + at, dgate, there)
+            dgate += don[i] * w[4 * o + i]
+            dw = dmap[4 * o + i] + tl.sum(don[i] * gate[o], 0, keep_dims=True)
+            tl.store(dw_ptr + 16 * n[None, :] + 4 * o + i, dw, ok[None, :])
+        at = g[:, None] * (3 * I) + part * I + 4 * n[None, :] + o
+        tl.store(dgate_ptr + at, dgate, (g < USED)[:, None] & ok[None, :])
 
 
 @triton.jit
@@ -85,17 +103,27 @@ def prepare_grad_kernel(
     wq_ptr, wk_ptr, wv_ptr, gate_ptr, dtaps_ptr, dmaps_ptr, don_ptr, dtaps_out_ptr, dw_ptr, dgate_ptr, I,
     G: tl.constexpr, USED: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """From gradients of taps (4, I), maps (3, I / 4, 4, 4), A and X (2, I, G) those of the weights themselves."""
+    """From gradients of taps (4, I), maps (3, I / 4, 4, 4), A and X (2, I, G) those of the weights themselves.
+
+    Program axes: 0 blocks, 1 map, the last one with the taps.
+    """
     n, ok = _blocks(I, K)
     g = tl.arange(0, G)
-    for i in tl.static_range(4):
-        c = 4 * n + i
-        for j in tl.static_range(4):
-            tl.store(dtaps_out_ptr + 4 * c + j, tl.load(dtaps_ptr + j * I + c, mask=ok, other=0.0), ok)
-    _through_grad(wq_ptr, gate_ptr, don_ptr, dmaps_ptr, dw_ptr, dgate_ptr, g, n, 0, ok, I, USED, ACC)
-    _through_grad(wk_ptr, gate_ptr, don_ptr, dmaps_ptr + 4 * I, dw_ptr + 4 * I, dgate_ptr, g, n, 1, ok, I, USED, ACC)
-    on_x, v = don_ptr + I * G, 8 * I
-    _through_grad(wv_ptr, gate_ptr, on_x, dmaps_ptr + v, dw_ptr + v, dgate_ptr, g, n, 2, ok, I, USED, ACC)
+    part = tl.program_id(1)
+    w_ptr = wq_ptr
+    if part == 1:
+        w_ptr = wk_ptr
+    if part == 2:
+        w_ptr = wv_ptr
+        don_ptr += I * G
+        tap = tl.arange(0, 4)
+        c = tl.program_id(0) * (4 * K) + tl.arange(0, 4 * K)
+        dtaps = _turned(dtaps_ptr, tap, c, I, 1, c < I)
+        tl.store(dtaps_out_ptr + tap[:, None] + 4 * c[None, :], dtaps, (c < I)[None, :])
+    own = part * 4 * I
+    _through_grad(
+        w_ptr, gate_ptr, don_ptr, dmaps_ptr + own, dw_ptr + own, dgate_ptr, g, n, part, ok, I, USED, ACC
+    )  # fmt: skip
 
 
 @triton.jit
