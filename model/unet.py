@@ -8,11 +8,15 @@ stage     frames x channels   layers
 4 up      1024 x 128          3        (+ stage 0) LayerNorm
 """
 
+import itertools
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from model.config import BackboneConfig
 from model.mlstm import bidirectional_mlstm
+from model.ops.ffn import ffn, fits
 
 
 class Layer(nn.Module):
@@ -31,9 +35,14 @@ class Layer(nn.Module):
         for linear in (self.ffn[0], self.ffn[2]):
             nn.init.zeros_(linear.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns (B, S, D) for x (B, S, D)."""
-        x = x + self.dropout(self.mixer(self.norm_mixer(x)))
+    def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Returns (B, S, D) for x (B, S, D); what the kernels on a GPU drop is a function of `seeds` (2,), without them nothing."""
+        update = self.mixer(self.norm_mixer(x))
+        norm, first, second = self.norm_ffn, self.ffn[0], self.ffn[2]
+        if x.is_cuda and fits(*first.weight.shape):
+            weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
+            return ffn(x, update, *weights, dropout=self.dropout.p, seeds=seeds)
+        x = x + self.dropout(update)
         return x + self.dropout(self.ffn(self.norm_ffn(x)))
 
 
@@ -71,8 +80,8 @@ class UNet(nn.Module):
         widths = [config.width * config.expand**level for level in range(len(config.pool) + 1)]
         num_blocks = config.num_layers * (2 * len(config.pool) + 1)
 
-        def stage(width: int) -> nn.Sequential:
-            return nn.Sequential(*(Layer(width, config, num_blocks) for _ in range(config.num_layers)))
+        def stage(width: int) -> nn.ModuleList:
+            return nn.ModuleList(Layer(width, config, num_blocks) for _ in range(config.num_layers))
 
         steps = list(zip(widths[:-1], widths[1:], config.pool, strict=True))
         self.down = nn.ModuleList(stage(width) for width in widths[:-1])
@@ -81,6 +90,7 @@ class UNet(nn.Module):
         self.up_pool = nn.ModuleList(UpPool(wider, width, factor) for width, wider, factor in reversed(steps))
         self.up = nn.ModuleList(stage(width) for width in reversed(widths[:-1]))
         self.final_norm = nn.LayerNorm(config.width)
+        self.dropout, self.num_layers = config.dropout, num_blocks
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compiles layers, poolings and the last norm in place, a program for each level and not one for the whole net."""
@@ -93,15 +103,27 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, S, D) for x (B, S, D); S must be a multiple of the product of the pooling factors."""
-        skips = []
+        skips, seeds = [], self._seeds(x)
         for stage, pool in zip(self.down, self.down_pool, strict=True):
-            skips.append(stage(x))
+            skips.append(_run(stage, x, seeds))
             x = pool(skips[-1])
-        x = self.bottom(x)
+        x = _run(self.bottom, x, seeds)
         for pool, stage in zip(self.up_pool, self.up, strict=True):
-            x = stage(pool(x, skips.pop()))
+            x = _run(stage, pool(x, skips.pop()), seeds)
         return self._finish(x)
+
+    def _seeds(self, x: Tensor) -> Iterator[Tensor | None]:
+        """Returns the seeds of every layer's dropout, drawn at once, where its kernels drop by themselves."""
+        if not (x.is_cuda and self.training and self.dropout > 0):
+            return itertools.repeat(None)
+        return iter(torch.randint(2**62, (self.num_layers, 2), device=x.device))
 
     def _finish(self, x: Tensor) -> Tensor:
         # PyTorch's own modules do not compile in place; a method does.
         return self.final_norm(x)
+
+
+def _run(stage: nn.ModuleList, x: Tensor, seeds: Iterator[Tensor | None]) -> Tensor:
+    for layer in stage:
+        x = layer(x, next(seeds))
+    return x

@@ -26,17 +26,17 @@ def gumbel_reference(seed, num_frames, num_groups, num_codes):
     calls = -(-num_codes // (4 * width))
     row = torch.arange(num_frames * num_groups, device=seed.device)[:, None]
     place = torch.arange(calls * width, device=seed.device)[None, :]
-    bits = torch.stack(torch.broadcast_tensors(*_philox(seed.reshape(()), row, place)), dim=1)
+    bits = torch.stack(torch.broadcast_tensors(*philox(seed.reshape(()), row, place)), dim=1)
     bits = bits.unflatten(2, (calls, width)).transpose(1, 2).flatten(1)[:, :num_codes]
     t = ((bits >> 9).double() + 0.5) / 2**23
     return (-(-torch.log1p(-t)).log()).float().view(num_frames, num_groups, num_codes)
 
 
-def _philox(seed, c0, c1):
+def philox(seed, c0, c1, rounds=10):
     """The four outputs for counters (c0, c1, 0, 0), numbers of 32 bits held in int64."""
     c2 = c3 = torch.zeros_like(c0)
     k0, k1 = seed & MASK, (seed >> 32) & MASK
-    for _ in range(10):
+    for _ in range(rounds):
         (high0, low0), (high2, low2) = _multiply(MULTIPLIERS[0], c0), _multiply(MULTIPLIERS[1], c2)
         c0, c1, c2, c3 = high2 ^ c1 ^ k0, low2, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + KEYS[0]) & MASK, (k1 + KEYS[1]) & MASK

@@ -1,0 +1,167 @@
+"""Triton kernels of `ffn`: a program does a tile of frames from the residual sum to the next one, and hidden channels never leave it.
+
+Random bits are made where they are used, four numbers a call for four channels side by side, and never stored.
+
+Shape letters: N frames, L frames of a tile, D channels, F hidden channels, P hidden channels of a piece.
+"""
+
+# ruff: noqa: RUF005 (Triton does not unpack tuples)
+
+import triton
+import triton.language as tl
+
+SQRT_HALF = tl.constexpr(0.7071067811865476)
+DENSITY = tl.constexpr(0.3989422804014327)
+ROUNDS = tl.constexpr(7)
+"""Of Philox; Salmon et al. 2011 find 4x32-7 random enough for every test, 10 is a margin."""
+SPARE = tl.constexpr(8)
+"""Columns beside the factors of the weights' gradients, the first of them 1, so that the products have the biases' too."""
+
+
+@triton.jit
+def _dot(a, b, acc):
+    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
+
+
+@triton.jit
+def _scale(seed, row, D: tl.constexpr, BELOW: tl.constexpr, ACC: tl.constexpr):
+    """What dropout multiplies elements (L, D) by: 0 where its 16 bits are below BELOW, else 1 over the fraction kept."""
+    call = row[:, None] * (D // 8) + tl.arange(0, D // 8)[None, :]
+    b0, b1, b2, b3 = tl.philox(seed, call, 0, 0, 0, n_rounds=ROUNDS)
+    # Eight channels side by side for every call, all in one thread.
+    low = tl.join(tl.join(b0 & 0xFFFF, b2 & 0xFFFF), tl.join(b1 & 0xFFFF, b3 & 0xFFFF))
+    high = tl.join(tl.join(b0 >> 16, b2 >> 16), tl.join(b1 >> 16, b3 >> 16))
+    bits = tl.reshape(tl.join(low, high), (row.shape[0], D))
+    return (bits >= BELOW).to(ACC) * (1.0 / (1.0 - BELOW / 65536.0))
+
+
+@triton.jit
+def _gaussian(h):
+    """The normal distribution function at h, and its density."""
+    if h.dtype == tl.float64:
+        below = 0.5 * (1.0 + tl.erf(h * SQRT_HALF))
+        density = DENSITY * tl.exp(-0.5 * h * h)
+    else:
+        # Abramowitz & Stegun 7.1.26: error below 1.5e-7, with the exponential that the density needs anyway.
+        bell = tl.exp(-0.5 * h * h)
+        t = 1.0 / (1.0 + 0.3275911 * SQRT_HALF * tl.abs(h))
+        series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+        tail = 0.5 * series * bell
+        below = tl.where(h > 0, 1.0 - tail, tail)
+        density = DENSITY * bell
+    return below, density
+
+
+@triton.jit
+def _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D: tl.constexpr, BELOW: tl.constexpr, ACC: tl.constexpr):
+    """The first residual sum (L, D)."""
+    x = tl.load(x_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
+    update = tl.load(update_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
+    if BELOW > 0:
+        update *= _scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
+    return x + update
+
+
+@triton.jit
+def _normalise(x, D: tl.constexpr, eps: tl.constexpr):
+    """Normalised rows of x (L, D) and the inverse of their deviation (L, 1)."""
+    x = x - tl.sum(x, 1, keep_dims=True) / D
+    inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / D + eps)
+    return x * inverse, inverse
+
+
+@triton.jit
+def _vector(ptr, at, size, ACC: tl.constexpr):
+    return tl.load(ptr + at, mask=at < size, other=0.0).to(ACC)[None, :]
+
+
+@triton.jit
+def _piece(w_ptr, f, d, F: tl.constexpr, D: tl.constexpr):
+    """Tile (P, D) of weights (F, D)."""
+    return tl.load(w_ptr + f[:, None] * D + d[None, :], mask=(f < F)[:, None], other=0.0)
+
+
+@triton.jit
+def ffn_kernel(
+    x_ptr, update_ptr, gamma_ptr, beta_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr, seeds_ptr, y_ptr, N, D: tl.constexpr,
+    F: tl.constexpr, L: tl.constexpr, P: tl.constexpr, BELOW: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Output of L frames. w1 and the transpose of w2 are (F, D), in the dtype of x."""
+    row = tl.program_id(0) * L + tl.arange(0, L)
+    ok = row < N
+    d = tl.arange(0, D)
+    at = row.to(tl.int64)[:, None] * D + d[None, :]
+    x = _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D, BELOW, ACC)
+    normed, _inverse = _normalise(x, D, eps)
+    normed = normed * _vector(gamma_ptr, d, D, ACC) + _vector(beta_ptr, d, D, ACC)
+    normed = normed.to(x_ptr.dtype.element_ty)
+    out = tl.zeros((L, D), ACC)
+    for f0 in range(0, F, P):
+        f = f0 + tl.arange(0, P)
+        h = _dot(normed, tl.trans(_piece(w1_ptr, f, d, F, D)), tl.zeros((L, P), ACC)) + _vector(b1_ptr, f, F, ACC)
+        below, _density = _gaussian(h)
+        out = _dot((h * below).to(normed.dtype), _piece(w2_ptr, f, d, F, D), out)
+    out += _vector(b2_ptr, d, D, ACC)
+    if BELOW > 0:
+        out *= _scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)
+    tl.store(y_ptr + at, (x + out).to(y_ptr.dtype.element_ty), ok[:, None])
+
+
+@triton.jit
+def _store_spare(row_ptr, width: tl.constexpr, ok):
+    """Writes 1, 0, 0, ... behind the first `width` columns of rows."""
+    spare = tl.arange(0, SPARE)
+    one = tl.where(spare == 0, 1.0, 0.0).to(row_ptr.dtype.element_ty)
+    tl.store(row_ptr[:, None] + width + spare[None, :], one[None, :].broadcast_to((ok.shape[0], SPARE)), ok[:, None])
+
+
+@triton.jit
+def ffn_grad_kernel(
+    x_ptr, update_ptr, gamma_ptr, beta_ptr, w1_ptr, b1_ptr, w2_ptr, seeds_ptr, dy_ptr, dx_ptr, dupdate_ptr, normed_ptr,
+    a_ptr, dh_ptr, dout_ptr, shares_ptr, N, D: tl.constexpr, F: tl.constexpr, L: tl.constexpr, P: tl.constexpr,
+    BELOW: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Gradients of x and update of L frames, and what those of the weights are products of.
+
+    Those are: dh (N, F) and normed (N, D + 8) for w1 and b1, a (N, F + 8) and dout (N, D) for w2 and b2. With it the program's share
+    (2, D) of the gradients of gamma and beta. Without dropout dout is dy and dupdate dx, and neither is written.
+    """
+    row = tl.program_id(0) * L + tl.arange(0, L)
+    ok = row < N
+    d = tl.arange(0, D)
+    at = row.to(tl.int64)[:, None] * D + d[None, :]
+    dy = tl.load(dy_ptr + at, mask=ok[:, None], other=0.0)
+    dtype = dy.dtype
+    x = _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D, BELOW, ACC)
+    unit, inverse = _normalise(x, D, eps)
+    gamma = _vector(gamma_ptr, d, D, ACC)
+    normed = (unit * gamma + _vector(beta_ptr, d, D, ACC)).to(dtype)
+    _store_spare(normed_ptr + row.to(tl.int64) * (D + SPARE), D, ok)
+    tl.store(normed_ptr + row.to(tl.int64)[:, None] * (D + SPARE) + d[None, :], normed, ok[:, None])
+    _store_spare(a_ptr + row.to(tl.int64) * (F + SPARE), F, ok)
+    dout = dy
+    if BELOW > 0:
+        dout = (dy.to(ACC) * _scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)).to(dtype)
+        tl.store(dout_ptr + at, dout, ok[:, None])
+    dnormed = tl.zeros((L, D), ACC)
+    for f0 in range(0, F, P):
+        f = f0 + tl.arange(0, P)
+        w1 = _piece(w1_ptr, f, d, F, D)
+        h = _dot(normed, tl.trans(w1), tl.zeros((L, P), ACC)) + _vector(b1_ptr, f, F, ACC)
+        da = _dot(dout, tl.trans(_piece(w2_ptr, f, d, F, D)), tl.zeros((L, P), ACC))
+        below, density = _gaussian(h)
+        dh = (da * (below + h * density)).to(dtype)
+        there = ok[:, None] & (f < F)[None, :]
+        tl.store(a_ptr + row.to(tl.int64)[:, None] * (F + SPARE) + f[None, :], (h * below).to(dtype), there)
+        tl.store(dh_ptr + row.to(tl.int64)[:, None] * F + f[None, :], dh, there)
+        dnormed = _dot(dh, w1, dnormed)
+    share = shares_ptr + tl.program_id(0).to(tl.int64) * (2 * D) + d
+    tl.store(share, tl.sum(dnormed * unit, 0))
+    tl.store(share + D, tl.sum(dnormed, 0))
+    dunit = dnormed * gamma
+    along = tl.sum(dunit * unit, 1, keep_dims=True) / D
+    dx = dy.to(ACC) + inverse * (dunit - tl.sum(dunit, 1, keep_dims=True) / D - unit * along)
+    tl.store(dx_ptr + at, dx.to(dtype), ok[:, None])
+    if BELOW > 0:
+        dx *= _scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
+        tl.store(dupdate_ptr + at, dx.to(dtype), ok[:, None])

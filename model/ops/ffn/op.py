@@ -1,0 +1,36 @@
+"""One door to both implementations of `ffn`."""
+
+import importlib.util
+
+from model.ops.ffn.reference import ffn_reference
+
+if importlib.util.find_spec("triton"):
+    from model.ops.ffn.fused import ffn_triton, fits
+else:
+
+    def fits(hidden, width):
+        """Returns whether the kernels do these sizes: there are none."""
+        return False
+
+
+def ffn(x, update, norm_weight, norm_bias, w1, b1, w2, b2, *, dropout=0.0, seeds=None, backend="auto"):
+    """The end of a residual layer: r = x + drop(update), and r + drop(W2 gelu(W1 LayerNorm(r) + b1) + b2), (B, S, D).
+
+    Args:
+        x: Input of the layer (B, S, D).
+        update: What its first branch adds to that (B, S, D).
+        norm_weight: (D,); likewise norm_bias. The norm has eps 1e-5.
+        w1: (F, D), with b1 (F,).
+        w2: (D, F), with b2 (D,).
+        dropout: Probability with which an element of either branch is dropped.
+        seeds: (2,) int64 on the device of x, without which nothing is dropped; what is dropped is a function of them.
+        backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these sizes, else torch.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+    if backend == "auto":
+        backend = "triton" if x.is_cuda and fits(*w1.shape) else "torch"
+    if seeds is None:
+        dropout = 0.0
+    run = ffn_triton if backend == "triton" else ffn_reference
+    return run(x, update, norm_weight, norm_bias, w1, b1, w2, b2, dropout, seeds)

@@ -1,0 +1,51 @@
+"""What can be checked of `ffn` without a GPU: its values in the interpreter, that it compiles and fits, and its shapes."""
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+import triton.language as tl  # noqa: E402
+from offline import SHARED_MEMORY, compile_kernel, run_interpreted  # noqa: E402
+
+from model.ops.ffn import ffn, fused, kernels  # noqa: E402
+from model.ops.ffn.reference import threshold  # noqa: E402
+
+FLOATS = ("gamma", "beta", "b1", "b2", "shares")
+
+
+@pytest.mark.slow
+def test_ffn_in_the_interpreter():
+    run_interpreted("interpreted_ffn.py")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize(("name", "launch"), [("ffn", fused.FORWARD), ("ffn_grad", fused.BACKWARD)])
+def test_ffn_kernels_compile_and_fit(name, launch, capability, dropout):
+    constants = {"D": 128, "F": 208, "L": launch.frames, "P": launch.piece, "BELOW": threshold(dropout), "eps": 1e-5}
+    kernel = getattr(kernels, f"{name}_kernel")
+    types = {"seeds": "i64"} | dict.fromkeys(FLOATS, "fp32")
+    compiled = compile_kernel(
+        kernel, capability, constants | {"ACC": tl.float32}, lambda arg: types.get(arg, "bf16"), launch.warps, launch.stages
+    )
+    assert compiled.metadata.shared <= SHARED_MEMORY
+
+
+def test_shapes_are_known_before_anything_runs():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    width, hidden = 128, 208
+    with FakeTensorMode():
+        x, update = (torch.empty(3, 100, width, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+        shapes = ((width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,))
+        inputs = [x, update, *(torch.empty(shape, requires_grad=True) for shape in shapes)]
+        y = ffn(*inputs, dropout=0.1, seeds=torch.zeros(2, dtype=torch.int64), backend="triton")
+        assert (y.shape, y.dtype) == (x.shape, x.dtype)
+        for value, grad in zip(inputs, torch.autograd.grad(y.sum(), inputs), strict=True):
+            assert (grad.shape, grad.dtype) == (value.shape, value.dtype)
+
+
+def test_sizes_that_the_kernels_do_not_do_are_named():
+    x, weights = torch.zeros(1, 2, 48), [torch.zeros(shape) for shape in ((48,), (48,), (80, 48), (80,), (48, 80), (48,))]
+    with pytest.raises(ValueError, match="power of 2 of channels from 16 to 128, not 48"):
+        ffn(x, x, *weights, backend="triton")
