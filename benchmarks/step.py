@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 
 import torch
 
@@ -165,6 +166,7 @@ def parts() -> dict[str, float]:
     model, out = ours(), {}
     model.compile_parts()
     unet, config = model.backbone.unet, model.model_config.backbone
+    compared = torch.compile(model._compare, dynamic=False)
     draws, weight = Draws(DEVICE), torch.ones(BATCH, 672, device=DEVICE)
 
     def quantize(features):
@@ -173,15 +175,21 @@ def parts() -> dict[str, float]:
 
     def compare(context, targets):
         with torch.autocast("cuda", enabled=False):
-            return model._compare(Masked(context, targets, ids, count, None, None), draws)[0]
+            return compared(Masked(context, targets, ids, count, None, None), draws)[0]
+
+    def through(stage, x):
+        for layer in stage:
+            x = layer(x, seeds)
+        return x
 
     ids = torch.randint(0, 320**2, (BATCH, 672), device=DEVICE)
     count = torch.full((BATCH,), 666, device=DEVICE)
+    seeds = torch.randint(2**62, (2,), device=DEVICE)
     stages = {"stages of 1024 frames": unet.down[0], "stages of 256": unet.down[1], "stage of 64": unet.bottom}
     named = {
         "encoder": (model.backbone.encoder, [windows()], 1),
         **{
-            name: (stage, [torch.randn(BATCH, frames, width, device=DEVICE).requires_grad_()], times)
+            name: (partial(through, stage), [torch.randn(BATCH, frames, width, device=DEVICE).requires_grad_()], times)
             for (name, stage), frames, width, times in zip(
                 stages.items(),
                 (1024, 256, 64),
@@ -199,8 +207,8 @@ def parts() -> dict[str, float]:
     }
     for name, (function, inputs, times) in named.items():
         wanted = [x for x in inputs if x.requires_grad]
-        module = model.quantizer if name == "quantizer" else function
-        wanted += list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+        module = {"quantizer": model.quantizer, "encoder": model.backbone.encoder, **stages}.get(name)
+        wanted += list(module.parameters()) if module else []
 
         def run(function=function, inputs=inputs, wanted=wanted):
             with torch.autocast("cuda", torch.bfloat16):

@@ -26,6 +26,28 @@ class SpanMask(NamedTuple):
     """(B, M) positions of the masked frames in rising order; only the first `count` of a row mean anything."""
     count: Tensor
     """(B,) masked frames of each row."""
+    rank: Tensor
+    """(B, S) masked frames before each frame."""
+
+
+class _Take(torch.autograd.Function):
+    """Gather of frames of which none is taken twice, so its gradient is a gather too, and no scattered addition."""
+
+    @staticmethod
+    def forward(ctx, x, index, frames, rank):
+        ctx.save_for_backward(frames, rank)
+        return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+    @staticmethod
+    def backward(ctx, grad):
+        frames, rank = ctx.saved_tensors
+        place = rank.clamp_max(grad.shape[1] - 1)[..., None].expand(-1, -1, grad.shape[-1])
+        return torch.where(frames[..., None], grad.gather(1, place), 0), None, None, None
+
+
+def take(x: Tensor, spans: SpanMask) -> Tensor:
+    """Returns the masked frames (B, M, D) of x (B, S, D); those after the `count` of a row take no part in the gradient."""
+    return _Take.apply(x, spans.index, spans.frames, spans.rank)
 
 
 def num_masked(num_frames: int, config: MaskConfig) -> int:
@@ -49,7 +71,8 @@ def span_mask(uniform: Tensor, config: MaskConfig) -> SpanMask:
         frames = _cover(starts, torch.full_like(starts, config.span_frames), num_frames)
     # A multiple of 8: products of scores (M, M) are slow on tensor cores otherwise.
     width = min(8 * math.ceil(num_masked(num_frames, config) / 8), num_frames)
-    return SpanMask(frames, _positions(frames, width), frames.sum(dim=1))
+    rank = frames.cumsum(dim=1) - frames.long()
+    return SpanMask(frames, _positions(frames, rank, width), frames.sum(dim=1), rank)
 
 
 def _num_starts(num_frames: int, config: MaskConfig) -> int:
@@ -82,8 +105,8 @@ def _roll_rows(frames: Tensor, shift: Tensor) -> Tensor:
     return frames.gather(1, (position - shift) % frames.shape[1])
 
 
-def _positions(frames: Tensor, width: int) -> Tensor:
+def _positions(frames: Tensor, rank: Tensor, width: int) -> Tensor:
     """Returns (B, width) positions of the true entries in rising order, then zeros; no sort, no boolean index."""
-    rank = torch.where(frames, frames.cumsum(dim=1) - 1, width)
+    rank = torch.where(frames, rank, width)
     position = torch.arange(frames.shape[1], device=frames.device).expand_as(rank)
     return position.new_zeros(frames.shape[0], width + 1).scatter(1, rank, position)[:, :width]

@@ -13,7 +13,7 @@ from model.backbone import Backbone
 from model.config import LossConfig, MaskConfig, ModelConfig
 from model.contrastive import Negatives
 from model.draws import Draws, KeyedDraws
-from model.masking import SpanMask, span_mask
+from model.masking import SpanMask, span_mask, take
 from model.preprocess import live_windows, standardize
 from model.quantizer import (
     Quantized,
@@ -126,7 +126,7 @@ class PretrainModel(nn.Module):
     def compile_parts(self, backend: str = "inductor"):
         """Compiles, in place, what a training step spends its time on; the parts' borders are where shapes repeat."""
         self.backbone.compile_parts(backend)
-        for name in ("_normalise", "_predict", "_objective"):
+        for name in ("_normalise", "_masked_frames", "_predict", "_objective"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
         if self.model_config.quantizer.kind == "gumbel":
             self.quantizer.compile(dynamic=False, backend=backend)
@@ -204,19 +204,19 @@ class PretrainModel(nn.Module):
         features = self.backbone.encoder(waveform)
         batch, num_frames, _ = features.shape
         spans, real, count = self._spans(draws.uniform(batch, 2 * num_frames + 1), num_valid, mask)
-        hidden = self._predict(self.backbone.context(features, spans.frames), spans.index)
+        hidden = self._predict(self.backbone.context(features, spans.frames), spans)
 
         whole = self.loss_config.frames == "all" or self.quantizer.needs_all_frames
         if whole:
             counted = real if self.loss_config.frames == "all" else real & spans.frames
         else:
-            features = _take(features, spans.index)
+            features = self._masked_frames(features, spans)
             counted = torch.arange(features.shape[1], device=features.device) < count[:, None]
         weight = counted.float() if window_weight is None else counted * window_weight[:, None]
         quantized = self.quantizer(features, weight, draws)
         targets, codes = quantized.targets, quantized.codes
         if whole:
-            targets, codes = _take(targets, spans.index), _take(codes, spans.index)
+            targets, codes = take(targets, spans), take(codes, spans)
         ids = contrastive.code_ids(codes, self.model_config.quantizer.num_codes)
         return Masked(hidden, targets, ids, count, quantized, spans.frames.float().mean())
 
@@ -235,9 +235,13 @@ class PretrainModel(nn.Module):
             real = start < num_valid[:, None]
         return spans, real, (spans.frames & real).sum(dim=1)
 
-    def _predict(self, context: Tensor, index: Tensor) -> Tensor:
-        """Returns the predicted targets (B, M, D) of the frames `index` (B, M)."""
-        return self.head(_take(context, index))
+    @staticmethod
+    def _masked_frames(x: Tensor, spans: SpanMask) -> Tensor:
+        return take(x, spans)
+
+    def _predict(self, context: Tensor, spans: SpanMask) -> Tensor:
+        """Returns the predicted targets (B, M, D) of the masked frames."""
+        return self.head(take(context, spans))
 
     def _objective(self, masked: Masked, window_weight: Tensor, probs: Tensor, draws: Draws) -> Losses:
         """Returns the losses; `probs` (G, V) are the mean probabilities of the codes over all ranks."""
@@ -331,8 +335,3 @@ class PretrainModel(nn.Module):
             new = contrastive.pool_index(draws.uniform(*context.shape[:2]), masked.valid, size)
             self.queue.push(targets.flatten(0, 1)[new], None if masked.ids is None else masked.ids.flatten()[new])
         return negatives
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Returns the frames `index` (B, M) of x (B, S, D), (B, M, D)."""
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

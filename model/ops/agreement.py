@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from model.ops.combine import combine
+from model.ops.ffn import ffn
 from model.ops.mix import mix
 from model.ops.mlstm import mlstm
+from model.ops.norm_gelu import norm_gelu
 from model.ops.project import project
 
 FLOOR = 4e-3
@@ -61,13 +63,32 @@ def combine_problem(directions, batch, length, heads, dim, *, device="cuda") -> 
 
 
 def mix_problem(batch, length, inner, heads, both=True, *, device="cuda") -> Problem:
-    """Returns `mix` of (B, S, 2 I), its gates capped at 15 as those of the model."""
+    """Returns `mix` of (B, S, 2 I), weights and gates, capped at 15, like those of a layer at the start of training."""
     normal, maps = _normal(length, device), (inner // 4, 4, 4)
     weights = ((inner, 4), (inner,), maps, maps, maps, (2 * heads, 3 * inner), (2 * heads,), (inner,), (inner,))
-    scales = (0.5, 0.1, 0.5, 0.5, 0.5, 0.05, 1, 0.1, 0.5)
+    scales = (0.5, 0.1, 0.2, 0.2, 0.2, 0.02, 0.1, 0.1, 0.5)
     inputs = [(normal(*shape) * scale).bfloat16() for shape, scale in zip(weights, scales, strict=True)]
+    inputs[6][heads:] += 4
     names = "y dwide dtaps dconv_bias dwq dwk dwv dgate_weight dgate_bias dnorm_weight dskip"
     return _problem(partial(mix, both=both, cap=15.0), [normal(batch, length, 2 * inner).bfloat16(), *inputs], names)
+
+
+def ffn_problem(batch, length, width, hidden, *, device="cuda") -> Problem:
+    """Returns `ffn` of (B, S, D), a tenth of the elements dropped."""
+    normal = _normal(length, device)
+    shapes = ((width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,))
+    scales = (1, 0.1, width**-0.5, 0.1, hidden**-0.5, 0.1)
+    inputs = [normal(batch, length, width), normal(batch, length, width)]
+    inputs += [normal(*shape) * scale for shape, scale in zip(shapes, scales, strict=True)]
+    operator = partial(ffn, dropout=0.1, seeds=torch.tensor([2**40 + 1, 2**60 + 7], device=device))
+    return _problem(operator, [x.bfloat16() for x in inputs], "y dx dupdate dnorm_weight dnorm_bias dw1 db1 dw2 db2")
+
+
+def norm_gelu_problem(batch, length, width, *, device="cuda") -> Problem:
+    """Returns `norm_gelu` of (B, S, D)."""
+    normal = _normal(length, device)
+    inputs = [normal(*shape).bfloat16() for shape in ((batch, length, width), (width,), (width,))]
+    return _problem(norm_gelu, inputs, "y dx dweight dbias")
 
 
 def value_and_gradients(function: Callable, inputs: list[Tensor]) -> list[Tensor]:

@@ -23,5 +23,9 @@ def sum_parts(parts: torch.Tensor) -> torch.Tensor:
     """Returns the sum over the first dimension of contiguous `parts` (runs, ...)."""
     require_gpu(parts)
     out = parts.new_empty(parts.shape[1:])
-    sum_kernel[(triton.cdiv(out.numel(), 16),)](parts, out, len(parts), out.numel(), ROWS=128, BLOCK=16)
+    # Few programs with many rows each would wait for memory one row after the other.
+    rows = 128 if len(parts) <= 512 else 512
+    sum_kernel[(triton.cdiv(out.numel(), 16),)](
+        parts, out, len(parts), out.numel(), ROWS=rows, BLOCK=16, num_warps=rows // 32
+    )
     return out

@@ -4,7 +4,17 @@ from collections.abc import Iterator
 
 import torch
 
-from model.ops.agreement import Problem, cell_problem, combine_problem, disagreements, errors, project_problem
+from model.ops.agreement import (
+    Problem,
+    cell_problem,
+    combine_problem,
+    disagreements,
+    errors,
+    ffn_problem,
+    mix_problem,
+    norm_gelu_problem,
+    project_problem,
+)
 from model.ops.mlstm import mlstm
 from raysys.config import RunConfig
 from raysys.doctor.check import Check, explain, fail, ok, warn
@@ -55,16 +65,27 @@ def check_gradients(config: RunConfig) -> Iterator[Check]:
 
 def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str, Problem]]]:
     """Operator -> (frames x channels, problem) for every level of the model."""
-    from model.ops.project.fused import fits  # needs Triton, which machines without a GPU may lack
+    # These need Triton, which machines without a GPU may lack.
+    from model.ops.ffn.fused import fits as fits_ffn
+    from model.ops.norm_gelu.fused import fits as fits_norm
+    from model.ops.project.fused import fits
 
-    backbone, out = config.model.backbone, {"mlstm": [], "project": [], "combine": []}
+    backbone, names = config.model.backbone, ("mlstm", "project", "combine", "mix", "ffn", "norm_gelu")
+    out = {name: [] for name in names}
     heads, frames = backbone.num_heads, config.model.num_frames
+    encoded = config.model.encoder.width
+    if fits_norm(encoded):
+        out["norm_gelu"].append((f"{frames} x {encoded}", norm_gelu_problem(2, frames, encoded, device=device)))
     for level in range(len(backbone.pool) + 1):
-        inner = round(backbone.width * backbone.expand**level * backbone.up_factor)
+        width = backbone.width * backbone.expand**level
+        inner, hidden = round(width * backbone.up_factor), backbone.ffn_width(width)
         place, dim = f"{frames} x {inner}", inner // heads
         out["mlstm"].append((place, cell_problem(2, heads, frames, dim, device=device)))
         if fits(inner, backbone.qkv_block, backbone.conv_kernel, 2 * heads):  # others run in plain PyTorch
             out["project"].append((place, project_problem(2, frames, inner, heads, device=device)))
+            out["mix"].append((place, mix_problem(2, frames, inner, heads, device=device)))
+        if fits_ffn(hidden, width):
+            out["ffn"].append((f"{frames} x {width}", ffn_problem(2, frames, width, hidden, device=device)))
         out["combine"].append((place, combine_problem(2, 2, frames, heads, dim, device=device)))
         frames //= backbone.pool[level] if level < len(backbone.pool) else 1
     return out

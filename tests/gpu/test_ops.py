@@ -14,13 +14,16 @@ from model.ops.agreement import (
     combine_problem,
     disagreements,
     errors,
+    ffn_problem,
     mix_problem,
+    norm_gelu_problem,
     project_problem,
     value_and_gradients,
 )
 from model.ops.mlstm import mlstm
 from model.ops.sample import gumbel, sample
 from model.quantizer import GumbelQuantizer
+from raysys.train.optim import AdamW, StepGuard
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -79,6 +82,16 @@ def test_project(sizes, directions):
 @pytest.mark.parametrize("sizes", [(4, 1024, 256, 4), (4, 256, 512, 4), (3, 64, 1024, 4), (2, 77, 32, 2)])
 def test_mix(sizes, both):
     assert not disagreements(errors(mix_problem(*sizes, both)))
+
+
+@pytest.mark.parametrize("sizes", [(4, 1024, 128, 208), (3, 77, 32, 56), (1, 1, 16, 24)])
+def test_ffn(sizes):
+    assert not disagreements(errors(ffn_problem(*sizes)))
+
+
+@pytest.mark.parametrize("sizes", [(4, 2048, 256), (3, 77, 32), (1, 1, 16)])
+def test_norm_gelu(sizes):
+    assert not disagreements(errors(norm_gelu_problem(*sizes)))
 
 
 @pytest.mark.parametrize("sizes", [(2, 4, 1024, 4, 64), (2, 3, 64, 4, 256), (1, 2, 77, 3, 24)])
@@ -177,3 +190,27 @@ def test_a_captured_quantizer_draws_new_noise_each_replay():
         seen.append(codes.clone())
         assert all(grad.isfinite().all() for grad in grads)
     assert all((a != b).float().mean() > 0.9 for a, b in itertools.pairwise(seen))
+
+
+def test_the_optimiser_takes_the_steps_of_pytorch():
+    torch.manual_seed(0)
+    shapes = ((300, 70), (5,), (4096,), (2, 8193))
+    ours, theirs = ([torch.nn.Parameter(torch.randn(s, device="cuda")) for s in shapes] for _ in range(2))
+    for a, b in zip(ours, theirs, strict=True):
+        b.data.copy_(a.data)
+    groups = [[{"params": p[:2], "weight_decay": 0.1}, {"params": p[2:], "weight_decay": 0.0}] for p in (ours, theirs)]
+    for group in groups[0]:
+        group["lr"] = torch.tensor(1e-2, device="cuda")
+    mine = AdamW(groups[0], (0.9, 0.95), torch.device("cuda"))
+    reference = torch.optim.AdamW(groups[1], lr=1e-2, betas=(0.9, 0.95))
+    guard = StepGuard(torch.device("cuda"))
+    for _ in range(5):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        norm = mine.grad_norm()
+        torch.testing.assert_close(torch.nn.utils.clip_grad_norm_(theirs, 1.0), norm)
+        guard.step(mine, norm, 1.0)
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

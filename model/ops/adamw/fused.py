@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-import triton
 from torch import Tensor
 
 from model.ops.adamw.kernels import adamw_kernel, squares_kernel
@@ -27,12 +26,19 @@ class ManyTensors:
     """
 
     def __init__(
-        self, parameters: list[Tensor], first: list[Tensor], second: list[Tensor], groups: list[int], decays: list[float]
+        self,
+        parameters: list[Tensor],
+        first: list[Tensor],
+        second: list[Tensor],
+        groups: list[int],
+        decays: list[float],
     ):
         require_gpu(parameters[0])
         for x in (*parameters, *first, *second):
             if x.dtype != torch.float32 or not x.is_contiguous():
-                raise ValueError(f"parameters and moments must be contiguous float32, not {x.dtype} of strides {x.stride()}")
+                raise ValueError(
+                    f"parameters and moments must be contiguous float32, not {x.dtype} of strides {x.stride()}"
+                )
         device = parameters[0].device
         self.parameters = parameters
         counts = np.array([x.numel() for x in parameters])
@@ -76,7 +82,9 @@ class ManyTensors:
         squares_kernel[(num,)](self._table, self._squares, num, SIZE=SIZE, ALIGNED=self.aligned)
         return self._squares.sum().sqrt()
 
-    def step(self, lrs: Tensor, count: Tensor, scale: Tensor, skip: Tensor, betas: tuple[float, float], eps: float) -> None:
+    def step(
+        self, lrs: Tensor, count: Tensor, scale: Tensor, skip: Tensor, betas: tuple[float, float], eps: float
+    ) -> None:
         """Takes one step in place.
 
         Args:

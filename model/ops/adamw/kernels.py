@@ -3,6 +3,8 @@
 The table is (5, C) int64: addresses of the chunk's parameters, gradients, and first and second moments, and its elements.
 """
 
+# ruff: noqa: SIM108 (the two sides are compiled apart)
+
 import triton
 import triton.language as tl
 

@@ -28,10 +28,12 @@ class Launch:
     """Hidden channels done at a time."""
     warps: int
     stages: int = 2
+    registers: int | None = None
+    """Most registers a thread may use; fewer let more programs share a multiprocessor."""
 
 
 FORWARD = Launch(64, 32, 4)
-BACKWARD = Launch(32, 32, 4)
+BACKWARD = Launch(32, 64, 4)
 
 
 def fits(hidden: int, width: int) -> bool:
@@ -51,6 +53,8 @@ def _launch(x, hidden, launch, dropout):
     acc = tl.float64 if x.dtype == torch.float64 else tl.float32
     constants = {"D": width, "F": hidden, "L": frames, "P": launch.piece, "BELOW": threshold(dropout), "eps": EPS}
     constants |= {"ACC": acc, "num_warps": launch.warps, "num_stages": launch.stages}
+    if launch.registers:
+        constants["maxnreg"] = launch.registers
     rows = x.numel() // width
     return rows, triton.cdiv(rows, frames), constants
 
@@ -133,5 +137,7 @@ def ffn_triton(x, update, norm_weight, norm_bias, w1, b1, w2, b2, dropout, seeds
     if seeds is None:
         seeds = torch.zeros(2, dtype=torch.int64, device=x.device)
     w2 = w2.t()
-    tensors = (t.contiguous() for t in (x, update.to(x.dtype), norm_weight, norm_bias, w1.to(x.dtype), b1, w2.to(x.dtype), b2))
+    tensors = (
+        t.contiguous() for t in (x, update.to(x.dtype), norm_weight, norm_bias, w1.to(x.dtype), b1, w2.to(x.dtype), b2)
+    )
     return ffn_forward(*tensors, seeds, dropout)

@@ -5,13 +5,11 @@ Random bits are made where they are used, four numbers a call for four channels 
 Shape letters: N frames, L frames of a tile, D channels, F hidden channels, P hidden channels of a piece.
 """
 
-# ruff: noqa: RUF005 (Triton does not unpack tuples)
-
 import triton
 import triton.language as tl
 
-SQRT_HALF = tl.constexpr(0.7071067811865476)
-DENSITY = tl.constexpr(0.3989422804014327)
+from model.ops.activations import gaussian, normalise
+
 ROUNDS = tl.constexpr(7)
 """Of Philox; Salmon et al. 2011 find 4x32-7 random enough for every test, 10 is a margin."""
 SPARE = tl.constexpr(8)
@@ -36,23 +34,6 @@ def _scale(seed, row, D: tl.constexpr, BELOW: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
-def _gaussian(h):
-    """The normal distribution function at h, and its density."""
-    if h.dtype == tl.float64:
-        below = 0.5 * (1.0 + tl.erf(h * SQRT_HALF))
-        density = DENSITY * tl.exp(-0.5 * h * h)
-    else:
-        # Abramowitz & Stegun 7.1.26: error below 1.5e-7, with the exponential that the density needs anyway.
-        bell = tl.exp(-0.5 * h * h)
-        t = 1.0 / (1.0 + 0.3275911 * SQRT_HALF * tl.abs(h))
-        series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-        tail = 0.5 * series * bell
-        below = tl.where(h > 0, 1.0 - tail, tail)
-        density = DENSITY * bell
-    return below, density
-
-
-@triton.jit
 def _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D: tl.constexpr, BELOW: tl.constexpr, ACC: tl.constexpr):
     """The first residual sum (L, D)."""
     x = tl.load(x_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
@@ -60,14 +41,6 @@ def _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D: tl.constexpr, BELOW: tl.c
     if BELOW > 0:
         update *= _scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
     return x + update
-
-
-@triton.jit
-def _normalise(x, D: tl.constexpr, eps: tl.constexpr):
-    """Normalised rows of x (L, D) and the inverse of their deviation (L, 1)."""
-    x = x - tl.sum(x, 1, keep_dims=True) / D
-    inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / D + eps)
-    return x * inverse, inverse
 
 
 @triton.jit
@@ -92,14 +65,14 @@ def ffn_kernel(
     d = tl.arange(0, D)
     at = row.to(tl.int64)[:, None] * D + d[None, :]
     x = _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D, BELOW, ACC)
-    normed, _inverse = _normalise(x, D, eps)
+    normed, _inverse = normalise(x, D, eps)
     normed = normed * _vector(gamma_ptr, d, D, ACC) + _vector(beta_ptr, d, D, ACC)
     normed = normed.to(x_ptr.dtype.element_ty)
     out = tl.zeros((L, D), ACC)
     for f0 in range(0, F, P):
         f = f0 + tl.arange(0, P)
         h = _dot(normed, tl.trans(_piece(w1_ptr, f, d, F, D)), tl.zeros((L, P), ACC)) + _vector(b1_ptr, f, F, ACC)
-        below, _density = _gaussian(h)
+        below, _density = gaussian(h)
         out = _dot((h * below).to(normed.dtype), _piece(w2_ptr, f, d, F, D), out)
     out += _vector(b2_ptr, d, D, ACC)
     if BELOW > 0:
@@ -133,7 +106,7 @@ def ffn_grad_kernel(
     dy = tl.load(dy_ptr + at, mask=ok[:, None], other=0.0)
     dtype = dy.dtype
     x = _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D, BELOW, ACC)
-    unit, inverse = _normalise(x, D, eps)
+    unit, inverse = normalise(x, D, eps)
     gamma = _vector(gamma_ptr, d, D, ACC)
     normed = (unit * gamma + _vector(beta_ptr, d, D, ACC)).to(dtype)
     _store_spare(normed_ptr + row.to(tl.int64) * (D + SPARE), D, ok)
@@ -149,7 +122,7 @@ def ffn_grad_kernel(
         w1 = _piece(w1_ptr, f, d, F, D)
         h = _dot(normed, tl.trans(w1), tl.zeros((L, P), ACC)) + _vector(b1_ptr, f, F, ACC)
         da = _dot(dout, tl.trans(_piece(w2_ptr, f, d, F, D)), tl.zeros((L, P), ACC))
-        below, density = _gaussian(h)
+        below, density = gaussian(h)
         dh = (da * (below + h * density)).to(dtype)
         there = ok[:, None] & (f < F)[None, :]
         tl.store(a_ptr + row.to(tl.int64)[:, None] * (F + SPARE) + f[None, :], (h * below).to(dtype), there)

@@ -4,6 +4,8 @@ Shape letters: R directions, N = B S rows, I inner channels, H heads, G gate col
 Prepared weights are (16 + 2 G, I): 4 rows of taps, 3 times 4 rows of the maps (16, I / 4), then A and X (G, I).
 """
 
+# ruff: noqa: RUF005 (Triton does not unpack tuples)
+
 import triton
 import triton.language as tl
 

@@ -251,6 +251,15 @@ def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate
     on_x = F.pad(_through(v_weight, on_v), pad)
     maps = (_rows(w) for w in (q_weight, k_weight, v_weight))
     a, q, k, v, gates = project_forward(
-        x, conv_weight.t().contiguous(), conv_bias, *maps, on_a, on_x, gate_bias, len(directions), int(directions[0]), 0.0
+        x,
+        conv_weight.t().contiguous(),
+        conv_bias,
+        *maps,
+        on_a,
+        on_x,
+        gate_bias,
+        len(directions),
+        int(directions[0]),
+        0.0,
     )
     return a, q, k, v, gates.movedim(0, -2).flatten(-2)

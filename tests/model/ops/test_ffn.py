@@ -26,7 +26,12 @@ def test_ffn_kernels_compile_and_fit(name, launch, capability, dropout):
     kernel = getattr(kernels, f"{name}_kernel")
     types = {"seeds": "i64"} | dict.fromkeys(FLOATS, "fp32")
     compiled = compile_kernel(
-        kernel, capability, constants | {"ACC": tl.float32}, lambda arg: types.get(arg, "bf16"), launch.warps, launch.stages
+        kernel,
+        capability,
+        constants | {"ACC": tl.float32},
+        lambda arg: types.get(arg, "bf16"),
+        launch.warps,
+        launch.stages,
     )
     assert compiled.metadata.shared <= SHARED_MEMORY
 
@@ -46,6 +51,9 @@ def test_shapes_are_known_before_anything_runs():
 
 
 def test_sizes_that_the_kernels_do_not_do_are_named():
-    x, weights = torch.zeros(1, 2, 48), [torch.zeros(shape) for shape in ((48,), (48,), (80, 48), (80,), (48, 80), (48,))]
+    x, weights = (
+        torch.zeros(1, 2, 48),
+        [torch.zeros(shape) for shape in ((48,), (48,), (80, 48), (80,), (48, 80), (48,))],
+    )
     with pytest.raises(ValueError, match="power of 2 of channels from 16 to 128, not 48"):
         ffn(x, x, *weights, backend="triton")
