@@ -189,7 +189,11 @@ def parts() -> dict[str, float]:
     named = {
         "encoder": (model.backbone.encoder, [windows()], 1),
         **{
-            name: (partial(through, stage), [torch.randn(BATCH, frames, width, device=DEVICE).requires_grad_()], times)
+            name: (
+                partial(through, stage),
+                [torch.randn(BATCH, frames, width, device=DEVICE).bfloat16().requires_grad_()],
+                times,
+            )
             for (name, stage), frames, width, times in zip(
                 stages.items(),
                 (1024, 256, 64),

@@ -18,12 +18,17 @@ from model.ops.mlstm.kernels import (
     grad_kernel,
     hidden_kernel,
 )
+from model.ops.mlstm.kernels_pairs import hidden_pairs_kernel, keys_grad_kernel, queries_grad_kernel
 from model.ops.mlstm.kernels_states import carry_grads_kernel, carry_states_kernel, states_grad_kernel, states_kernel
+from model.ops.sums import sum_parts
 
 ROOMY = 120_000
 """Bytes of shared memory that are enough for the gradient kernel's largest tiles; an A10, L4 or RTX 4090 gives less."""
 WANTED_PROGRAMS = 512
 """Rows (R x B x H) are cut into segments until there are about so many programs: four for each multiprocessor."""
+FEW, WIDE = 4, 128
+"""Sequences of 2 to FEW chunks and heads of at least WIDE channels: all pairs of frames cost less than states do.
+In 16 bits only: products of fp32 are no matrix instructions, and want more registers than there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,17 @@ class Launch:
     """Most registers a thread may use; fewer let more programs share a multiprocessor."""
     early: bool = False
     """Whether everything that a chunk needs is loaded first, for heads of one tile."""
+    part: int = 32
+    """Most keys (or queries) that a kernel over pairs takes at once, a power of two >= 16."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairs:
+    """How the kernels over all pairs of frames are launched."""
+
+    hidden: Launch
+    queries_grad: Launch
+    keys_grad: Launch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +69,8 @@ class Plan:
     grad: Launch
     states: Launch
     states_grad: Launch
+    pairs: Pairs | None = None
+    """None if the chunks carry a state."""
 
     @property
     def segments(self):
@@ -84,7 +102,14 @@ def plan(rows, length, dim, element_size=2, shared_memory=math.inf):
         grad=Launch(max(16, min(most, width) // (2 if cramped else 1)), early=early),
         states=Launch(min(most, width)),
         states_grad=Launch(min(most, width), registers=128 if width <= 64 else None),
+        pairs=_pairs(width) if element_size == 2 and 2 <= num_chunks <= FEW and dim >= WIDE else None,
     )
+
+
+def _pairs(width):
+    # Loads are in flight one step ahead where the head is one tile; with more, that takes too much shared memory.
+    one = Launch(min(128, width), stages=2 if width <= 128 else 1)
+    return Pairs(hidden=one, queries_grad=one, keys_grad=one)
 
 
 def _plan_of(q):
@@ -107,15 +132,20 @@ def _math(q, eps):
     return {"scale": 1 / math.sqrt(q.shape[-1]), "eps": eps}
 
 
-def _states(q, slots, dtype):
-    """Empty memory (R, B, H, slots, E, E), normaliser (R, B, H, slots, E) and log scale (R, B, H, slots)."""
+def _states(q, slots, dtype, scales=None):
+    """Empty memory (R, B, H, slots, E, E), normaliser (R, B, H, slots, E) and log scale (R, B, H, `scales`, else slots)."""
     directions, batch, _, heads, dim = q.shape
-    shape = (directions, batch, heads, slots)
+    shape = (directions, batch, heads)
     return (
-        q.new_empty(*shape, dim, dim, dtype=dtype),
-        q.new_empty(*shape, dim, dtype=_exact(q)),
-        q.new_empty(shape, dtype=_exact(q)),
+        q.new_empty(*shape, slots, dim, dim, dtype=dtype),
+        q.new_empty(*shape, slots, dim, dtype=_exact(q)),
+        q.new_empty(*shape, slots if scales is None else scales, dtype=_exact(q)),
     )
+
+
+def _saved(q, cut):
+    """Empty memory, normaliser and log scale that every chunk but the first starts from; of pairs the log scale alone."""
+    return _states(q, 0 if cut.pairs else cut.num_chunks - 1, q.dtype, cut.num_chunks - 1)
 
 
 def _carry(kernel, q, segments, *tensors):
@@ -129,7 +159,7 @@ def _carry(kernel, q, segments, *tensors):
 def _chunk_states(q, k, v, fade, write, cut):
     """Memory, normaliser and log scale that every chunk but the first starts from."""
     directions, batch, length, heads, dim = q.shape
-    saved = _states(q, cut.num_chunks - 1, q.dtype)
+    saved = _saved(q, cut)
     if cut.num_chunks == 1:
         return saved
     memory0, norm0, start0 = _states(q, cut.segments - 1, _exact(q))
@@ -149,6 +179,24 @@ def _chunk_states(q, k, v, fade, write, cut):
     return saved
 
 
+def _pair_constants(q, cut, launch):
+    return _constants(q, cut, launch) | {"PART": min(launch.part, cut.chunk)}
+
+
+def _hidden_pairs(q, k, v, h, gates, eps, cut):
+    """Fills h and the overlaps by all pairs of frames; returns what is saved in place of states."""
+    directions, batch, length, heads, dim = q.shape
+    overlap, fade, write, peak = gates
+    saved = _saved(q, cut)
+    tiles = triton.cdiv(dim, cut.pairs.hidden.tile)
+    hidden_pairs_kernel[(cut.num_chunks * directions * tiles, heads, batch)](
+        q, k, v, fade, write, peak, saved[2], h, overlap, batch, length, heads, cut.num_chunks, R=directions,
+        SHARED=len(v) == 1, MOST=triton.next_power_of_2(cut.num_chunks), **_math(q, eps),
+        **_pair_constants(q, cut, cut.pairs.hidden),
+    )  # fmt: skip
+    return saved
+
+
 @torch.library.custom_op("raysys::mlstm", mutates_args=())
 def mlstm_forward(
     q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float
@@ -165,6 +213,8 @@ def mlstm_forward(
         igate, fgate, fade, write, peak, batch, length, heads, cut.num_chunks,
         L=cut.chunk, ACC=constants["ACC"], num_warps=1,
     )  # fmt: skip
+    if cut.pairs:
+        return h, gates, *_hidden_pairs(q, k, v, h, gates, eps, cut)
     states = _chunk_states(q, k, v, fade, write, cut)
     hidden_kernel[(cut.num_chunks * directions, heads, batch)](
         q, k, v, fade, write, peak, *states, h, overlap, batch, length, heads, cut.num_chunks,
@@ -178,7 +228,7 @@ def mlstm_forward(
 def _(q, k, v, igate, fgate, eps):
     directions, batch, length, heads, _ = q.shape
     gates = q.new_empty(4, directions, batch, heads, length, dtype=_exact(q))
-    return torch.empty_like(q), gates, *_states(q, _plan_of(q).num_chunks - 1, q.dtype)
+    return torch.empty_like(q), gates, *_saved(q, _plan_of(q))
 
 
 def _chunk_state_grads(q, h, dh, gates, start, eps, cut):
@@ -206,6 +256,48 @@ def _chunk_state_grads(q, h, dh, gates, start, eps, cut):
     return doverlap, dmemory, dnorm
 
 
+def _chunk_grads(inputs, states, h, dh, gates, eps, cut, grads):
+    """Fills the gradients of q, k and v chunk by chunk; returns sums of dlog: `inside`, `column`, `future` and `across`."""
+    q, _k, v = inputs
+    directions, batch, length, heads, _ = q.shape
+    overlap, fade, write, peak = gates
+    sums = *torch.empty_like(gates[1:]), overlap.new_empty(directions, batch, heads, cut.num_chunks)
+    doverlap, *state_grads = _chunk_state_grads(q, h, dh, gates, states[2], eps, cut)
+    shared = len(v) == 1
+    for r in range(directions):
+        grad_kernel[(cut.num_chunks, heads, batch)](
+            *inputs, fade, write, peak, *states, overlap, doverlap, dh, *state_grads, *grads, *sums, r, batch, length,
+            heads, cut.num_chunks, SHARED=shared, ADD=shared and r > 0, ONE_CHUNK=cut.num_chunks == 1,
+            EARLY=cut.grad.early, **_math(q, eps), **_constants(q, cut, cut.grad),
+        )  # fmt: skip
+    return sums
+
+
+def _pair_grads(inputs, start, h, dh, gates, eps, cut, grads):
+    """Fills the gradients of q, k and v by all pairs of frames; returns the same sums of dlog."""
+    q, _k, v = inputs
+    directions, batch, length, heads, dim = q.shape
+    overlap, fade, write, peak = gates
+    dq, dk, dv = grads
+    of_queries = overlap.new_empty(6, *overlap.shape)
+    sums = torch.empty_like(gates[1:])
+    across = overlap.new_empty(cut.num_chunks, directions, batch, heads, cut.num_chunks)
+    sizes = (batch, length, heads, cut.num_chunks)
+    constants = {"R": directions, "SHARED": len(v) == 1, "scale": _math(q, eps)["scale"]}
+
+    launch = cut.pairs.queries_grad
+    queries_grad_kernel[(cut.num_chunks * directions * triton.cdiv(dim, launch.tile), heads, batch)](
+        *inputs, fade, write, peak, start, overlap, h, dh, *of_queries, across, dq, *sizes, eps=eps, **constants,
+        MOST=triton.next_power_of_2(cut.num_chunks), **_pair_constants(q, cut, launch),
+    )  # fmt: skip
+    launch = cut.pairs.keys_grad
+    keys_grad_kernel[(cut.num_chunks * len(v) * triton.cdiv(dim, launch.tile), heads, batch)](
+        *inputs, fade, write, start, *of_queries, dh, dk, dv, *sums, *sizes, **constants,
+        **_pair_constants(q, cut, launch),
+    )  # fmt: skip
+    return *sums, sum_parts(across)
+
+
 @torch.library.custom_op("raysys::mlstm_grad", mutates_args=())
 def mlstm_backward(
     q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float, h: Tensor, gates: Tensor,
@@ -214,24 +306,16 @@ def mlstm_backward(
     """Gradients of q, k, v and both gates."""
     directions, batch, length, heads, _ = q.shape
     cut = _plan_of(q)
-    shared = len(v) == 1
     dq, dk, dv, di, df = (torch.empty_like(x) for x in (q, k, v, igate, fgate))
-    overlap, fade, write, peak = gates
-    inside, column, future = torch.empty_like(gates[1:])
-    across = start.new_empty(directions, batch, heads, cut.num_chunks)
-    sizes = (batch, length, heads, cut.num_chunks)
-    state_grads = _chunk_state_grads(q, h, dh, gates, start, eps, cut)
-    saved = (fade, write, peak, memory, norm, start, overlap)
-    constants = _constants(q, cut, cut.grad)
-    for r in range(directions):
-        grad_kernel[(cut.num_chunks, heads, batch)](
-            q, k, v, *saved, state_grads[0], dh, *state_grads[1:], dq, dk, dv, inside, column, future, across, r,
-            *sizes, SHARED=shared, ADD=shared and r > 0, ONE_CHUNK=cut.num_chunks == 1, EARLY=cut.grad.early,
-            **_math(q, eps), **constants,
-        )  # fmt: skip
+    inputs, grads = (q, k, v), (dq, dk, dv)
+    if cut.pairs:
+        sums = _pair_grads(inputs, start, h, dh, gates, eps, cut, grads)
+    else:
+        sums = _chunk_grads(inputs, (memory, norm, start), h, dh, gates, eps, cut, grads)
     gates_grad_kernel[(cut.num_chunks, heads, directions * batch)](
-        fgate, inside, column, future, across, di, df, *sizes, L=cut.chunk, ACC=constants["ACC"], num_warps=1
-    )
+        fgate, *sums, di, df, batch, length, heads, cut.num_chunks,
+        L=cut.chunk, ACC=_constants(q, cut, cut.grad)["ACC"], num_warps=1,
+    )  # fmt: skip
     return dq, dk, dv, di, df
 
 
