@@ -107,9 +107,12 @@ def plan(rows, length, dim, element_size=2, shared_memory=math.inf):
 
 
 def _pairs(width):
-    # Loads are in flight one step ahead where the head is one tile; with more, that takes too much shared memory.
-    one = Launch(min(128, width), stages=2 if width <= 128 else 1)
-    return Pairs(hidden=one, queries_grad=one, keys_grad=one)
+    if width > 128:
+        # With more tiles than one, more in flight takes too much shared memory.
+        return Pairs(**dict.fromkeys(("hidden", "queries_grad", "keys_grad"), Launch(128)))
+    return Pairs(
+        hidden=Launch(width, part=64), queries_grad=Launch(width, registers=168), keys_grad=Launch(width, stages=3)
+    )
 
 
 def _plan_of(q):
