@@ -45,8 +45,8 @@ def _exact(x):
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _launch(x, hidden, launch, dropout):
-    """Programs, and the constants of a kernel."""
+def launched(x, hidden, launch, dropout):
+    """Rows of x, programs, and the constants of a kernel."""
     width = x.shape[-1]
     # Tiles of wider elements take as much shared memory with half as many frames.
     frames = max(16, launch.frames * 2 // max(2, x.element_size()))
@@ -66,7 +66,7 @@ def ffn_forward(
 ) -> Tensor:  # fmt: skip
     """(B, S, D); everything is contiguous, w1 (F, D) and the transpose w2 (F, D) in the dtype of x."""
     require_gpu(x)
-    rows, programs, constants = _launch(x, len(w1), FORWARD, dropout)
+    rows, programs, constants = launched(x, len(w1), FORWARD, dropout)
     y = torch.empty_like(x)
     ffn_kernel[(programs,)](x, update, gamma, beta, w1, b1, w2, b2, seeds, y, rows, **constants)
     return y
@@ -86,7 +86,7 @@ def ffn_backward(
 
     Biases stand in the first column, or row, beside the weights.
     """
-    rows, programs, constants = _launch(x, len(w1), BACKWARD, dropout)
+    rows, programs, constants = launched(x, len(w1), BACKWARD, dropout)
     hidden, width = w1.shape
     dx, normed = torch.empty_like(x), x.new_empty(rows, width + SPARE)
     dupdate, dout = (torch.empty_like(x), torch.empty_like(x)) if dropout else (dx, dy)

@@ -111,7 +111,9 @@ def _pairs(width):
         # With more tiles than one, more in flight takes too much shared memory.
         return Pairs(**dict.fromkeys(("hidden", "queries_grad", "keys_grad"), Launch(128)))
     return Pairs(
-        hidden=Launch(width, part=64), queries_grad=Launch(width, registers=168), keys_grad=Launch(width, stages=3)
+        hidden=Launch(width, part=64),
+        queries_grad=Launch(width, stages=2, registers=168),
+        keys_grad=Launch(width, stages=3),
     )
 
 

@@ -1,9 +1,10 @@
 """Triton kernels of the mLSTM cell for sequences of few chunks: over all pairs of frames, with no state between chunks.
 
 A program holds a chunk of queries (or of keys) and goes through the chunks of keys (or of queries) that it meets, as
-kernels of attention do: first its own, then the others from the nearest on. (A loop that may have no step, if it comes
-first, makes ptxas run the matrix products of the next one by one, C7515.) The scale `top` of every query is known beforehand, so nothing is rescaled on the way. Between
-chunks a key fades by the log fading of whole chunks: of all from its own to the one before the query's.
+kernels of attention do: first its own, then the others from the nearest on. (If a loop that may have no step came
+first, ptxas would run the matrix products of the next loop one by one: its remark C7515.) The scale `top` of every query
+is known beforehand, so nothing is rescaled on the way. Between chunks a key fades by the log fading of whole chunks: of
+all from its own to the one before the query's.
 
 Program axes: 0 chunk x direction x tile of channels, 1 head, 2 batch row: those that read the same run side by side.
 With several tiles each program does all scores again. Names are those of README.md, letters and places p those of kernels.py.

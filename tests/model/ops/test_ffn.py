@@ -4,11 +4,9 @@ import pytest
 import torch
 
 triton = pytest.importorskip("triton")
-import triton.language as tl  # noqa: E402
 from offline import SHARED_MEMORY, compile_kernel, run_interpreted  # noqa: E402
 
 from model.ops.ffn import ffn, fused, kernels  # noqa: E402
-from model.ops.ffn.reference import threshold  # noqa: E402
 
 FLOATS = ("gamma", "beta", "b1", "b2", "shares")
 
@@ -18,20 +16,16 @@ def test_ffn_in_the_interpreter():
     run_interpreted("interpreted_ffn.py")
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("element", "dropout"), [(torch.bfloat16, 0.0), (torch.bfloat16, 0.1), (torch.float32, 0.1)])
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize(("name", "launch"), [("ffn", fused.FORWARD), ("ffn_grad", fused.BACKWARD)])
-def test_ffn_kernels_compile_and_fit(name, launch, capability, dropout):
-    constants = {"D": 128, "F": 208, "L": launch.frames, "P": launch.piece, "BELOW": threshold(dropout), "eps": 1e-5}
-    kernel = getattr(kernels, f"{name}_kernel")
+def test_ffn_kernels_compile_and_fit(name, launch, capability, element, dropout):
+    _rows, _programs, constants = fused.launched(torch.empty(1, 64, 128, dtype=element), 208, launch, dropout)
+    constants = {key: value for key, value in constants.items() if not key.startswith(("num_", "maxnreg"))}
+    kernel, stored = getattr(kernels, f"{name}_kernel"), "fp32" if element == torch.float32 else "bf16"
     types = {"seeds": "i64"} | dict.fromkeys(FLOATS, "fp32")
     compiled = compile_kernel(
-        kernel,
-        capability,
-        constants | {"ACC": tl.float32},
-        lambda arg: types.get(arg, "bf16"),
-        launch.warps,
-        launch.stages,
+        kernel, capability, constants, lambda arg: types.get(arg, stored), launch.warps, launch.stages
     )
     assert compiled.metadata.shared <= SHARED_MEMORY
 
