@@ -100,12 +100,14 @@ def test_combine_kernels_compile(name, capability):
     assert compile_kernel(kernel, capability, COMBINE).metadata.shared <= SHARED_MEMORY
 
 
-def test_shapes_are_known_before_anything_runs():
+@pytest.mark.parametrize(("length", "dim"), [(100, 64), (200, 128)])
+def test_shapes_are_known_before_anything_runs(length, dim):
+    """By chunks with states, and over all pairs."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
-        q = torch.empty(2, 3, 100, 4, 64, dtype=torch.bfloat16, requires_grad=True)
-        gate = torch.empty(2, 3, 100, 4, requires_grad=True)
+        q = torch.empty(2, 3, length, 4, dim, dtype=torch.bfloat16, requires_grad=True)
+        gate = torch.empty(2, 3, length, 4, requires_grad=True)
         h = mlstm(q, q, q[:1], gate, gate, backend="triton")
         assert h.shape == q.shape
         assert h.dtype == torch.bfloat16
