@@ -1,6 +1,6 @@
 """Triton kernels of `ffn`: a program does a tile of frames from the residual sum to the next one, and hidden channels never leave it.
 
-Random bits are made where they are used, four numbers a call for four channels side by side, and never stored.
+Random bits are made where they are used, and never stored; a call serves eight channels side by side.
 
 Shape letters: N frames, L frames of a tile, D channels, F hidden channels, P hidden channels of a piece.
 """
