@@ -35,12 +35,11 @@ class WaveformEncoder(nn.Module):
 def strided_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
     """Returns conv(x), padded to S = T / stride frames, for channels-last x (B, T, C): (B, S, D)."""
     (kernel,), (stride,) = conv.kernel_size, conv.stride
-    left = (kernel - 1) // 2
+    left, num_frames = (kernel - 1) // 2, x.shape[1] // stride
     # Tap by tap and not channel by channel: so whole rows are copied, or none.
     weight = conv.weight.transpose(1, 2).flatten(1)
     if kernel == stride + left and left < stride and x.shape[-1] >= 16:
-        return _folded_conv(x, weight, conv.bias, stride, left)
-    num_frames = x.shape[1] // stride
+        return _folded_conv(x[:, : stride * num_frames], weight, conv.bias, stride, left)
     x = F.pad(x, (0, 0, left, kernel - 1 - left))
     taps = torch.cat([x[:, i : i + stride * num_frames : stride] for i in range(kernel)], dim=-1)
     # Tensor cores want multiples of 8.

@@ -6,7 +6,7 @@ import torch
 
 from model.config import MaskConfig
 from model.draws import Draws, KeyedDraws
-from model.masking import _exact_spans, num_masked, span_mask
+from model.masking import _exact_spans, num_masked, span_mask, take
 
 CPU = torch.device("cpu")
 
@@ -110,3 +110,19 @@ def test_gumbel_noise_has_the_moments_of_its_law(draws):
     assert abs(x.mean().item() - 0.5772) < 0.01
     assert abs(x.var().item() - torch.pi**2 / 6) < 0.03
     assert x.isfinite().all()
+
+
+@pytest.mark.parametrize("mode", ["exact", "wav2vec2"])
+def test_masked_frames_are_taken_and_their_gradient_comes_back(mode):
+    """Rows that are wider than a row's masked frames end in copies of frame 0, which take no part in the gradient."""
+    mask = draw(5, 61, ratio=0.5, span_frames=4, mode=mode)
+    ours = torch.randn(5, 61, 3, dtype=torch.float64, requires_grad=True)
+    plain = ours.detach().clone().requires_grad_()
+    index = mask.index[..., None].expand(-1, -1, 3)
+    there = (torch.arange(index.shape[1]) < mask.count[:, None])[..., None]
+    grad = torch.randn(index.shape, dtype=torch.float64)
+    taken, gathered = take(ours, mask), plain.gather(1, index)
+    assert torch.equal(taken, gathered)
+    taken.backward(grad)
+    gathered.backward(grad * there)
+    assert torch.equal(ours.grad, plain.grad)

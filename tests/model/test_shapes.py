@@ -1,5 +1,6 @@
 """Shapes and parameter counts of the whole network at its real size."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -37,13 +38,16 @@ def test_frames_and_levels():
     assert shapes == [(1024, 128), (256, 256), (64, 512), (256, 256), (1024, 128)]
 
 
-def test_strided_convolution_is_the_library_convolution():
-    for kernel, stride in [(3, 2), (5, 2), (4, 4)]:
-        conv = torch.nn.Conv1d(3, 7, kernel, stride)
-        x = torch.randn(2, 64, 3)
-        left = (kernel - 1) // 2
-        padded = F.pad(x.mT, (left, kernel - 1 - left))
-        torch.testing.assert_close(strided_conv(x, conv), conv(padded)[..., : 64 // stride].mT)
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (4, 4), (5, 3)])
+def test_strided_convolution_is_the_library_convolution(kernel, stride, channels):
+    conv = torch.nn.Conv1d(channels, 7, kernel, stride).double()
+    x = torch.randn(2, 64, channels, dtype=torch.float64, requires_grad=True)
+    left = (kernel - 1) // 2
+    found = []
+    for out in (strided_conv(x, conv), conv(F.pad(x.mT, (left, kernel - 1 - left)))[..., : 64 // stride].mT):
+        found.append([out, *torch.autograd.grad(out.square().sum(), [x, *conv.parameters()])])
+    torch.testing.assert_close(*found)
 
 
 def test_frames_see_both_past_and_future():
