@@ -19,6 +19,7 @@ class AdamW(torch.optim.AdamW):
 
     def __init__(self, groups: list[dict], betas: tuple[float, float], device: torch.device):
         super().__init__(groups, betas=betas, fused=True, capturable=device.type == "cuda")
+        self._own = device.type == "cuda"
         self._many: ManyTensors | None = None
         self._moments: list[int] = []
 
@@ -26,7 +27,7 @@ class AdamW(torch.optim.AdamW):
     def grad_norm(self) -> Tensor:
         """Returns the norm of all gradients together, 0-dim."""
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not parameters[0].is_cuda:
+        if not self._own:
             return nn.utils.get_total_norm([p.grad for p in parameters], foreach=True)
         self._find(parameters)
         return self._many.norm()
@@ -34,7 +35,7 @@ class AdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self) -> None:
         """Takes a step; `grad_norm` has to be called before."""
-        if self._many is None:
+        if not self._own:
             super().step()
             return
         lrs = torch.stack([group["lr"] for group in self.param_groups])

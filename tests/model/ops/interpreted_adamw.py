@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from model.ops.adamw import ManyTensors
+from raysys.train.optim import AdamW, StepGuard, set_lr
 
 SHAPES = ((3,), (5000,), (64, 128), (1,), (4096,), (2, 4097))
 GROUPS = [0, 0, 0, 1, 1, 1]
@@ -68,3 +69,47 @@ def test_tensors_that_the_kernels_cannot_walk_through_are_refused():
     parameter = torch.zeros(4, 6).t()
     with pytest.raises(ValueError, match="contiguous float32"):
         ManyTensors([parameter], [parameter], [parameter], [0], [0.0])
+
+
+def optimizer():
+    """Parameters, and the optimiser of a GPU over them."""
+    parameters = [torch.nn.Parameter(p) for p in normal(0)]
+    split = GROUPS.index(1)
+    groups = [
+        {"params": p, "weight_decay": decay, "lr": torch.tensor(0.0), "peak_lr": lr}
+        for p, decay, lr in zip((parameters[:split], parameters[split:]), (0.1, 0.0), RATES, strict=True)
+    ]
+    found = AdamW(groups, BETAS, torch.device("cuda"))
+    set_lr(found, 1.0)
+    return parameters, found
+
+
+def take_steps(parameters, found, steps):
+    guard = StepGuard(torch.device("cpu"))
+    for step in steps:
+        for parameter, grad in zip(parameters, normal(step + 1), strict=True):
+            parameter.grad = grad if step >= 0 else torch.full_like(grad, float("nan"))
+        guard.step(found, found.grad_norm(), clip=1.0)
+
+
+def test_an_optimiser_that_was_read_from_a_checkpoint_goes_on_as_before():
+    parameters, found = optimizer()
+    take_steps(parameters, found, (0, 1))
+    again, loaded = optimizer()
+    for old, new in zip(parameters, again, strict=True):
+        new.data.copy_(old.data)
+        # A checkpoint has a count of steps for every parameter.
+        loaded.state[new] = {key: value.clone() for key, value in found.state[old].items()}
+    take_steps(parameters, found, (2, 3))
+    take_steps(again, loaded, (2, 3))
+    assert all(torch.equal(a, b) for a, b in zip(parameters, again, strict=True))
+    assert {loaded.state[p]["step"].item() for p in again} == {4.0}
+
+
+def test_a_skipped_step_is_not_counted():
+    parameters, found = optimizer()
+    take_steps(parameters, found, (0, -1, 1))
+    others, plain = optimizer()
+    take_steps(others, plain, (0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(parameters, others, strict=True))
+    assert found.state[parameters[0]]["step"] == 2
