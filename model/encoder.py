@@ -43,7 +43,7 @@ def strided_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
     x = F.pad(x, (0, 0, left, kernel - 1 - left))
     taps = torch.cat([x[:, i : i + stride * num_frames : stride] for i in range(kernel)], dim=-1)
     # Tensor cores want multiples of 8.
-    spare = -taps.shape[-1] % 8
+    spare = -taps.shape[-1] % 8 if x.is_cuda else 0
     return F.linear(F.pad(taps, (0, spare)), F.pad(weight, (0, spare)), conv.bias)
 
 
