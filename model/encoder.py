@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import EncoderConfig
-from model.ops.norm_gelu import norm_gelu
+from model.ops.norm_gelu import linear_norm_gelu, norm_gelu
 
 
 class WaveformEncoder(nn.Module):
@@ -27,35 +27,63 @@ class WaveformEncoder(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Returns the normalised features (B, S, D) of a waveform (B, C, T), S = T / stride^layers, under autocast in its dtype."""
         x = waveform.transpose(1, 2)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = _in_autocast_dtype(norm_gelu(strided_conv(x, conv), norm.weight, norm.bias))
-        return _in_autocast_dtype(self.final_norm(x))
+        layers = list(zip(self.convs, self.norms, strict=True))
+        for number, (conv, norm) in enumerate(layers, start=1):
+            last = self.final_norm if number == len(layers) else None
+            x = _in_autocast_dtype(_layer(x, conv, norm, last))
+        return x
 
 
-def strided_conv(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    """Returns conv(x), padded to S = T / stride frames, for channels-last x (B, T, C): (B, S, D)."""
+def _layer(x: Tensor, conv: nn.Conv1d, norm: nn.LayerNorm, last: nn.LayerNorm | None) -> Tensor:
+    """Returns gelu(norm(conv(x))), and that normalised once more by `last`: (B, S, D) for channels-last x (B, T, C)."""
+    after = last and (last.weight, last.bias)
+    if _folds(conv):
+        own, early = folded_conv(x, conv)
+        return norm_gelu(own, norm.weight, norm.bias, early=early, offset=conv.bias, last=after)
+    taps, weight = unfolded_conv(x, conv)
+    y = linear_norm_gelu(_in_autocast_dtype(taps), weight, norm.weight, norm.bias)
+    return y if last is None else last(y)
+
+
+def _folds(conv: nn.Conv1d) -> bool:
+    """Whether a row of `stride` samples has all that a frame needs but what is in the row before, and rows are wide enough to pay."""
     (kernel,), (stride,) = conv.kernel_size, conv.stride
-    left, num_frames = (kernel - 1) // 2, x.shape[1] // stride
-    # Tap by tap and not channel by channel: so whole rows are copied, or none.
-    weight = conv.weight.transpose(1, 2).flatten(1)
-    if kernel == stride + left and left < stride and x.shape[-1] >= 16:
-        return _folded_conv(x[:, : stride * num_frames], weight, conv.bias, stride, left)
-    x = F.pad(x, (0, 0, left, kernel - 1 - left))
-    taps = torch.cat([x[:, i : i + stride * num_frames : stride] for i in range(kernel)], dim=-1)
-    # Tensor cores want multiples of 8.
-    spare = -taps.shape[-1] % 8 if x.is_cuda else 0
-    return F.linear(F.pad(taps, (0, spare)), F.pad(weight, (0, spare)), conv.bias)
+    return kernel == stride + _padding(conv) and _padding(conv) < stride and conv.in_channels >= 16
 
 
-def _folded_conv(x: Tensor, weight: Tensor, bias: Tensor, stride: int, left: int) -> Tensor:
-    """Returns the same without a copy of x, of which `stride` samples in a row are one row of a matrix.
+def _padding(conv: nn.Conv1d) -> int:
+    """Zeros before the first sample; as many samples as the stride become one frame."""
+    return (conv.kernel_size[0] - 1) // 2
 
-    The last `left` of them are also the first taps of the next frame.
+
+def _by_taps(conv: nn.Conv1d) -> Tensor:
+    """Returns the weight (D, kernel C), tap by tap and not channel by channel: so whole rows are copied, or none."""
+    return conv.weight.transpose(1, 2).flatten(1)
+
+
+def unfolded_conv(x: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Tensor]:
+    """Returns taps (B, S, F) and weight (D, F) whose product is conv(x), padded to S = T / stride frames, for x (B, T, C).
+
+    The bias is a column of the weight, beside a column of ones; zeros make up a multiple of 16, which tensor cores want.
     """
-    rows, width = x.unflatten(1, (-1, stride)).flatten(2), x.shape[-1]
-    early, own = weight.split([left * width, stride * width], dim=1)
-    past = F.linear(rows[..., (stride - left) * width :], early)
-    return F.linear(rows, own, bias) + F.pad(past[:, :-1], (0, 0, 1, 0))
+    (kernel,), (stride,) = conv.kernel_size, conv.stride
+    num_frames, weight = x.shape[1] // stride, _by_taps(conv)
+    spare = -(weight.shape[1] + 1) % 16
+    x = F.pad(x, (0, 0, _padding(conv), kernel - 1 - _padding(conv)))
+    taps = [x[:, i : i + stride * num_frames : stride] for i in range(kernel)]
+    taps += [x.new_ones(len(x), num_frames, 1), x.new_zeros(len(x), num_frames, spare)]
+    return torch.cat(taps, dim=-1), F.pad(torch.cat([weight, conv.bias[:, None]], dim=1), (0, spare))
+
+
+def folded_conv(x: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Tensor]:
+    """Returns two parts (B, S, D) of conv(x) without its bias, for x (B, T, C): the second one is of the next frame.
+
+    Nothing of x is copied: `stride` samples in a row are one row of a matrix, whose last ones are also the first taps of the next frame.
+    """
+    (stride,), left, width = conv.stride, _padding(conv), x.shape[-1]
+    rows = x[:, : x.shape[1] // stride * stride].unflatten(1, (-1, stride)).flatten(2)
+    early, own = _by_taps(conv).split([left * width, stride * width], dim=1)
+    return F.linear(rows, own), F.linear(rows[..., (stride - left) * width :], early)
 
 
 def _in_autocast_dtype(x: Tensor) -> Tensor:

@@ -23,11 +23,11 @@ def gaussian(h):
         below = 0.5 * (1.0 + tl.erf(h * SQRT_HALF))
         density = DENSITY * tl.exp(-0.5 * h * h)
     else:
-        # Abramowitz & Stegun 7.1.26: error below 1.5e-7, with the exponential that the density needs anyway.
-        bell = tl.exp(-0.5 * h * h)
-        t = 1.0 / (1.0 + 0.3275911 * SQRT_HALF * tl.abs(h))
-        series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-        tail = 0.5 * series * bell
-        below = tl.where(h > 0, 1.0 - tail, tail)
-        density = DENSITY * bell
+        # The distribution function is the sigmoid of an odd function, here a polynomial: error below 7e-6, of h times it below 3e-6
+        # (a fit of this project). The coefficients hold the factor -log2(e). 1 / x = rsqrt(x)^2 needs no guard against ranges.
+        t = h * h
+        odd = -2.3020446 + t * (-0.10522669 + t * (3.6027369e-4 + t * (8.8238392e-5 + t * -3.2289942e-6)))
+        root = tl.rsqrt(1.0 + tl.exp2(h * odd))
+        below = root * root
+        density = DENSITY * tl.exp2(t * -0.72134752)
     return below, density

@@ -16,7 +16,7 @@ from model.ops.combine import combine
 from model.ops.ffn import ffn
 from model.ops.mix import mix
 from model.ops.mlstm import mlstm
-from model.ops.norm_gelu import norm_gelu
+from model.ops.norm_gelu import linear_norm_gelu, norm_gelu
 from model.ops.project import project
 
 FLOOR = 4e-3
@@ -89,10 +89,22 @@ def ffn_problem(batch, length, width, hidden, *, device="cuda") -> Problem:
 
 
 def norm_gelu_problem(batch, length, width, *, device="cuda") -> Problem:
-    """Returns `norm_gelu` of (B, S, D)."""
+    """Returns `norm_gelu` of (B, S, D), with all that may come before and after it."""
     normal = _normal(length, device)
-    inputs = [normal(*shape).bfloat16() for shape in ((batch, length, width), (width,), (width,))]
-    return _problem(norm_gelu, inputs, "y dx dweight dbias")
+    shapes = [(batch, length, width)] * 2 + [(width,)] * 5
+
+    def operator(x, early, weight, bias, offset, *last, backend):
+        return norm_gelu(x, weight, bias, early=early, offset=offset, last=last, backend=backend)
+
+    names = "y dx dearly dweight dbias doffset dlast_weight dlast_bias"
+    return _problem(operator, [normal(*shape).bfloat16() for shape in shapes], names)
+
+
+def linear_norm_gelu_problem(batch, length, width, num_inputs=16, *, device="cuda") -> Problem:
+    """Returns `linear_norm_gelu` of (B, S, C) to (B, S, D)."""
+    normal = _normal(length, device)
+    shapes = ((batch, length, num_inputs), (width, num_inputs), (width,), (width,))
+    return _problem(linear_norm_gelu, [normal(*shape).bfloat16() for shape in shapes], "y dx dlinear dweight dbias")
 
 
 def value_and_gradients(function: Callable, inputs: list[Tensor]) -> list[Tensor]:

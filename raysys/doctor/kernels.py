@@ -11,6 +11,7 @@ from model.ops.agreement import (
     disagreements,
     errors,
     ffn_problem,
+    linear_norm_gelu_problem,
     mix_problem,
     norm_gelu_problem,
     project_problem,
@@ -75,7 +76,8 @@ def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str,
     heads, frames = backbone.num_heads, config.model.num_frames
     encoded = config.model.encoder.width
     if fits_norm(encoded):
-        out["norm_gelu"].append((f"{frames} x {encoded}", norm_gelu_problem(2, frames, encoded, device=device)))
+        for problem in (norm_gelu_problem, linear_norm_gelu_problem):
+            out["norm_gelu"].append((f"{frames} x {encoded}", problem(2, frames, encoded, device=device)))
     for level in range(len(backbone.pool) + 1):
         width = backbone.width * backbone.expand**level
         inner, hidden = round(width * backbone.up_factor), backbone.ffn_width(width)

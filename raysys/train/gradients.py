@@ -21,7 +21,7 @@ class GradientMean:
         bucket_mb: size from which on a bucket is full, in 10^6 bytes.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], bucket_mb: float = 16.0):
+    def __init__(self, parameters: Iterable[nn.Parameter], bucket_mb: float = 40.0):
         self._buckets: list[list[nn.Parameter]] = [[]]
         size = 0
         for parameter in reversed([p for p in parameters if p.requires_grad]):

@@ -15,6 +15,7 @@ from model.ops.agreement import (
     disagreements,
     errors,
     ffn_problem,
+    linear_norm_gelu_problem,
     mix_problem,
     norm_gelu_problem,
     project_problem,
@@ -92,6 +93,7 @@ def test_ffn(sizes):
 @pytest.mark.parametrize("sizes", [(4, 2048, 256), (3, 77, 32), (1, 1, 16)])
 def test_norm_gelu(sizes):
     assert not disagreements(errors(norm_gelu_problem(*sizes)))
+    assert not disagreements(errors(linear_norm_gelu_problem(*sizes)))
 
 
 @pytest.mark.parametrize("sizes", [(2, 4, 1024, 4, 64), (2, 3, 64, 4, 256), (1, 2, 77, 3, 24)])

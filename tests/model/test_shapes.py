@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from model.backbone import Backbone
 from model.config import BackboneConfig, EncoderConfig, LossConfig, MaskConfig, ModelConfig
-from model.encoder import WaveformEncoder, strided_conv
+from model.encoder import WaveformEncoder, folded_conv, unfolded_conv
 from model.pretrain import PretrainModel
 from model.unet import UNet
 
@@ -40,12 +40,30 @@ def test_frames_and_levels():
 
 @pytest.mark.parametrize("channels", [3, 16])
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 2), (4, 4), (5, 3)])
-def test_strided_convolution_is_the_library_convolution(kernel, stride, channels):
+def test_unfolded_convolution_is_the_library_convolution(kernel, stride, channels):
+    def ours(x, conv):
+        taps, weight = unfolded_conv(x, conv)
+        assert weight.shape[1] % 16 == 0
+        return F.linear(taps, weight)
+
+    assert_is_convolution(ours, channels, kernel, stride)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (5, 3), (4, 3)])
+def test_folded_convolution_is_the_library_convolution(kernel, stride):
+    def ours(x, conv):
+        own, early = folded_conv(x, conv)
+        return own + F.pad(early[:, :-1], (0, 0, 1, 0)) + conv.bias
+
+    assert_is_convolution(ours, 16, kernel, stride)
+
+
+def assert_is_convolution(ours, channels, kernel, stride):
     conv = torch.nn.Conv1d(channels, 7, kernel, stride).double()
-    x = torch.randn(2, 64, channels, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 65, channels, dtype=torch.float64, requires_grad=True)
     left = (kernel - 1) // 2
     found = []
-    for out in (strided_conv(x, conv), conv(F.pad(x.mT, (left, kernel - 1 - left)))[..., : 64 // stride].mT):
+    for out in (ours(x, conv), conv(F.pad(x.mT, (left, kernel - 1 - left)))[..., : 65 // stride].mT):
         found.append([out, *torch.autograd.grad(out.square().sum(), [x, *conv.parameters()])])
     torch.testing.assert_close(*found)
 

@@ -32,8 +32,7 @@ class Launch:
     """Most registers a thread may use; fewer let more programs share a multiprocessor."""
 
 
-FORWARD = Launch(64, 32, 4)
-BACKWARD = Launch(32, 64, 4)
+LAUNCH = Launch(64, 32, 4)
 
 
 def fits(hidden: int, width: int) -> bool:
@@ -66,7 +65,7 @@ def ffn_forward(
 ) -> Tensor:  # fmt: skip
     """(B, S, D); everything is contiguous, w1 (F, D) and the transpose w2 (F, D) in the dtype of x."""
     require_gpu(x)
-    rows, programs, constants = launched(x, len(w1), FORWARD, dropout)
+    rows, programs, constants = launched(x, len(w1), LAUNCH, dropout)
     y = torch.empty_like(x)
     ffn_kernel[(programs,)](x, update, gamma, beta, w1, b1, w2, b2, seeds, y, rows, **constants)
     return y
@@ -86,7 +85,7 @@ def ffn_backward(
 
     Biases stand in the first column, or row, beside the weights.
     """
-    rows, programs, constants = launched(x, len(w1), BACKWARD, dropout)
+    rows, programs, constants = launched(x, len(w1), LAUNCH, dropout)
     hidden, width = w1.shape
     dx, normed = torch.empty_like(x), x.new_empty(rows, width + SPARE)
     dupdate, dout = (torch.empty_like(x), torch.empty_like(x)) if dropout else (dx, dy)

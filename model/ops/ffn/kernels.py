@@ -8,7 +8,7 @@ Shape letters: N frames, L frames of a tile, D channels, F hidden channels, P hi
 import triton
 import triton.language as tl
 
-from model.ops.activations import gaussian, normalise
+from model.ops.activations import gaussian
 
 ROUNDS = tl.constexpr(7)
 """Of Philox; Salmon et al. 2011 find 4x32-7 random enough for every test, 10 is a margin."""
@@ -34,18 +34,34 @@ def _scale(seed, row, D: tl.constexpr, BELOW: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
-def _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D: tl.constexpr, BELOW: tl.constexpr, ACC: tl.constexpr):
-    """The first residual sum (L, D)."""
+def _vector(ptr, at, size, ACC: tl.constexpr):
+    return tl.load(ptr + at, mask=at < size, other=0.0).to(ACC)[None, :]
+
+
+@triton.jit
+def _normed(
+    x_ptr, update_ptr, gamma_ptr, beta_ptr, seeds_ptr, sum_ptr, at, ok, row, D: tl.constexpr, BELOW: tl.constexpr,
+    eps: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The norm's output (L, D), in the dtype of x, and mean and inverse deviation (L, 1) of the first residual sum.
+
+    That sum is left at sum_ptr, so that it fills no registers while hidden channels are done.
+    """
+    d = tl.arange(0, D)
     x = tl.load(x_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
     update = tl.load(update_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
     if BELOW > 0:
         update *= _scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
-    return x + update
-
-
-@triton.jit
-def _vector(ptr, at, size, ACC: tl.constexpr):
-    return tl.load(ptr + at, mask=at < size, other=0.0).to(ACC)[None, :]
+    x = (x + update).to(sum_ptr.dtype.element_ty)
+    tl.store(sum_ptr + at, x, ok[:, None])
+    x = x.to(ACC)
+    mean = tl.sum(x, 1, keep_dims=True) / D
+    x -= mean
+    inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / D + eps)
+    normed = x * inverse * _vector(gamma_ptr, d, D, ACC) + _vector(beta_ptr, d, D, ACC)
+    # What one thread has written another one may read.
+    tl.debug_barrier()
+    return normed.to(x_ptr.dtype.element_ty), mean, inverse
 
 
 @triton.jit
@@ -64,10 +80,9 @@ def ffn_kernel(
     ok = row < N
     d = tl.arange(0, D)
     at = row.to(tl.int64)[:, None] * D + d[None, :]
-    x = _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D, BELOW, ACC)
-    normed, _inverse = normalise(x, D, eps)
-    normed = normed * _vector(gamma_ptr, d, D, ACC) + _vector(beta_ptr, d, D, ACC)
-    normed = normed.to(x_ptr.dtype.element_ty)
+    normed, _mean, _inverse = _normed(
+        x_ptr, update_ptr, gamma_ptr, beta_ptr, seeds_ptr, y_ptr, at, ok, row, D, BELOW, eps, ACC
+    )
     out = tl.zeros((L, D), ACC)
     for f0 in range(0, F, P):
         f = f0 + tl.arange(0, P)
@@ -77,7 +92,8 @@ def ffn_kernel(
     out += _vector(b2_ptr, d, D, ACC)
     if BELOW > 0:
         out *= _scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)
-    tl.store(y_ptr + at, (x + out).to(y_ptr.dtype.element_ty), ok[:, None])
+    out += tl.load(y_ptr + at, mask=ok[:, None], other=0.0)
+    tl.store(y_ptr + at, out.to(y_ptr.dtype.element_ty), ok[:, None])
 
 
 @triton.jit
@@ -103,18 +119,16 @@ def ffn_grad_kernel(
     ok = row < N
     d = tl.arange(0, D)
     at = row.to(tl.int64)[:, None] * D + d[None, :]
-    dy = tl.load(dy_ptr + at, mask=ok[:, None], other=0.0)
-    dtype = dy.dtype
-    x = _sum(x_ptr, update_ptr, seeds_ptr, at, ok, row, D, BELOW, ACC)
-    unit, inverse = normalise(x, D, eps)
-    gamma = _vector(gamma_ptr, d, D, ACC)
-    normed = (unit * gamma + _vector(beta_ptr, d, D, ACC)).to(dtype)
+    dtype = dy_ptr.dtype.element_ty
+    normed, mean, inverse = _normed(
+        x_ptr, update_ptr, gamma_ptr, beta_ptr, seeds_ptr, dx_ptr, at, ok, row, D, BELOW, eps, ACC
+    )
     _store_spare(normed_ptr + row.to(tl.int64) * (D + SPARE), D, ok)
     tl.store(normed_ptr + row.to(tl.int64)[:, None] * (D + SPARE) + d[None, :], normed, ok[:, None])
     _store_spare(a_ptr + row.to(tl.int64) * (F + SPARE), F, ok)
-    dout = dy
+    dout = tl.load(dy_ptr + at, mask=ok[:, None], other=0.0)
     if BELOW > 0:
-        dout = (dy.to(ACC) * _scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)).to(dtype)
+        dout = (dout.to(ACC) * _scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)).to(dtype)
         tl.store(dout_ptr + at, dout, ok[:, None])
     dnormed = tl.zeros((L, D), ACC)
     for f0 in range(0, F, P):
@@ -128,12 +142,15 @@ def ffn_grad_kernel(
         tl.store(a_ptr + row.to(tl.int64)[:, None] * (F + SPARE) + f[None, :], (h * below).to(dtype), there)
         tl.store(dh_ptr + row.to(tl.int64)[:, None] * F + f[None, :], dh, there)
         dnormed = _dot(dh, w1, dnormed)
+    unit = (tl.load(dx_ptr + at, mask=ok[:, None], other=0.0).to(ACC) - mean) * inverse
     share = shares_ptr + tl.program_id(0).to(tl.int64) * (2 * D) + d
     tl.store(share, tl.sum(dnormed * unit, 0))
     tl.store(share + D, tl.sum(dnormed, 0))
-    dunit = dnormed * gamma
+    dunit = dnormed * _vector(gamma_ptr, d, D, ACC)
     along = tl.sum(dunit * unit, 1, keep_dims=True) / D
-    dx = dy.to(ACC) + inverse * (dunit - tl.sum(dunit, 1, keep_dims=True) / D - unit * along)
+    dx = tl.load(dy_ptr + at, mask=ok[:, None], other=0.0).to(ACC) + inverse * (
+        dunit - tl.sum(dunit, 1, keep_dims=True) / D - unit * along
+    )
     tl.store(dx_ptr + at, dx.to(dtype), ok[:, None])
     if BELOW > 0:
         dx *= _scale(tl.load(seeds_ptr), row, D, BELOW, ACC)

@@ -1,4 +1,4 @@
-"""The kernels of `norm_gelu` as PyTorch operators. Shape letters: N rows, D channels."""
+"""The kernels of `norm_gelu` as PyTorch operators. Shape letters: B batch, S rows of a window, N = B S, D channels, C inputs of a row."""
 
 import torch
 import triton
@@ -6,14 +6,21 @@ import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu
-from model.ops.norm_gelu.kernels import norm_gelu_grad_kernel, norm_gelu_kernel
+from model.ops.norm_gelu.kernels import (
+    linear_norm_gelu_grad_kernel,
+    linear_norm_gelu_kernel,
+    norm_gelu_grad_kernel,
+    norm_gelu_kernel,
+)
 from model.ops.norm_gelu.reference import EPS
 from model.ops.sums import sum_parts
 
 ELEMENTS = 2048
-"""Of a tile, about."""
-WANTED_PROGRAMS = 1056
-"""Programs of the kernel that adds up gradients of weights: eight for each multiprocessor."""
+"""Of a tile of `norm_gelu`, about."""
+LINEAR_ELEMENTS = 4096
+"""Of a tile of `linear_norm_gelu`, about."""
+WANTED_PROGRAMS = 264
+"""Programs of a kernel that adds up gradients of weights, at most: two for each multiprocessor, as many as its registers hold."""
 
 
 def fits(width: int) -> bool:
@@ -21,60 +28,146 @@ def fits(width: int) -> bool:
     return 16 <= width <= 1024 and width & (width - 1) == 0
 
 
-def _launch(x):
-    """Rows, tiles, and the constants of both kernels."""
-    width = x.shape[-1]
-    rows, frames = x.numel() // width, max(1, ELEMENTS // width)
+def _rows(x, frames):
+    """Rows of x (..., width) in tiles: how many rows, tiles, tiles of a program that adds up, and such programs."""
+    rows = x.numel() // x.shape[-1]
+    tiles = triton.cdiv(rows, frames)
+    each = triton.cdiv(tiles, WANTED_PROGRAMS)
+    return rows, tiles, each, triton.cdiv(tiles, each)
+
+
+def _exact(x):
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _constants(x, width, frames):
     acc = tl.float64 if x.dtype == torch.float64 else tl.float32
-    return rows, triton.cdiv(rows, frames), {"D": width, "L": frames, "eps": EPS, "ACC": acc, "num_warps": 4}
+    return {"D": width, "L": frames, "eps": EPS, "ACC": acc, "num_warps": 4}
+
+
+def _launch(x, early, last):
+    """Frames of a tile, and the constants of both kernels of `norm_gelu`."""
+    frames = max(1, ELEMENTS // x.shape[-1])
+    return frames, _constants(x, x.shape[-1], frames) | {"EARLY": early is not None, "LAST": last is not None}
 
 
 @torch.library.custom_op("raysys::norm_gelu", mutates_args=())
-def norm_gelu_forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(..., D); everything is contiguous."""
+def norm_gelu_forward(
+    x: Tensor, weight: Tensor, bias: Tensor, early: Tensor | None, offset: Tensor | None, last_weight: Tensor | None,
+    last_bias: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """(B, S, D); everything is contiguous."""
     require_gpu(x)
-    rows, tiles, constants = _launch(x)
+    frames, constants = _launch(x, early, last_weight)
+    rows, tiles, _each, _programs = _rows(x, frames)
     y = torch.empty_like(x)
-    norm_gelu_kernel[(tiles,)](x, weight, bias, y, rows, **constants)
+    vectors = (offset, weight, bias, last_weight, last_bias)
+    norm_gelu_kernel[(tiles,)](x, early, *vectors, y, rows, x.shape[-2], **constants)
     return y
 
 
 @norm_gelu_forward.register_fake
-def _(x, weight, bias):
+def _(x, weight, bias, early, offset, last_weight, last_bias):
     return torch.empty_like(x)
 
 
 @torch.library.custom_op("raysys::norm_gelu_grad", mutates_args=())
-def norm_gelu_backward(x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x, and of weight and bias together (2, D)."""
-    rows, num_tiles, constants = _launch(x)
-    tiles = triton.cdiv(num_tiles, WANTED_PROGRAMS)
-    runs = triton.cdiv(num_tiles, tiles)
+def norm_gelu_backward(
+    x: Tensor, weight: Tensor, bias: Tensor, early: Tensor | None, offset: Tensor | None, last_weight: Tensor | None, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x and of early, and of weight, bias, offset, last weight and last bias together (5, D); () where there is none."""
+    frames, constants = _launch(x, early, last_weight)
+    rows, _tiles, each, programs = _rows(x, frames)
     dx = torch.empty_like(x)
-    shares = x.new_empty(runs, 2, x.shape[-1], dtype=torch.promote_types(x.dtype, torch.float32))
-    norm_gelu_grad_kernel[(runs,)](x, weight, bias, dy, dx, shares, rows, tiles, **constants)
-    return dx, sum_parts(shares)
+    dearly = torch.empty_like(x) if early is not None else x.new_empty(())
+    shares = x.new_empty(programs, 5, x.shape[-1], dtype=_exact(x))
+    norm_gelu_grad_kernel[(programs,)](
+        x, early, offset, weight, bias, last_weight, dy, dx, dearly, shares, rows, x.shape[-2], each, **constants
+    )
+    return dx, dearly, sum_parts(shares)
 
 
 @norm_gelu_backward.register_fake
-def _(x, weight, bias, dy):
-    exact = torch.promote_types(x.dtype, torch.float32)
-    return torch.empty_like(x), x.new_empty(2, x.shape[-1], dtype=exact)
+def _(x, weight, bias, early, offset, last_weight, dy):
+    dearly = torch.empty_like(x) if early is not None else x.new_empty(())
+    return torch.empty_like(x), dearly, x.new_empty(5, x.shape[-1], dtype=_exact(x))
 
 
 def _setup(ctx, inputs, output):
-    ctx.save_for_backward(*inputs)
+    *tensors, _last_bias = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx, dy):
-    dx, dweights = norm_gelu_backward(*ctx.saved_tensors, dy.contiguous())
-    return dx, *dweights
+    *_, early, _offset, last_weight = ctx.saved_tensors
+    dx, dearly, sums = norm_gelu_backward(*ctx.saved_tensors, dy.contiguous())
+    dweight, dbias, doffset, dlast_weight, dlast_bias = sums
+    of_early = (None, None) if early is None else (dearly, doffset)
+    return dx, dweight, dbias, *of_early, *((None, None) if last_weight is None else (dlast_weight, dlast_bias))
 
 
 norm_gelu_forward.register_autograd(_backward, setup_context=_setup)
 
 
-def norm_gelu_triton(x, weight, bias):
+def _linear_launch(x, weight):
+    width, inputs = weight.shape
+    # A product of the tensor cores has 16 rows at least.
+    frames = max(16, LINEAR_ELEMENTS // width)
+    return frames, _constants(x, width, frames) | {"C": inputs}
+
+
+@torch.library.custom_op("raysys::linear_norm_gelu", mutates_args=())
+def linear_norm_gelu_forward(x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(..., D) for x (..., C) and linear (D, C); everything is contiguous."""
+    require_gpu(x)
+    frames, constants = _linear_launch(x, linear)
+    rows, tiles, _each, _programs = _rows(x, frames)
+    y = x.new_empty(*x.shape[:-1], len(linear))
+    linear_norm_gelu_kernel[(tiles,)](x, linear.t().contiguous(), weight, bias, y, rows, **constants)
+    return y
+
+
+@linear_norm_gelu_forward.register_fake
+def _(x, linear, weight, bias):
+    return x.new_empty(*x.shape[:-1], len(linear))
+
+
+@torch.library.custom_op("raysys::linear_norm_gelu_grad", mutates_args=())
+def linear_norm_gelu_backward(
+    x: Tensor, linear: Tensor, weight: Tensor, bias: Tensor, dy: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradient of x, () unless wanted, and those of weight, bias and the transpose of linear together (2 + C, D)."""
+    frames, constants = _linear_launch(x, linear)
+    rows, _tiles, each, programs = _rows(x, frames)
+    dx = torch.empty_like(x) if wanted else x.new_empty(())
+    width, inputs = linear.shape
+    shares = x.new_empty(programs, 2 + inputs, width, dtype=_exact(x))
+    linear_norm_gelu_grad_kernel[(programs,)](
+        x, linear.t().contiguous(), weight, bias, dy, dx, shares, rows, each, INPUT=wanted, **constants
+    )
+    return dx, sum_parts(shares)
+
+
+@linear_norm_gelu_backward.register_fake
+def _(x, linear, weight, bias, dy, wanted):
+    dx = torch.empty_like(x) if wanted else x.new_empty(())
+    return dx, x.new_empty(2 + linear.shape[1], len(linear), dtype=_exact(x))
+
+
+def _linear_setup(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _linear_backward(ctx, dy):
+    wanted = ctx.needs_input_grad[0]
+    dx, sums = linear_norm_gelu_backward(*ctx.saved_tensors, dy.contiguous(), wanted)
+    return dx if wanted else None, sums[2:].t(), sums[0], sums[1]
+
+
+linear_norm_gelu_forward.register_autograd(_linear_backward, setup_context=_linear_setup)
+
+
+def norm_gelu_triton(x, weight, bias, early, offset, last_weight, last_bias):
     """As `norm_gelu_reference`, by this project's kernels.
 
     Raises:
@@ -84,4 +177,21 @@ def norm_gelu_triton(x, weight, bias):
         raise ValueError(
             f"backend='triton' does a power of 2 of channels from 16 to 1024, not {x.shape[-1]}: use backend='torch'"
         )
-    return norm_gelu_forward(x.contiguous(), weight.contiguous(), bias.contiguous())
+    early = None if early is None else early.to(x.dtype)
+    tensors = (x, weight, bias, early, offset, last_weight, last_bias)
+    return norm_gelu_forward(*(None if t is None else t.contiguous() for t in tensors))
+
+
+def linear_norm_gelu_triton(x, linear, weight, bias):
+    """As `linear_norm_gelu_reference`, by this project's kernels, for 16 or 32 inputs.
+
+    Raises:
+        ValueError: sizes that the kernels are not written for.
+    """
+    width, inputs = linear.shape
+    if not fits(width) or inputs not in (16, 32):
+        raise ValueError(
+            f"backend='triton' does a power of 2 of channels from 16 to 1024, not {width}, and 16 or 32 inputs, not {inputs}: use "
+            "backend='torch'"
+        )
+    return linear_norm_gelu_forward(*(t.contiguous() for t in (x, linear.to(x.dtype), weight, bias)))
