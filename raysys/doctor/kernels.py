@@ -76,8 +76,10 @@ def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str,
     heads, frames = backbone.num_heads, config.model.num_frames
     encoded = config.model.encoder.width
     if fits_norm(encoded):
-        for problem in (norm_gelu_problem, linear_norm_gelu_problem):
-            out["norm_gelu"].append((f"{frames} x {encoded}", problem(2, frames, encoded, device=device)))
+        out["norm_gelu"] += [
+            (f"{frames} x {encoded}", norm_gelu_problem(2, frames, encoded, device=device)),
+            (f"{frames} x 16 to {encoded}", linear_norm_gelu_problem(2, frames, encoded, device=device)),
+        ]
     for level in range(len(backbone.pool) + 1):
         width = backbone.width * backbone.expand**level
         inner, hidden = round(width * backbone.up_factor), backbone.ffn_width(width)
