@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from model.config import EncoderConfig
 from model.ops.norm_gelu import linear_norm_gelu, norm_gelu
 
+FEW_TAPS = 31
+"""Up to so many, beside a column for the bias, the kernels make the map again where they need it."""
+
 
 class WaveformEncoder(nn.Module):
     """Strided convolutions, each followed by a LayerNorm over channels and a GELU; a last LayerNorm closes.
@@ -41,7 +44,9 @@ def _layer(x: Tensor, conv: nn.Conv1d, norm: nn.LayerNorm, last: nn.LayerNorm | 
         own, early = folded_conv(x, conv)
         return norm_gelu(own, norm.weight, norm.bias, early=early, offset=conv.bias, last=after)
     taps, weight = unfolded_conv(x, conv)
-    y = linear_norm_gelu(_in_autocast_dtype(taps), weight, norm.weight, norm.bias)
+    if not x.is_cuda or weight.shape[1] > FEW_TAPS:
+        return norm_gelu(F.linear(taps, weight, conv.bias), norm.weight, norm.bias, last=after)
+    y = linear_norm_gelu(*with_bias(_in_autocast_dtype(taps), weight, conv.bias), norm.weight, norm.bias)
     return y if last is None else last(y)
 
 
@@ -62,17 +67,18 @@ def _by_taps(conv: nn.Conv1d) -> Tensor:
 
 
 def unfolded_conv(x: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Tensor]:
-    """Returns taps (B, S, F) and weight (D, F) whose product is conv(x), padded to S = T / stride frames, for x (B, T, C).
-
-    The bias is a column of the weight, beside a column of ones; zeros make up a multiple of 16, which tensor cores want.
-    """
+    """Returns taps (B, S, kernel C) and weight (D, kernel C) of conv(x), padded to S = T / stride frames, for x (B, T, C)."""
     (kernel,), (stride,) = conv.kernel_size, conv.stride
-    num_frames, weight = x.shape[1] // stride, _by_taps(conv)
-    spare = -(weight.shape[1] + 1) % 16
+    num_frames = x.shape[1] // stride
     x = F.pad(x, (0, 0, _padding(conv), kernel - 1 - _padding(conv)))
-    taps = [x[:, i : i + stride * num_frames : stride] for i in range(kernel)]
-    taps += [x.new_ones(len(x), num_frames, 1), x.new_zeros(len(x), num_frames, spare)]
-    return torch.cat(taps, dim=-1), F.pad(torch.cat([weight, conv.bias[:, None]], dim=1), (0, spare))
+    return torch.cat([x[:, i : i + stride * num_frames : stride] for i in range(kernel)], dim=-1), _by_taps(conv)
+
+
+def with_bias(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x (B, S, F) with a column of ones and weight (D, F) with the bias beside it, both with zeros up to a multiple of 16."""
+    spare = -(x.shape[-1] + 1) % 16
+    ones = F.pad(x.new_ones(*x.shape[:-1], 1), (0, spare))
+    return torch.cat([x, ones], dim=-1), F.pad(torch.cat([weight, bias[:, None]], dim=1), (0, spare))
 
 
 def folded_conv(x: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Tensor]:
