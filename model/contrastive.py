@@ -15,7 +15,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.ops.contrast.reference import counts_in
 from model.quantizer import perplexity
+
+MOST_COUNTED = 255
+"""Negatives of a frame, of which all may be the same one, whose count a byte holds."""
 
 _NOTHING = -1e30  # a logit that adds exactly nothing; unlike -inf it leaves no NaN in the gradient of an empty sum
 
@@ -76,20 +80,32 @@ def drawn_weights(uniform: Tensor, count: Tensor, num_negatives: Tensor) -> Tens
         num_negatives: K, 0-dim, at most K_max.
     """
     _, num_frames, most = uniform.shape
+    if most <= MOST_COUNTED:
+        return counts_in(drawn_words(uniform, count, num_negatives), num_frames)
+    drawn, used = _drawn(uniform, count, num_negatives)
+    weights = torch.zeros(*uniform.shape[:2], num_frames, device=uniform.device)
+    return weights.scatter_add(2, drawn, used.float().expand_as(uniform))
+
+
+def drawn_words(uniform: Tensor, count: Tensor, num_negatives: Tensor) -> Tensor:
+    """Returns `drawn_weights` of at most 255 negatives as bytes, four in a word (B, M, M / 4 rounded up) int32.
+
+    That is a quarter of the memory, which on a GPU decides how fast it is added to.
+    """
+    drawn, used = _drawn(uniform, count, num_negatives)
+    words = torch.zeros(*uniform.shape[:2], -(-uniform.shape[1] // 4), device=uniform.device, dtype=torch.int32)
+    return words.scatter_add(2, drawn // 4, used.int() << (8 * (drawn % 4)).int())
+
+
+def _drawn(uniform: Tensor, count: Tensor, num_negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the frames drawn (B, M, K_max), and which of the draws count (B, 1, K_max)."""
+    _, num_frames, most = uniform.shape
     anchor = torch.arange(num_frames, device=uniform.device)[:, None]
     others = (count - 1).view(-1, 1, 1)
     # Numbers below the anchor stay, the rest move up by one: the anchor itself is never drawn.
     drawn = torch.minimum((uniform * others).long(), (others - 1).clamp_min(0))
     drawn = (drawn + (drawn >= anchor)).clamp_max(num_frames - 1)
-    used = (torch.arange(most, device=uniform.device) < num_negatives) & (others > 0)
-    if most > 255:
-        weights = torch.zeros(*uniform.shape[:2], num_frames, device=uniform.device)
-        return weights.scatter_add(2, drawn, used.float().expand_as(uniform))
-    # Four counts of a byte each in one word: a quarter of the memory, which on a GPU decides how fast it is added to.
-    words = torch.zeros(*uniform.shape[:2], -(-num_frames // 4), device=uniform.device, dtype=torch.int32)
-    words = words.scatter_add(2, drawn // 4, used.int() << (8 * (drawn % 4)).int())
-    places = 8 * torch.arange(4, device=uniform.device, dtype=torch.int32)
-    return ((words[..., None] >> places) & 255).flatten(2)[..., :num_frames].float()
+    return drawn, (torch.arange(most, device=uniform.device) < num_negatives) & (others > 0)
 
 
 def expected_weights(count: Tensor, num_frames: int, num_negatives: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import MaskConfig
+from model.ops.spans import draw_spans, fits
 
 
 class SpanMask(NamedTuple):
@@ -23,9 +24,7 @@ class SpanMask(NamedTuple):
     frames: Tensor
     """(B, S) bool, true where masked."""
     index: Tensor
-    """(B, M) positions of the masked frames in rising order; only the first `count` of a row mean anything."""
-    count: Tensor
-    """(B,) masked frames of each row."""
+    """(B, M) positions of the masked frames in rising order; those behind a row's masked frames mean nothing."""
     rank: Tensor
     """(B, S) masked frames before each frame."""
 
@@ -46,7 +45,7 @@ class _Take(torch.autograd.Function):
 
 
 def take(x: Tensor, spans: SpanMask) -> Tensor:
-    """Returns the masked frames (B, M, D) of x (B, S, D); those after the `count` of a row take no part in the gradient."""
+    """Returns the masked frames (B, M, D) of x (B, S, D); those behind a row's masked frames take no part in the gradient."""
     return _Take.apply(x, spans.index, spans.frames, spans.rank)
 
 
@@ -62,17 +61,20 @@ def span_mask(uniform: Tensor, config: MaskConfig) -> SpanMask:
     num_frames = (uniform.shape[1] - 1) // 2
     if config.span_frames >= num_frames:
         raise ValueError(f"mask.span_frames={config.span_frames} must be below the {num_frames} frames of a window")
+    total = num_masked(num_frames, config)
+    # A multiple of 8: products of scores (M, M) are slow on tensor cores otherwise.
+    width = min(8 * math.ceil(total / 8), num_frames)
+    if config.mode == "exact" and uniform.is_cuda and fits(num_frames):
+        return SpanMask(*draw_spans(uniform, total, config.span_frames, width))
     place, order, shift = uniform.split([num_frames, num_frames, 1], dim=1)
     if config.mode == "exact":
-        starts, lengths = _exact_spans(place, order, num_masked(num_frames, config), config.span_frames)
+        starts, lengths = _exact_spans(place, order, total, config.span_frames)
         frames = _roll_rows(_cover(starts, lengths, num_frames), (shift * num_frames).long())
     else:
         starts = place[:, : num_frames - config.span_frames + 1].topk(_num_starts(num_frames, config)).indices
         frames = _cover(starts, torch.full_like(starts, config.span_frames), num_frames)
-    # A multiple of 8: products of scores (M, M) are slow on tensor cores otherwise.
-    width = min(8 * math.ceil(num_masked(num_frames, config) / 8), num_frames)
     rank = frames.cumsum(dim=1) - frames.long()
-    return SpanMask(frames, _positions(frames, rank, width), frames.sum(dim=1), rank)
+    return SpanMask(frames, _positions(frames, rank, width), rank)
 
 
 def _num_starts(num_frames: int, config: MaskConfig) -> int:

@@ -14,6 +14,7 @@ from model.config import LossConfig, MaskConfig, ModelConfig
 from model.contrastive import Negatives
 from model.draws import Draws, KeyedDraws
 from model.masking import SpanMask, span_mask, take
+from model.ops.contrast import contrast, fits
 from model.preprocess import live_windows, standardize
 from model.quantizer import (
     Quantized,
@@ -126,7 +127,7 @@ class PretrainModel(nn.Module):
     def compile_parts(self, backend: str = "inductor"):
         """Compiles, in place, what a training step spends its time on; the parts' borders are where shapes repeat."""
         self.backbone.compile_parts(backend)
-        for name in ("_normalise", "_masked_frames", "_predict", "_objective"):
+        for name in ("_normalise", "_real", "_masked_frames", "_predict", "_objective"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
         if self.model_config.quantizer.kind == "gumbel":
             self.quantizer.compile(dynamic=False, backend=backend)
@@ -203,7 +204,8 @@ class PretrainModel(nn.Module):
         """Encodes a standardised waveform once, masks, and gathers contexts and quantised targets of masked frames."""
         features = self.backbone.encoder(waveform)
         batch, num_frames, _ = features.shape
-        spans, real, count = self._spans(draws.uniform(batch, 2 * num_frames + 1), num_valid, mask)
+        spans = span_mask(draws.uniform(batch, 2 * num_frames + 1), mask)
+        real, count, ratio = self._real(spans.frames, num_valid)
         hidden = self._predict(self.backbone.context(features, spans.frames), spans)
 
         whole = self.loss_config.frames == "all" or self.quantizer.needs_all_frames
@@ -218,7 +220,7 @@ class PretrainModel(nn.Module):
         if whole:
             targets, codes = take(targets, spans), take(codes, spans)
         ids = contrastive.code_ids(codes, self.model_config.quantizer.num_codes)
-        return Masked(hidden, targets, ids, count, quantized, spans.frames.float().mean())
+        return Masked(hidden, targets, ids, count, quantized, ratio)
 
     @staticmethod
     def _normalise(waveform: Tensor, num_valid: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -226,14 +228,13 @@ class PretrainModel(nn.Module):
         waveform = standardize(waveform, num_valid)
         return waveform, live_windows(waveform).float()
 
-    def _spans(self, uniform: Tensor, num_valid: Tensor | None, mask: MaskConfig) -> tuple[SpanMask, Tensor, Tensor]:
-        """Returns the masked spans, which frames (B, S) are no padding, and how many of those each window has masked (B,)."""
-        spans = span_mask(uniform, mask)
-        real = torch.ones_like(spans.frames)
+    def _real(self, frames: Tensor, num_valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns which frames (B, S) are no padding, how many of those each window has masked (B,), and the fraction masked of all."""
+        real = torch.ones_like(frames)
         if num_valid is not None:
             start = torch.arange(real.shape[1], device=real.device) * self.model_config.samples_per_frame
             real = start < num_valid[:, None]
-        return spans, real, (spans.frames & real).sum(dim=1)
+        return real, (frames & real).sum(dim=1), frames.float().mean()
 
     @staticmethod
     def _masked_frames(x: Tensor, spans: SpanMask) -> Tensor:
@@ -269,6 +270,11 @@ class PretrainModel(nn.Module):
     def _compare(self, masked: Masked, draws: Draws) -> tuple[Tensor, Tensor]:
         """Returns InfoNCE of every masked frame (B, M), and whether no negative beats its positive."""
         loss = self.loss_config
+        if loss.negatives == "row" and loss.similarity != "l2" and self._by_kernels(masked):
+            words = contrastive.drawn_words(self._uniform(masked, draws), masked.count, self.num_negatives)
+            cosine = loss.similarity == "cosine"
+            pair = (masked.context, masked.targets, masked.ids)
+            return contrast(*pair, words, self._temperature(), cosine=cosine)
         context, targets, positive = self._scored(masked)
         if loss.negatives in ("row", "expected") and loss.similarity != "l2":
             weights = self._window_weights(masked, draws, self.num_negatives)
@@ -276,6 +282,15 @@ class PretrainModel(nn.Module):
                 context, targets, self._temperature(), weights, masked.context.dtype
             )
         return contrastive.info_nce(positive, *self._negatives(context, targets, masked, draws))
+
+    def _by_kernels(self, masked: Masked) -> bool:
+        """Returns whether the kernels of `contrast` do this comparison."""
+        few = self.loss_config.num_negatives <= contrastive.MOST_COUNTED
+        return few and masked.ids is not None and masked.context.is_cuda and fits(masked.context)
+
+    def _uniform(self, masked: Masked, draws: Draws) -> Tensor:
+        """Returns the random numbers (B, M, K_max) that draw the negatives within windows."""
+        return draws.uniform(*masked.context.shape[:2], self.loss_config.num_negatives)
 
     def _temperature(self) -> Tensor:
         if self.loss_config.temperature_mode == "learned":
@@ -311,8 +326,7 @@ class PretrainModel(nn.Module):
         if self.loss_config.negatives in ("expected", "hard"):
             weights = contrastive.expected_weights(masked.count, shape[1], num)
         else:
-            uniform = draws.uniform(*shape, self.loss_config.num_negatives)
-            weights = contrastive.drawn_weights(uniform, masked.count, num)
+            weights = contrastive.drawn_weights(self._uniform(masked, draws), masked.count, num)
         return weights * ~contrastive.same_code(masked.ids, masked.ids)
 
     def _pool(self, context, targets, masked: Masked, draws: Draws, num: Tensor) -> Negatives:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model.config import BackboneConfig
 from model.mlstm import bidirectional_mlstm
+from model.ops.add_norm import add_norm
 from model.ops.ffn import ffn, fits
 
 
@@ -37,13 +38,16 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Returns (B, S, D) for x (B, S, D); what the kernels on a GPU drop is a function of `seeds` (2,), without them nothing."""
-        update = self.mixer(self.norm_mixer(x))
+        x, normed = add_norm(x, self.norm_mixer.weight, self.norm_mixer.bias)
+        update = self.mixer(normed)
         norm, first, second = self.norm_ffn, self.ffn[0], self.ffn[2]
         if x.is_cuda and fits(*first.weight.shape):
             weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
             return ffn(x, update, *weights, dropout=self.dropout.p, seeds=seeds)
-        x = x + self.dropout(update)
-        return x + self.dropout(self.ffn(self.norm_ffn(x)))
+        seed = None if seeds is None else seeds[0]
+        update = self.dropout(update) if seeds is None else update
+        x, normed = add_norm(x, norm.weight, norm.bias, update=update, dropout=self.dropout.p, seed=seed)
+        return x + self.dropout(self.ffn(normed))
 
 
 class DownPool(nn.Module):

@@ -1,4 +1,4 @@
-"""Functions of Triton that several kernels need: the row-wise norm, and what GELU and its gradient are made of."""
+"""Functions of Triton that several kernels need: the row-wise norm and its gradient, dropout, and what GELU and its gradient are made of."""
 
 import triton
 import triton.language as tl
@@ -6,6 +6,8 @@ import triton.language as tl
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 DENSITY = tl.constexpr(0.3989422804014327)
 """Of the normal distribution at 0."""
+ROUNDS = tl.constexpr(7)
+"""Of Philox; Salmon et al. 2011 find 4x32-7 random enough for every test, 10 is a margin."""
 
 
 @triton.jit
@@ -14,6 +16,25 @@ def normalise(x, D: tl.constexpr, eps: tl.constexpr):
     x = x - tl.sum(x, 1, keep_dims=True) / D
     inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / D + eps)
     return x * inverse, inverse
+
+
+@triton.jit
+def normalise_grad(dunit, unit, inverse, D: tl.constexpr):
+    """Gradient of what `normalise` has normalised (L, D)."""
+    along = tl.sum(dunit * unit, 1, keep_dims=True) / D
+    return inverse * (dunit - tl.sum(dunit, 1, keep_dims=True) / D - unit * along)
+
+
+@triton.jit
+def kept_scale(seed, row, D: tl.constexpr, BELOW: tl.constexpr, ACC: tl.constexpr):
+    """What dropout multiplies elements (L, D) by: 0 where its 16 bits are below BELOW, else 1 over the fraction kept; see dropout.py."""
+    call = row[:, None] * (D // 8) + tl.arange(0, D // 8)[None, :]
+    b0, b1, b2, b3 = tl.philox(seed, call, 0, 0, 0, n_rounds=ROUNDS)
+    # Eight channels side by side for every call, all in one thread.
+    low = tl.join(tl.join(b0 & 0xFFFF, b2 & 0xFFFF), tl.join(b1 & 0xFFFF, b3 & 0xFFFF))
+    high = tl.join(tl.join(b0 >> 16, b2 >> 16), tl.join(b1 >> 16, b3 >> 16))
+    bits = tl.reshape(tl.join(low, high), (row.shape[0], D))
+    return (bits >= BELOW).to(ACC) * (1.0 / (1.0 - BELOW / 65536.0))
 
 
 @triton.jit

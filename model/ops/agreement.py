@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.ops.add_norm import add_norm
 from model.ops.combine import combine
 from model.ops.ffn import ffn
 from model.ops.mix import mix
@@ -86,6 +87,20 @@ def ffn_problem(batch, length, width, hidden, *, device="cuda") -> Problem:
     inputs += [normal(*shape) * scale for shape, scale in zip(shapes, scales, strict=True)]
     operator = partial(ffn, dropout=0.1, seeds=torch.tensor([2**40 + 1, 2**60 + 7], device=device))
     return _problem(operator, [x.bfloat16() for x in inputs], "y dx dupdate dnorm_weight dnorm_bias dw1 db1 dw2 db2")
+
+
+def add_norm_problem(batch, length, width, *, device="cuda") -> Problem:
+    """Returns `add_norm` of (B, S, D), a tenth of the elements of the update dropped."""
+    normal = _normal(length, device)
+    seed = torch.tensor(2**40 + 1, device=device)
+
+    def operator(x, weight, bias, update, backend):
+        r, y = add_norm(x, weight, bias, update=update, dropout=0.1, seed=seed, backend=backend)
+        _, of_sum = add_norm(r, weight, bias, backend=backend)
+        return r, y, of_sum
+
+    shapes = [(batch, length, width), (width,), (width,), (batch, length, width)]
+    return _problem(operator, [normal(*shape).bfloat16() for shape in shapes], "r y y_of_r dx dweight dbias dupdate")
 
 
 def norm_gelu_problem(batch, length, width, *, device="cuda") -> Problem:

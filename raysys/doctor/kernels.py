@@ -6,6 +6,7 @@ import torch
 
 from model.ops.agreement import (
     Problem,
+    add_norm_problem,
     cell_problem,
     combine_problem,
     disagreements,
@@ -67,11 +68,12 @@ def check_gradients(config: RunConfig) -> Iterator[Check]:
 def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str, Problem]]]:
     """Operator -> (frames x channels, problem) for every level of the model."""
     # These need Triton, which machines without a GPU may lack.
+    from model.ops.add_norm.fused import fits as fits_add_norm
     from model.ops.ffn.fused import fits as fits_ffn
     from model.ops.norm_gelu.fused import fits as fits_norm
     from model.ops.project.fused import fits
 
-    backbone, names = config.model.backbone, ("mlstm", "project", "combine", "mix", "ffn", "norm_gelu")
+    backbone, names = config.model.backbone, ("mlstm", "project", "combine", "mix", "ffn", "add_norm", "norm_gelu")
     out = {name: [] for name in names}
     heads, frames = backbone.num_heads, config.model.num_frames
     encoded = config.model.encoder.width
@@ -90,6 +92,8 @@ def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str,
             out["mix"].append((place, mix_problem(2, frames, inner, heads, device=device)))
         if fits_ffn(hidden, width):
             out["ffn"].append((f"{frames} x {width}", ffn_problem(2, frames, width, hidden, device=device)))
+        if fits_add_norm(width):
+            out["add_norm"].append((f"{frames} x {width}", add_norm_problem(2, frames, width, device=device)))
         out["combine"].append((place, combine_problem(2, 2, frames, heads, dim, device=device)))
         frames //= backbone.pool[level] if level < len(backbone.pool) else 1
     return out

@@ -10,6 +10,7 @@ from model.config import QuantizerConfig
 from model.draws import Draws
 from model.ops.agreement import (
     Problem,
+    add_norm_problem,
     cell_problem,
     combine_problem,
     disagreements,
@@ -88,6 +89,11 @@ def test_mix(sizes, both):
 @pytest.mark.parametrize("sizes", [(4, 1024, 128, 208), (3, 77, 32, 56), (1, 1, 16, 24)])
 def test_ffn(sizes):
     assert not disagreements(errors(ffn_problem(*sizes)))
+
+
+@pytest.mark.parametrize("sizes", [(4, 1024, 128), (4, 64, 512), (3, 77, 32), (1, 1, 16)])
+def test_add_norm(sizes):
+    assert not disagreements(errors(add_norm_problem(*sizes)))
 
 
 @pytest.mark.parametrize("sizes", [(4, 2048, 256), (3, 77, 32), (1, 1, 16)])

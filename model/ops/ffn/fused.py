@@ -11,8 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu
+from model.ops.dropout import threshold
 from model.ops.ffn.kernels import ffn_grad_kernel, ffn_kernel
-from model.ops.ffn.reference import EPS, SPARE, threshold
+from model.ops.ffn.reference import EPS, SPARE
 from model.ops.sums import sum_parts
 
 MOST_CHANNELS = 128

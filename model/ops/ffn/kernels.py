@@ -8,10 +8,8 @@ Shape letters: N frames, L frames of a tile, D channels, F hidden channels, P hi
 import triton
 import triton.language as tl
 
-from model.ops.activations import gaussian
+from model.ops.activations import gaussian, kept_scale
 
-ROUNDS = tl.constexpr(7)
-"""Of Philox; Salmon et al. 2011 find 4x32-7 random enough for every test, 10 is a margin."""
 SPARE = tl.constexpr(8)
 """Columns beside the factors of the weights' gradients, the first of them 1, so that the products have the biases' too."""
 
@@ -19,18 +17,6 @@ SPARE = tl.constexpr(8)
 @triton.jit
 def _dot(a, b, acc):
     return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
-
-
-@triton.jit
-def _scale(seed, row, D: tl.constexpr, BELOW: tl.constexpr, ACC: tl.constexpr):
-    """What dropout multiplies elements (L, D) by: 0 where its 16 bits are below BELOW, else 1 over the fraction kept."""
-    call = row[:, None] * (D // 8) + tl.arange(0, D // 8)[None, :]
-    b0, b1, b2, b3 = tl.philox(seed, call, 0, 0, 0, n_rounds=ROUNDS)
-    # Eight channels side by side for every call, all in one thread.
-    low = tl.join(tl.join(b0 & 0xFFFF, b2 & 0xFFFF), tl.join(b1 & 0xFFFF, b3 & 0xFFFF))
-    high = tl.join(tl.join(b0 >> 16, b2 >> 16), tl.join(b1 >> 16, b3 >> 16))
-    bits = tl.reshape(tl.join(low, high), (row.shape[0], D))
-    return (bits >= BELOW).to(ACC) * (1.0 / (1.0 - BELOW / 65536.0))
 
 
 @triton.jit
@@ -51,7 +37,7 @@ def _normed(
     x = tl.load(x_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
     update = tl.load(update_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
     if BELOW > 0:
-        update *= _scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
+        update *= kept_scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
     x = (x + update).to(sum_ptr.dtype.element_ty)
     tl.store(sum_ptr + at, x, ok[:, None])
     x = x.to(ACC)
@@ -91,7 +77,7 @@ def ffn_kernel(
         out = _dot((h * below).to(normed.dtype), _piece(w2_ptr, f, d, F, D), out)
     out += _vector(b2_ptr, d, D, ACC)
     if BELOW > 0:
-        out *= _scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)
+        out *= kept_scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)
     out += tl.load(y_ptr + at, mask=ok[:, None], other=0.0)
     tl.store(y_ptr + at, out.to(y_ptr.dtype.element_ty), ok[:, None])
 
@@ -128,7 +114,7 @@ def ffn_grad_kernel(
     _store_spare(a_ptr + row.to(tl.int64) * (F + SPARE), F, ok)
     dout = tl.load(dy_ptr + at, mask=ok[:, None], other=0.0)
     if BELOW > 0:
-        dout = (dout.to(ACC) * _scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)).to(dtype)
+        dout = (dout.to(ACC) * kept_scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)).to(dtype)
         tl.store(dout_ptr + at, dout, ok[:, None])
     dnormed = tl.zeros((L, D), ACC)
     for f0 in range(0, F, P):
@@ -153,5 +139,5 @@ def ffn_grad_kernel(
     )
     tl.store(dx_ptr + at, dx.to(dtype), ok[:, None])
     if BELOW > 0:
-        dx *= _scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
+        dx *= kept_scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
         tl.store(dupdate_ptr + at, dx.to(dtype), ok[:, None])

@@ -6,7 +6,7 @@ Shape letters: N rows, S rows of a window, L rows of a tile, D channels, C input
 import triton
 import triton.language as tl
 
-from model.ops.activations import gaussian, normalise
+from model.ops.activations import gaussian, normalise, normalise_grad
 
 
 @triton.jit
@@ -50,13 +50,6 @@ def norm_gelu_kernel(
 
 
 @triton.jit
-def _norm_grad(dunit, unit, inverse, D: tl.constexpr):
-    """Gradient of what a LayerNorm has normalised (L, D)."""
-    along = tl.sum(dunit * unit, 1, keep_dims=True) / D
-    return inverse * (dunit - tl.sum(dunit, 1, keep_dims=True) / D - unit * along)
-
-
-@triton.jit
 def norm_gelu_grad_kernel(
     x_ptr, early_ptr, offset_ptr, weight_ptr, bias_ptr, last_weight_ptr, dy_ptr, dx_ptr, dearly_ptr, shares_ptr, N, S, tiles,
     D: tl.constexpr, L: tl.constexpr, EARLY: tl.constexpr, LAST: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
@@ -85,11 +78,11 @@ def norm_gelu_grad_kernel(
             outer, scale = normalise(normed * below, D, eps)
             dlast_weight += dy * outer
             dlast_bias += dy
-            dy = _norm_grad(dy * _vector(last_weight_ptr, D, ACC), outer, scale, D)
+            dy = normalise_grad(dy * _vector(last_weight_ptr, D, ACC), outer, scale, D)
         dnormed = dy * (below + normed * density)
         dweight += dnormed * unit
         dbias += dnormed
-        dx = _norm_grad(dnormed * weight, unit, inverse, D)
+        dx = normalise_grad(dnormed * weight, unit, inverse, D)
         tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), ok)
         if EARLY:
             doffset += dx
@@ -158,7 +151,7 @@ def linear_norm_gelu_grad_kernel(
         dnormed = dy * (below + normed * density)
         dweight += dnormed * unit
         dbias += dnormed
-        dh = _norm_grad(dnormed * weight, unit, inverse, D).to(map.dtype)
+        dh = normalise_grad(dnormed * weight, unit, inverse, D).to(map.dtype)
         dmap = _dot(tl.trans(x), dh, dmap)
         if INPUT:
             _n, at, ok = _tile(tile, N, C, L)

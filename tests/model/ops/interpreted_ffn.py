@@ -4,8 +4,8 @@ import pytest
 import torch
 from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradients  # noqa: F401
 
+from model.ops.dropout import keep_mask
 from model.ops.ffn import ffn
-from model.ops.ffn.reference import keep_mask
 
 SEEDS = torch.tensor([0x1234_5678_9ABC_DEF, 2**61 + 5])
 SIZES = {

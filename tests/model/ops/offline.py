@@ -14,6 +14,11 @@ SHARED_MEMORY = 101_376
 """Bytes that a program may use on the smallest of the targets (sm_86 and sm_89)."""
 
 
+def most_shared(capability: int) -> int:
+    """Bytes that a program may use on GPUs that run what is compiled for a capability: sm_90 and sm_100 have 227 KB."""
+    return SHARED_MEMORY if capability == 80 else 232_448
+
+
 def run_interpreted(name: str) -> None:
     """Runs the tests of a file beside this one in a process with TRITON_INTERPRET=1, and fails as they do."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

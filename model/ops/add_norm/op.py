@@ -1,0 +1,32 @@
+"""One door to both implementations of `add_norm`."""
+
+import importlib.util
+
+from model.ops.add_norm.reference import add_norm_reference
+
+if importlib.util.find_spec("triton"):
+    from model.ops.add_norm.fused import add_norm_triton, fits
+
+
+def add_norm(x, weight, bias, *, update=None, dropout=0.0, seed=None, backend="auto"):
+    """r = x + drop(update), or x where there is no update, and LayerNorm(r), over D with eps 1e-5, both (B, S, D).
+
+    Both together, since the gradient of r then passes through the norm's kernel, which adds it to the norm's own.
+
+    Args:
+        x: (B, S, D).
+        weight: Scale of the norm (D,).
+        bias: Of the norm (D,).
+        update: What a residual branch adds (B, S, D).
+        dropout: Probability with which an element of the update is dropped.
+        seed: 0-dim int64 on the device of x, without which nothing is dropped; what is dropped is a function of it.
+        backend: "torch", "triton", or "auto": triton on a GPU if the kernels do that width, else torch. The kernels give the
+            dtype of x, plain PyTorch under autocast gives a norm in float32.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+    if update is None or seed is None:
+        dropout = 0.0
+    if backend == "triton" or (backend == "auto" and x.is_cuda and fits(x.shape[-1])):
+        return add_norm_triton(x, update, weight, bias, dropout, seed)
+    return add_norm_reference(x, update, weight, bias, dropout, seed)

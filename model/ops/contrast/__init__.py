@@ -1,0 +1,5 @@
+"""InfoNCE of every masked frame of a window against the other ones, with all counts of negatives at once."""
+
+from model.ops.contrast.op import contrast, fits
+
+__all__ = ["contrast", "fits"]

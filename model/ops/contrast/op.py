@@ -1,0 +1,34 @@
+"""One door to both implementations of `contrast`."""
+
+import importlib.util
+
+from model.ops.contrast.reference import contrast_reference
+
+if importlib.util.find_spec("triton"):
+    from model.ops.contrast.fused import contrast_triton, fits
+else:
+
+    def fits(context):
+        """Returns whether the kernels do contexts (B, M, D) of this width and dtype: there are none."""
+        return False
+
+
+def contrast(context, targets, ids, words, temperature, *, cosine=True, backend="auto"):
+    """log(exp(s_ii) + sum_j w_ij exp(s_ij)) - s_ii of every frame i of a window (B, M), and whether no s_ij with w_ij > 0 is above s_ii (B, M).
+
+    s_ij is the product of context i and target j over the temperature, w_ij how often j was drawn as a negative of i, or 0 where both
+    have the same code. Gradients: of context, targets and temperature.
+
+    Args:
+        context: (B, M, D).
+        targets: (B, M, D).
+        ids: Codes of the targets (B, M) int64.
+        words: Counts of a byte each, four in a word (B, M, M / 4 rounded up) int32, the first one in the lowest byte.
+        temperature: 0-dim.
+        cosine: Whether contexts and targets are brought to length 1 before.
+        backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these inputs, else torch.
+    """
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+    by_kernels = backend == "triton" or (backend == "auto" and context.is_cuda and fits(context))
+    return (contrast_triton if by_kernels else contrast_reference)(context, targets, ids, words, temperature, cosine)

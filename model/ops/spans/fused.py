@@ -1,0 +1,51 @@
+"""The kernel of `draw_spans` as a PyTorch operator. Shape letters: B batch, S frames."""
+
+import torch
+import triton
+from torch import Tensor
+
+from model.ops.device import require_gpu
+from model.ops.spans.kernels import draw_spans_kernel
+
+MOST_FRAMES = 4096
+"""Slots are compared with each other, so time grows with the square of the frames; beyond this PyTorch's sort is faster."""
+
+
+def fits(num_frames: int) -> bool:
+    """Returns whether the kernel does windows of so many frames."""
+    return num_frames <= MOST_FRAMES
+
+
+def sizes(num_frames: int, total: int, span: int) -> dict[str, int]:
+    """Arguments of the kernel for windows with `total` masked frames."""
+    spans = -(-total // span)
+    slots = num_frames - total + spans
+    return {
+        "N": slots, "spans": spans, "last": total - span * (spans - 1), "SPAN": span, "SLOTS": triton.next_power_of_2(slots),
+        "FRAMES": triton.next_power_of_2(num_frames), "PIECE": 16,
+    }  # fmt: skip
+
+
+@torch.library.custom_op("raysys::draw_spans", mutates_args=())
+def draw_spans(uniform: Tensor, total: int, span: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mask (B, S) bool, positions (B, width) of its `total` true entries, then zeros, and how many stand before each frame (B, S).
+
+    `uniform` (B, 2 S + 1) are random numbers in [0, 1), as `model.masking` takes them; the other outputs are int64.
+    """
+    require_gpu(uniform)
+    batch, num_frames = uniform.shape[0], (uniform.shape[1] - 1) // 2
+    frames = uniform.new_empty(batch, num_frames, dtype=torch.bool)
+    index = uniform.new_empty(batch, width, dtype=torch.int64)
+    rank = uniform.new_empty(batch, num_frames, dtype=torch.int64)
+    constants = sizes(num_frames, total, span)
+    draw_spans_kernel[(batch,)](
+        uniform.contiguous(), frames.view(torch.int8), index, rank, num_frames, WIDTH=width, num_warps=8, **constants
+    )
+    return frames, index, rank
+
+
+@draw_spans.register_fake
+def _(uniform, total, span, width):
+    batch, num_frames = uniform.shape[0], (uniform.shape[1] - 1) // 2
+    shapes = ((num_frames, torch.bool), (width, torch.int64), (num_frames, torch.int64))
+    return tuple(uniform.new_empty(batch, size, dtype=dtype) for size, dtype in shapes)
