@@ -15,6 +15,8 @@ ELEMENTS = 2048
 """Of a tile, about."""
 WANTED_PROGRAMS = 528
 """Programs of the kernel that adds up gradients of weights, at most: four for each multiprocessor."""
+STAGES = 2
+"""Tiles that such a program has asked for at a time."""
 
 
 def fits(width: int) -> bool:
@@ -22,36 +24,44 @@ def fits(width: int) -> bool:
     return 16 <= width <= 1024 and width & (width - 1) == 0
 
 
+def _exact(x):
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def launched(x, dropout):
     """Frames of x, tiles of them, and the constants of both kernels."""
     rows, frames = x.numel() // x.shape[-1], max(1, ELEMENTS // x.shape[-1])
     acc = tl.float64 if x.dtype == torch.float64 else tl.float32
-    constants = {"D": x.shape[-1], "L": frames, "BELOW": threshold(dropout), "eps": EPS, "ACC": acc, "num_warps": 4}
+    constants = {"D": x.shape[-1], "L": frames, "BELOW": threshold(dropout), "ACC": acc, "num_warps": 4}
     return rows, triton.cdiv(rows, frames), constants
 
 
 @torch.library.custom_op("raysys::add_norm", mutates_args=())
 def add_norm_forward(
     x: Tensor, update: Tensor | None, weight: Tensor, bias: Tensor, seed: Tensor | None, dropout: float
-) -> tuple[Tensor, Tensor]:
-    """The sum (B, S, D), () without an update, and its norm (B, S, D); everything is contiguous."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum (B, S, D), () without an update, its norm (B, S, D), mean and inverse deviation (2, N); everything is contiguous."""
     require_gpu(x)
     rows, tiles, constants = launched(x, dropout)
     total = x.new_empty(()) if update is None else torch.empty_like(x)
     y = torch.empty_like(x)
+    moments = x.new_empty(2, rows, dtype=_exact(x))
     add = update is not None
-    add_norm_kernel[(tiles,)](x, update, weight, bias, seed, total, y, rows, ADD=add, **constants)
-    return total, y
+    add_norm_kernel[(tiles,)](
+        x, update, weight, bias, seed, total, y, moments, rows, ADD=add, eps=EPS, **constants
+    )
+    return total, y, moments
 
 
 @add_norm_forward.register_fake
 def _(x, update, weight, bias, seed, dropout):
-    return x.new_empty(()) if update is None else torch.empty_like(x), torch.empty_like(x)
+    total = x.new_empty(()) if update is None else torch.empty_like(x)
+    return total, torch.empty_like(x), x.new_empty(2, x.numel() // x.shape[-1], dtype=_exact(x))
 
 
 @torch.library.custom_op("raysys::add_norm_grad", mutates_args=())
 def add_norm_backward(
-    total: Tensor, weight: Tensor, seed: Tensor | None, dtotal: Tensor, dy: Tensor, dropout: float
+    total: Tensor, moments: Tensor, weight: Tensor, seed: Tensor | None, dtotal: Tensor, dy: Tensor, dropout: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of what dropout leaves of the update, () without dropout, and of weight and bias together (2, D)."""
     rows, num_tiles, constants = launched(total, dropout)
@@ -59,18 +69,17 @@ def add_norm_backward(
     programs = triton.cdiv(num_tiles, tiles)
     dx = torch.empty_like(total)
     dupdate = torch.empty_like(total) if dropout else total.new_empty(())
-    shares = total.new_empty(programs, 2, total.shape[-1], dtype=torch.promote_types(total.dtype, torch.float32))
+    shares = total.new_empty(programs, 2, total.shape[-1], dtype=_exact(total))
     add_norm_grad_kernel[(programs,)](
-        total, weight, seed, dtotal, dy, dx, dupdate, shares, rows, tiles, **constants
+        total, moments, weight, seed, dtotal, dy, dx, dupdate, shares, rows, tiles, STAGES=STAGES, **constants
     )
     return dx, dupdate, sum_parts(shares)
 
 
 @add_norm_backward.register_fake
-def _(total, weight, seed, dtotal, dy, dropout):
-    exact = torch.promote_types(total.dtype, torch.float32)
+def _(total, moments, weight, seed, dtotal, dy, dropout):
     dupdate = torch.empty_like(total) if dropout else total.new_empty(())
-    return torch.empty_like(total), dupdate, total.new_empty(2, total.shape[-1], dtype=exact)
+    return torch.empty_like(total), dupdate, total.new_empty(2, total.shape[-1], dtype=_exact(total))
 
 
 class _AddNorm(torch.autograd.Function):
@@ -78,18 +87,17 @@ class _AddNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, update, weight, bias, dropout, seed):
-        total, y = add_norm_forward(x, update, weight, bias, seed, dropout)
+        total, y, moments = add_norm_forward(x, update, weight, bias, seed, dropout)
         if update is None:
             total = x.view_as(x)
-        ctx.save_for_backward(total, weight, seed)
+        ctx.save_for_backward(total, moments, weight, seed)
         ctx.dropout, ctx.add = dropout, update is not None
         return total, y
 
     @staticmethod
     def backward(ctx, dtotal, dy):
-        total, weight, seed = ctx.saved_tensors
         dx, dupdate, dweights = add_norm_backward(
-            total, weight, seed, dtotal.contiguous(), dy.contiguous(), ctx.dropout
+            *ctx.saved_tensors, dtotal.contiguous(), dy.contiguous(), ctx.dropout
         )
         if ctx.add and not ctx.dropout:
             dupdate = dx

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from model.ops.activations import kept_scale, normalise, normalise_grad
+from model.ops.activations import kept_scale, normalise_grad
 
 
 @triton.jit
@@ -15,10 +15,10 @@ def _tile(tile, N, D: tl.constexpr, L: tl.constexpr):
 
 @triton.jit
 def add_norm_kernel(
-    x_ptr, update_ptr, weight_ptr, bias_ptr, seed_ptr, sum_ptr, y_ptr, N, D: tl.constexpr, L: tl.constexpr,
+    x_ptr, update_ptr, weight_ptr, bias_ptr, seed_ptr, sum_ptr, y_ptr, moments_ptr, N, D: tl.constexpr, L: tl.constexpr,
     ADD: tl.constexpr, BELOW: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The norm's output of one tile, and with ADD the sum before it. Program axis: tiles."""
+    """The norm's output of one tile, mean and inverse deviation of its frames (2, N), and with ADD the sum. Program axis: tiles."""
     row, at, ok = _tile(tl.program_id(0), N, D, L)
     x = tl.load(x_ptr + at, mask=ok, other=0.0).to(ACC)
     if ADD:
@@ -29,16 +29,20 @@ def add_norm_kernel(
         rounded = (x + update).to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + at, rounded, ok)
         x = rounded.to(ACC)
-    unit, _inverse = normalise(x, D, eps)
+    mean = tl.sum(x, 1) / D
+    x -= mean[:, None]
+    inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1) / D + eps)
+    tl.store(moments_ptr + row, mean, row < N)
+    tl.store(moments_ptr + N + row, inverse, row < N)
     d = tl.arange(0, D)
-    y = unit * tl.load(weight_ptr + d).to(ACC)[None, :] + tl.load(bias_ptr + d).to(ACC)[None, :]
+    y = x * inverse[:, None] * tl.load(weight_ptr + d).to(ACC)[None, :] + tl.load(bias_ptr + d).to(ACC)[None, :]
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), ok)
 
 
 @triton.jit
 def add_norm_grad_kernel(
-    sum_ptr, weight_ptr, seed_ptr, dsum_ptr, dy_ptr, dx_ptr, dupdate_ptr, shares_ptr, N, tiles, D: tl.constexpr,
-    L: tl.constexpr, BELOW: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
+    sum_ptr, moments_ptr, weight_ptr, seed_ptr, dsum_ptr, dy_ptr, dx_ptr, dupdate_ptr, shares_ptr, N, tiles, D: tl.constexpr,
+    L: tl.constexpr, BELOW: tl.constexpr, STAGES: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x and, where it is dropped in part, of the update; the share (2, D) of those of weight and bias.
 
@@ -48,12 +52,14 @@ def add_norm_grad_kernel(
     # Sums over frames stay in their threads until the end.
     dweight = tl.zeros((L, D), ACC)
     dbias = tl.zeros((L, D), ACC)
-    for step in range(tiles):
+    for step in tl.range(tiles, num_stages=STAGES):
         row, at, ok = _tile(tl.program_id(0) * tiles + step, N, D, L)
         x = tl.load(sum_ptr + at, mask=ok, other=0.0).to(ACC)
         dy = tl.load(dy_ptr + at, mask=ok, other=0.0).to(ACC)
         dsum = tl.load(dsum_ptr + at, mask=ok, other=0.0).to(ACC)
-        unit, inverse = normalise(x, D, eps)
+        mean = tl.load(moments_ptr + row, mask=row < N, other=0.0)[:, None]
+        inverse = tl.load(moments_ptr + N + row, mask=row < N, other=0.0)[:, None]
+        unit = (x - mean) * inverse
         dweight += dy * unit
         dbias += dy
         dx = dsum + normalise_grad(dy * weight, unit, inverse, D)

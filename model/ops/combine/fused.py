@@ -18,6 +18,9 @@ FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 1024, 1024
 WANTED_PROGRAMS = 1056
 """Programs of the kernel that adds up gradients of weights: eight for each multiprocessor."""
 
+STAGES = 2
+"""Tiles that such a program has asked for at a time."""
+
 
 def _sizes(h, elements):
     """Rows, tiles of about `elements`, and the constants of both kernels."""
@@ -57,7 +60,7 @@ def combine_grads(h, conv, z, weight, skip, dy, dz):
     dh, dconv = torch.empty_like(h), h.new_empty(z.shape)
     dweights = h.new_empty(runs, 2, len(skip), dtype=exact)
     combine_grad_kernel[(runs, heads)](
-        h, conv, z, weight, skip, dy, dh, dconv, dz, dweights, rows, z.stride(1), dz.stride(1), tiles, **constants
+        h, conv, z, weight, skip, dy, dh, dconv, dz, dweights, rows, z.stride(1), dz.stride(1), tiles, STAGES=STAGES, **constants
     )
     return dh, dconv, sum_parts(dweights)
 

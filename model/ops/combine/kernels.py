@@ -52,7 +52,7 @@ def combine_kernel(
 def combine_grad_kernel(
     h_ptr, conv_ptr, z_ptr, weight_ptr, skip_ptr, dy_ptr, dh_ptr, dconv_ptr, dz_ptr, dweights_ptr, N,
     z_stride, dz_stride, tiles, I: tl.constexpr, E: tl.constexpr, R: tl.constexpr, L: tl.constexpr, EP: tl.constexpr,
-    eps: tl.constexpr, ACC: tl.constexpr,
+    STAGES: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `tiles` tiles of one head; dconv is the same for all directions. Shares of those of both weights: (2, I)."""
     h = tl.program_id(1)
@@ -62,7 +62,7 @@ def combine_grad_kernel(
     # Sums over rows stay in their threads until the end.
     dweight = tl.zeros((L, EP), ACC)
     dskip = tl.zeros((L, EP), ACC)
-    for step in range(tiles):
+    for step in tl.range(tiles, num_stages=STAGES):
         at, z_at, ok = _tile(tl.program_id(0) * tiles + step, h, N, z_stride, I, E, L, EP)
         # All loads come before the first store, which none of them may pass: for all that the compiler knows they overlap.
         z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)

@@ -26,8 +26,8 @@ class Launch:
     stages: int
 
 
-FORWARD = Launch(64, 64, 4, 2)
-BACKWARD = Launch(64, 64, 4, 2)
+FORWARD = Launch(64, 32, 4, 3)
+BACKWARD = Launch(64, 32, 4, 2)
 
 
 def fits(context: Tensor) -> bool:

@@ -22,6 +22,9 @@ LINEAR_ELEMENTS = 4096
 WANTED_PROGRAMS = 264
 """Programs of a kernel that adds up gradients of weights, at most: two for each multiprocessor, as many as its registers hold."""
 
+STAGES = 2
+"""Tiles that such a program has asked for at a time."""
+
 
 def fits(width: int) -> bool:
     """Returns whether the kernels do this width."""
@@ -82,7 +85,7 @@ def norm_gelu_backward(
     dearly = torch.empty_like(x) if early is not None else x.new_empty(())
     shares = x.new_empty(programs, 5, x.shape[-1], dtype=_exact(x))
     norm_gelu_grad_kernel[(programs,)](
-        x, early, offset, weight, bias, last_weight, dy, dx, dearly, shares, rows, x.shape[-2], each, **constants
+        x, early, offset, weight, bias, last_weight, dy, dx, dearly, shares, rows, x.shape[-2], each, STAGES=STAGES, **constants
     )
     return dx, dearly, sum_parts(shares)
 

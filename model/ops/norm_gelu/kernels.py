@@ -52,7 +52,8 @@ def norm_gelu_kernel(
 @triton.jit
 def norm_gelu_grad_kernel(
     x_ptr, early_ptr, offset_ptr, weight_ptr, bias_ptr, last_weight_ptr, dy_ptr, dx_ptr, dearly_ptr, shares_ptr, N, S, tiles,
-    D: tl.constexpr, L: tl.constexpr, EARLY: tl.constexpr, LAST: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
+    D: tl.constexpr, L: tl.constexpr, EARLY: tl.constexpr, LAST: tl.constexpr, STAGES: tl.constexpr, eps: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x and early of `tiles` tiles, and the program's share (5, D) of those of the vectors.
 
@@ -67,7 +68,7 @@ def norm_gelu_grad_kernel(
     doffset = tl.zeros((L, D), ACC)
     dlast_weight = tl.zeros((L, D), ACC)
     dlast_bias = tl.zeros((L, D), ACC)
-    for step in range(tiles):
+    for step in tl.range(tiles, num_stages=STAGES):
         n, at, ok = _tile(tl.program_id(0) * tiles + step, N, D, L)
         dy = tl.load(dy_ptr + at, mask=ok, other=0.0).to(ACC)
         x = _input(x_ptr, early_ptr, offset, at, ok, n, S, D, EARLY, ACC)

@@ -40,6 +40,8 @@ class Launch:
     programs: int = 0
     """How many programs there should be, about, where each does several tiles."""
     stages: int = 1
+    ahead: int = 1
+    """Tiles that a program asks for at a time where it has no products."""
     registers: int | None = None
     """Most registers a thread may use; fewer let more programs share a multiprocessor."""
 
@@ -144,7 +146,7 @@ def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_
     turn = da.stride(0) if directions > 1 else 0
     project_grad_kernel[(inner // channels, runs)](
         x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, *sizes, tiles, turn, FIRST=first,
-        G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
+        G=GATES, USED=num_gates, STAGES=BACKWARD.ahead, **_constants(x, directions, BACKWARD),
     )  # fmt: skip
 
     channels, frames = _cut(x, MAPS_BACKWARD)
@@ -160,7 +162,7 @@ def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
     dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
     convolve_grad_kernel[(inner // channels, runs)](
-        x, taps, dconv, dxv, dx, dtaps, *sizes, tiles, dx.stride(1), FIRST=first, **_constants(x, directions, CONVOLVE)
+        x, taps, dconv, dxv, dx, dtaps, *sizes, tiles, dx.stride(1), FIRST=first, STAGES=CONVOLVE.ahead, **_constants(x, directions, CONVOLVE)
     )
 
     channels, frames = _cut(x, GATES_BACKWARD)

@@ -200,7 +200,7 @@ def _weights(w_ptr, n, I: tl.constexpr, ACC: tl.constexpr):
 def project_grad_kernel(
     x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, wv_ptr, on_a_ptr, on_x_ptr, da_ptr, dq_ptr, dk_ptr, dv_ptr, dgates_ptr,
     dconv_ptr, dx_ptr, B, S, stride, tiles, da_turn, I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr,
-    C: tl.constexpr, L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, ACC: tl.constexpr,
+    C: tl.constexpr, L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, STAGES: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients before SiLU, and that of x through values and gates.
 
@@ -211,7 +211,7 @@ def project_grad_kernel(
     n = tl.program_id(0) * (C // 4) + tl.arange(0, C // 4)
     per_row = tl.cdiv(S, L)
     turn = tl.cast(B, tl.int64) * S
-    for step in range(tiles):
+    for step in tl.range(tiles, num_stages=STAGES):
         tile = tl.program_id(1) * tiles + step
         b = tile // per_row
         s = (tile % per_row) * L + tl.arange(0, L)
@@ -314,7 +314,7 @@ def maps_grad_kernel(
 @triton.jit
 def convolve_grad_kernel(
     x_ptr, w_ptr, dconv_ptr, dxv_ptr, dx_ptr, dw_ptr, B, S, stride, tiles, dx_stride, I: tl.constexpr, R: tl.constexpr,
-    FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, ACC: tl.constexpr,
+    FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, STAGES: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of x through values and convolutions, and each program's share of those of taps and bias (5, I).
 
@@ -328,7 +328,7 @@ def convolve_grad_kernel(
     dw2 = tl.zeros((L, C), ACC)
     dw3 = tl.zeros((L, C), ACC)
     dbias = tl.zeros((L, C), ACC)
-    for step in range(tiles):
+    for step in tl.range(tiles, num_stages=STAGES):
         tile = tl.program_id(1) * tiles + step
         b = tile // per_row
         s = (tile % per_row) * L + tl.arange(0, L)

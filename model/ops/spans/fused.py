@@ -10,6 +10,9 @@ from model.ops.spans.kernels import draw_spans_kernel
 MOST_FRAMES = 4096
 """Slots are compared with each other, so time grows with the square of the frames; beyond this PyTorch's sort is faster."""
 
+WARPS, PIECE = 8, 16
+"""Slots that all are compared with at a time."""
+
 
 def fits(num_frames: int) -> bool:
     """Returns whether the kernel does windows of so many frames."""
@@ -22,7 +25,7 @@ def sizes(num_frames: int, total: int, span: int) -> dict[str, int]:
     slots = num_frames - total + spans
     return {
         "N": slots, "spans": spans, "last": total - span * (spans - 1), "SPAN": span, "SLOTS": triton.next_power_of_2(slots),
-        "FRAMES": triton.next_power_of_2(num_frames), "PIECE": 16,
+        "FRAMES": triton.next_power_of_2(num_frames), "PIECE": PIECE,
     }  # fmt: skip
 
 
@@ -39,7 +42,7 @@ def draw_spans(uniform: Tensor, total: int, span: int, width: int) -> tuple[Tens
     rank = uniform.new_empty(batch, num_frames, dtype=torch.int64)
     constants = sizes(num_frames, total, span)
     draw_spans_kernel[(batch,)](
-        uniform.contiguous(), frames.view(torch.int8), index, rank, num_frames, WIDTH=width, num_warps=8, **constants
+        uniform.contiguous(), frames.view(torch.int8), index, rank, num_frames, WIDTH=width, num_warps=WARPS, **constants
     )
     return frames, index, rank
 

@@ -21,8 +21,8 @@ def test_add_norm_in_the_interpreter():
 def test_add_norm_kernels_compile(name, add, dropout, width, capability):
     _rows, _tiles, constants = fused.launched(torch.empty(1, 64, width, dtype=torch.bfloat16), dropout)
     constants = {key: value for key, value in constants.items() if key != "num_warps"}
-    constants |= {"ADD": add} if name == "add_norm" else {}
-    types = {"seed": "i64"} | dict.fromkeys(("weight", "bias", "shares"), "fp32")
+    constants |= {"ADD": add, "eps": 1e-5} if name == "add_norm" else {"STAGES": fused.STAGES}
+    types = {"seed": "i64"} | dict.fromkeys(("weight", "bias", "shares", "moments"), "fp32")
     kernel = getattr(kernels, f"{name}_kernel")
     compiled = compile_kernel(kernel, capability, constants, lambda arg: types.get(arg, "bf16"))
     assert compiled.metadata.shared <= SHARED_MEMORY
