@@ -89,7 +89,37 @@ def folded_conv(x: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Tensor]:
     (stride,), left, width = conv.stride, _padding(conv), x.shape[-1]
     rows = x[:, : x.shape[1] // stride * stride].unflatten(1, (-1, stride)).flatten(2)
     early, own = _by_taps(conv).split([left * width, stride * width], dim=1)
-    return F.linear(rows, own), F.linear(rows[..., (stride - left) * width :], early)
+    rows = _in_autocast_dtype(rows)
+    return _TwoProducts.apply(rows, own.to(rows.dtype), early.to(rows.dtype))
+
+
+class _TwoProducts(torch.autograd.Function):
+    """Products of rows (B, S, K) with one matrix (D, K), and of their last L channels with another one (D, L)."""
+
+    @staticmethod
+    def forward(ctx, rows, own, early):
+        ctx.save_for_backward(rows, own, early)
+        return F.linear(rows, own), F.linear(rows[..., -early.shape[1] :], early)
+
+    @staticmethod
+    def backward(ctx, d_own, d_early):
+        rows, own, early = ctx.saved_tensors
+        d_own, d_early, flat = (x.flatten(0, 1) for x in (d_own, d_early, rows))
+        d_rows = _rows_grad(d_own, d_early, own, early).view_as(rows)
+        return d_rows, d_own.t() @ flat, d_early.t() @ flat[:, -early.shape[1] :]
+
+
+@torch.library.custom_op("raysys::rows_grad", mutates_args=())
+def _rows_grad(d_own: Tensor, d_early: Tensor, own: Tensor, early: Tensor) -> Tensor:
+    """Gradient (N, K) of the rows of `_TwoProducts`; the second product adds to what the first has written, in place."""
+    d_rows = d_own @ own
+    d_rows[:, -early.shape[1] :].addmm_(d_early, early)
+    return d_rows
+
+
+@_rows_grad.register_fake
+def _(d_own, d_early, own, early):
+    return d_own.new_empty(len(d_own), own.shape[1])
 
 
 def _in_autocast_dtype(x: Tensor) -> Tensor:

@@ -100,6 +100,8 @@ class UNet(nn.Module):
         """Compiles layers, poolings and the last norm in place, a program for each level and not one for the whole net."""
         # A level is compiled for training, for evaluation and for other batch sizes; past the limit layers run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+        # Casts of weights and sums of gradients that do not need each other share a launch; a step has hundreds of them.
+        torch._inductor.config.combo_kernels = torch.cuda.is_available()
         for module in self.modules():
             if isinstance(module, Layer | DownPool | UpPool):
                 module.compile(dynamic=False, backend=backend)

@@ -11,11 +11,11 @@ from model.ops.device import require_gpu
 from model.ops.dropout import threshold
 from model.ops.sums import sum_parts
 
-ELEMENTS = 2048
+ELEMENTS = 4096
 """Of a tile, about."""
-WANTED_PROGRAMS = 528
-"""Programs of the kernel that adds up gradients of weights, at most: four for each multiprocessor."""
-STAGES = 2
+WANTED_PROGRAMS = 264
+"""Programs of the kernel that adds up gradients of weights, at most: two for each multiprocessor."""
+STAGES = 3
 """Tiles that such a program has asked for at a time."""
 
 

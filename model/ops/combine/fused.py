@@ -15,8 +15,8 @@ from model.ops.sums import sum_parts
 
 FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 1024, 1024
 """Of a tile, about."""
-WANTED_PROGRAMS = 1056
-"""Programs of the kernel that adds up gradients of weights: eight for each multiprocessor."""
+WANTED_PROGRAMS = 528
+"""Programs of the kernel that adds up gradients of weights: four for each multiprocessor."""
 
 STAGES = 2
 """Tiles that such a program has asked for at a time."""
@@ -49,7 +49,7 @@ def _(h, conv, z, weight, skip):
 
 
 def combine_grads(h, conv, z, weight, skip, dy, dz):
-    """Gradients of h, of conv (B, S, I), the same in every direction, and of both weights together (2, I); that of z into `dz`.
+    """Gradients of h, of conv (B, S, I), the same in every direction, and shares (runs, 2, I) of those of both weights; that of z into `dz`.
 
     `dz` (B, S, I) is dense but for a row stride.
     """
@@ -62,7 +62,7 @@ def combine_grads(h, conv, z, weight, skip, dy, dz):
     combine_grad_kernel[(runs, heads)](
         h, conv, z, weight, skip, dy, dh, dconv, dz, dweights, rows, z.stride(1), dz.stride(1), tiles, STAGES=STAGES, **constants
     )
-    return dh, dconv, sum_parts(dweights)
+    return dh, dconv, dweights
 
 
 @torch.library.custom_op("raysys::combine_grad", mutates_args=())
@@ -72,7 +72,7 @@ def combine_backward(
     """Gradients of h, of conv (B, S, I), of z, and of both weights together (2, I)."""
     dz = z.new_empty(z.shape)
     dh, dconv, dweights = combine_grads(h, conv, z, weight, skip, dy, dz)
-    return dh, dconv, dz, dweights
+    return dh, dconv, dz, sum_parts(dweights)
 
 
 @combine_backward.register_fake

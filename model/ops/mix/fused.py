@@ -16,7 +16,7 @@ from model.ops.mix import reference
 from model.ops.mix.kernels import cap_grad_kernel, prepare_grad_kernel, prepare_kernel
 from model.ops.mlstm.fused import mlstm_backward, mlstm_forward
 from model.ops.project import fused as project
-from model.ops.sums import sum_parts
+from model.ops.sums import sum_each
 
 BLOCKS = 8
 """Blocks of four channels of a program that prepares weights."""
@@ -69,7 +69,7 @@ def _(wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, sk
 
 
 def _cap_grads(gates, di, df, cap, exact):
-    """Gradients of gates before their cap (R, B, S, G), and of their bias (G,)."""
+    """Gradients of gates before their cap (R, B, S, G), and shares (runs, G) of that of their bias."""
     _, directions, batch, length, heads = gates.shape
     rows = directions * batch * length
     num_tiles = triton.cdiv(rows, CAP_ROWS)
@@ -80,7 +80,12 @@ def _cap_grads(gates, di, df, cap, exact):
     cap_grad_kernel[(runs,)](
         gates, di, df, dgates, dbias, rows, tiles, H=heads, G=project.GATES, CAP=cap, L=CAP_ROWS, ACC=exact
     )
-    return dgates, sum_parts(dbias)
+    return dgates, dbias
+
+
+def _vectors(inner):
+    """Elements of the gradients of the biases of convolution and gates, and of norm and skip."""
+    return inner, project.GATES, inner, inner
 
 
 @torch.library.custom_op("raysys::mix_grad", mutates_args=())
@@ -88,8 +93,11 @@ def mix_backward(
     wide: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, gate_weight: Tensor, conv_bias: Tensor, norm_weight: Tensor, skip: Tensor,
     a: Tensor, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, h: Tensor, cell_gates: Tensor, memory: Tensor, norm: Tensor,
     start: Tensor, prepared: Tensor, dy: Tensor, cap: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of `wide`, of taps (I, 4), of their bias, of the maps (3, I / 4, 4, 4), of the gates' weights and bias, of norm and skip (2, I)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of `wide`, of taps (I, 4), of the maps (3, I / 4, 4, 4), of the gates' weights, and of vectors, one behind the other.
+
+    These are: bias of the convolution (I,), bias of the gates (G,), norm and skip (I,).
+    """
     x, z = wide.chunk(2, dim=-1)
     inner, num_gates, directions = x.shape[-1], len(gate_weight), len(a)
     dwide = torch.empty_like(wide)
@@ -104,13 +112,14 @@ def mix_backward(
 
     taps, *rest = _parts(prepared)
     inputs = (x, taps, conv_bias, *rest, directions, 0, num_gates, a, dconv.expand_as(a))
-    dtaps, dmaps, don = project.project_grads(*inputs, *(t.flatten(-2) for t in (dq, dk, dv)), dgates, dx)
-    dtaps_out, dw = dtaps.new_empty(inner, 4), dmaps.new_empty(3, inner // 4, 4, 4)
-    dgate = dmaps.new_empty(gate_weight.shape)
+    shares = project.project_grads(*inputs, *(t.flatten(-2) for t in (dq, dk, dv)), dgates, dx)
+    sums = sum_each(*shares, dgate_bias, dweights)
+    dmaps, don, dtaps = sums[: sum(project.sizes(inner))].split(project.sizes(inner))
+    dtaps_out, dw, dgate = (sums.new_empty(size) for size in ((inner, 4), (3, inner // 4, 4, 4), gate_weight.shape))
     prepare_grad_kernel[(triton.cdiv(inner // 4, BLOCKS), 3)](
         wq, wk, wv, gate_weight, dtaps, dmaps, don, dtaps_out, dw, dgate, inner, **constants
     )
-    return dwide, dtaps_out, dtaps[4].clone(), dw, dgate, dgate_bias[:num_gates].clone(), dweights
+    return dwide, dtaps_out, dw, dgate, sums[-sum(_vectors(inner)) :]
 
 
 @mix_backward.register_fake
@@ -118,8 +127,8 @@ def _(
     wide, wq, wk, wv, gate_weight, conv_bias, norm_weight, skip, a, q, k, v, gates, h, cell_gates, memory, norm, start,
     prepared, dy, cap,
 ):  # fmt: skip
-    inner, num_gates = wide.shape[-1] // 2, len(gate_weight)
-    sizes = ((inner, 4), (inner,), (3, inner // 4, 4, 4), gate_weight.shape, (num_gates,), (2, inner))
+    inner = wide.shape[-1] // 2
+    sizes = ((inner, 4), (3, inner // 4, 4, 4), gate_weight.shape, (sum(_vectors(inner)),))
     return torch.empty_like(wide), *(prepared.new_empty(size) for size in sizes)
 
 
@@ -129,10 +138,9 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, dy, *_):
-    dwide, dtaps, dconv_bias, dmaps, dgate, dgate_bias, dweights = mix_backward(
-        *ctx.saved_tensors, dy.contiguous(), ctx.cap
-    )
-    return dwide, dtaps, dconv_bias, *dmaps, dgate, dgate_bias, *dweights, None, None
+    dwide, dtaps, dmaps, dgate, vectors = mix_backward(*ctx.saved_tensors, dy.contiguous(), ctx.cap)
+    dconv_bias, dgate_bias, *dweights = vectors.split(_vectors(len(dtaps)))
+    return dwide, dtaps, dconv_bias, *dmaps, dgate, dgate_bias[: len(dgate)], *dweights, None, None
 
 
 mix_forward.register_autograd(_backward, setup_context=_setup)

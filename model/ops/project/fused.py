@@ -21,7 +21,7 @@ from model.ops.project.kernels import (
     project_grad_kernel,
     project_kernel,
 )
-from model.ops.sums import sum_parts
+from model.ops.sums import sum_each
 
 GATES = 16
 """Gate columns, padded to the narrowest product that tensor cores do."""
@@ -40,8 +40,6 @@ class Launch:
     programs: int = 0
     """How many programs there should be, about, where each does several tiles."""
     stages: int = 1
-    ahead: int = 1
-    """Tiles that a program asks for at a time where it has no products."""
     registers: int | None = None
     """Most registers a thread may use; fewer let more programs share a multiprocessor."""
 
@@ -133,20 +131,20 @@ def _(x, taps, bias, wq, wk, wv, on_a, on_x, gate_bias, directions, first, cap):
 
 
 def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dq, dk, dv, dgates, dx):
-    """Gradients of taps and bias together (5, I), of the maps (3, 16 I / 4), of A and X (2, I, G); that of x into `dx`.
+    """Shares of the gradients of the maps (runs, 3, 16 I / 4), of A and X (runs, 2, I, G), of taps and bias (runs, 5, I); that of x into `dx`.
 
     `dx` (B, S, I) is dense but for a row stride; dgates (R, B, S, G) are those of the gates before any cap.
     """
     batch, length, inner = x.shape
-    rows, sizes, exact = batch * length, (batch, length, x.stride(1)), _exact(x)
+    rows, extent, exact = batch * length, (batch, length, x.stride(1)), _exact(x)
     dconv, dxv = torch.empty_like(dq), torch.empty_like(dv)
 
     channels, frames = _cut(x, BACKWARD)
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, BACKWARD)
     turn = da.stride(0) if directions > 1 else 0
     project_grad_kernel[(inner // channels, runs)](
-        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, *sizes, tiles, turn, FIRST=first,
-        G=GATES, USED=num_gates, STAGES=BACKWARD.ahead, **_constants(x, directions, BACKWARD),
+        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, *extent, tiles, turn, FIRST=first,
+        G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
     )  # fmt: skip
 
     channels, frames = _cut(x, MAPS_BACKWARD)
@@ -162,36 +160,38 @@ def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
     dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
     convolve_grad_kernel[(inner // channels, runs)](
-        x, taps, dconv, dxv, dx, dtaps, *sizes, tiles, dx.stride(1), FIRST=first, STAGES=CONVOLVE.ahead, **_constants(x, directions, CONVOLVE)
+        x, taps, dconv, dxv, dx, dtaps, *extent, tiles, dx.stride(1), FIRST=first, **_constants(x, directions, CONVOLVE)
     )
 
     channels, frames = _cut(x, GATES_BACKWARD)
     tiles, runs = _runs(triton.cdiv(rows, frames), inner // channels, GATES_BACKWARD)
     don = x.new_empty(runs, 2, inner, GATES, dtype=exact)
-    for number, (y, stride, turn) in enumerate(((a, inner, rows * inner), (x, x.stride(1), 0))):
-        gates_grad_kernel[(inner // channels, runs)](
-            y, dgates, don[:, number], rows, stride, turn, don.stride(0), tiles, G=GATES,
-            **_constants(x, directions, GATES_BACKWARD),
-        )  # fmt: skip
-    return sum_parts(dtaps), sum_parts(dmaps), sum_parts(don)
+    gates_grad_kernel[(2, inner // channels, runs)](
+        a, x, dgates, don, rows, x.stride(1), tiles, G=GATES, **_constants(x, directions, GATES_BACKWARD)
+    )
+    return dmaps, don, dtaps
+
+
+def sizes(inner: int) -> tuple[int, int, int]:
+    """Elements of the gradients of the maps, of A and X, of taps and bias."""
+    return 3 * BLOCK * inner, 2 * inner * GATES, (TAPS + 1) * inner
 
 
 @torch.library.custom_op("raysys::project_grad", mutates_args=())
 def project_backward(
     x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
     directions: int, first: int, num_gates: int, a: Tensor, da: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, dgates: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, of taps and bias together (5, I), of the maps (3, 16 I / 4), of A and X (2, I, G)."""
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradient of x, and those of the maps (3, 16 I / 4), of A and X (2, I, G), of taps and bias (5, I), one behind the other."""
     dx = x.new_empty(x.shape)
     numbers = (directions, first, num_gates)
-    return dx, *project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, *numbers, a, da, dq, dk, dv, dgates, dx)
+    inputs = (x, taps, bias, wq, wk, wv, on_a, on_x)
+    return dx, sum_each(*project_grads(*inputs, *numbers, a, da, dq, dk, dv, dgates, dx))
 
 
 @project_backward.register_fake
 def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dq, dk, dv, dgates):
-    inner, exact = x.shape[-1], _exact(x)
-    sizes = ((TAPS + 1, inner), (3, BLOCK * inner), (2, inner, GATES))
-    return x.new_empty(x.shape), *(x.new_empty(size, dtype=exact) for size in sizes)
+    return x.new_empty(x.shape), x.new_empty(sum(sizes(x.shape[-1])), dtype=_exact(x))
 
 
 def _setup(ctx, inputs, output):
@@ -208,8 +208,12 @@ def _backward(ctx, da, dq, dk, dv, dgates):
     padded = F.pad(dgates, (0, GATES - ctx.num_gates)).contiguous()
     numbers = (ctx.directions, ctx.first, ctx.num_gates)
     dq, dk, dv = (g.contiguous() for g in (dq, dk, dv))
-    dx, dtaps, dmaps, (don_a, don_x) = project_backward(*tensors, *numbers, a, da, dq, dk, dv, padded)
-    dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps)
+    dx, sums = project_backward(*tensors, *numbers, a, da, dq, dk, dv, padded)
+    inner = dx.shape[-1]
+    dmaps, don, dtaps = sums.split(sizes(inner))
+    dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps.view(3, -1))
+    don_a, don_x = don.view(2, inner, GATES)
+    dtaps = dtaps.view(TAPS + 1, inner)
     dbias = dgates.sum((0, 1, 2))
     return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, don_a.t(), don_x.t(), dbias, None, None, None
 

@@ -155,25 +155,32 @@ def gates_kernel(
 
 @triton.jit
 def gates_grad_kernel(
-    y_ptr, dgates_ptr, dw_ptr, N, stride, turn, dw_stride, tiles, I: tl.constexpr, R: tl.constexpr, C: tl.constexpr, L: tl.constexpr,
+    a_ptr, x_ptr, dgates_ptr, dw_ptr, N, stride, tiles, I: tl.constexpr, R: tl.constexpr, C: tl.constexpr, L: tl.constexpr,
     G: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Each program's share of the gradient (I, G) of A, for y = a, or of X, for y = x, which all directions share (turn 0).
+    """Each program's share of the gradients (2, I, G) of A and of X, whose input x all directions share.
 
-    Program axes: 0 tile of channels, 1 run of `tiles` tiles of frames.
+    Program axes: 0 which of the two, 1 tile of channels, 2 run of `tiles` tiles of frames.
     """
-    c = tl.program_id(0) * C + tl.arange(0, C)
+    of_x = tl.program_id(0) == 1
+    y_ptr = a_ptr
+    if of_x:
+        y_ptr = x_ptr
+    hop = tl.where(of_x, stride, I)
+    turn = tl.where(of_x, 0, tl.cast(N, tl.int64) * I)
+    c = tl.program_id(1) * C + tl.arange(0, C)
     g = tl.arange(0, G)
     # One accumulator: with a second one in the loop Triton 3.6 fills that with garbage on Hopper.
     dw = tl.zeros((C, G), ACC)
     for step in range(tiles):
-        row = (tl.program_id(1) * tiles + step).to(tl.int64) * L + tl.arange(0, L)
+        row = (tl.program_id(2) * tiles + step).to(tl.int64) * L + tl.arange(0, L)
         ok = row < N
         for r in tl.static_range(R):
-            y = _tile(y_ptr + r * tl.cast(turn, tl.int64), row, ok, stride, c)
+            y = _tile(y_ptr + r * turn, row, ok, hop, c)
             dgates = _tile(dgates_ptr + r * tl.cast(N, tl.int64) * G, row, ok, G, g)
             dw = _dot(tl.trans(y), dgates.to(y.dtype), dw)
-    tl.store(dw_ptr + tl.program_id(1).to(tl.int64) * dw_stride + c[:, None] * G + g[None, :], dw)
+    share = tl.program_id(2).to(tl.int64) * 2 + tl.program_id(0)
+    tl.store(dw_ptr + share * (I * G) + c[:, None] * G + g[None, :], dw)
 
 
 @triton.jit
@@ -200,7 +207,7 @@ def _weights(w_ptr, n, I: tl.constexpr, ACC: tl.constexpr):
 def project_grad_kernel(
     x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, wv_ptr, on_a_ptr, on_x_ptr, da_ptr, dq_ptr, dk_ptr, dv_ptr, dgates_ptr,
     dconv_ptr, dx_ptr, B, S, stride, tiles, da_turn, I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr,
-    C: tl.constexpr, L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, STAGES: tl.constexpr, ACC: tl.constexpr,
+    C: tl.constexpr, L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients before SiLU, and that of x through values and gates.
 
@@ -211,7 +218,7 @@ def project_grad_kernel(
     n = tl.program_id(0) * (C // 4) + tl.arange(0, C // 4)
     per_row = tl.cdiv(S, L)
     turn = tl.cast(B, tl.int64) * S
-    for step in tl.range(tiles, num_stages=STAGES):
+    for step in range(tiles):
         tile = tl.program_id(1) * tiles + step
         b = tile // per_row
         s = (tile % per_row) * L + tl.arange(0, L)
@@ -314,7 +321,7 @@ def maps_grad_kernel(
 @triton.jit
 def convolve_grad_kernel(
     x_ptr, w_ptr, dconv_ptr, dxv_ptr, dx_ptr, dw_ptr, B, S, stride, tiles, dx_stride, I: tl.constexpr, R: tl.constexpr,
-    FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, STAGES: tl.constexpr, ACC: tl.constexpr,
+    FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of x through values and convolutions, and each program's share of those of taps and bias (5, I).
 
@@ -328,7 +335,7 @@ def convolve_grad_kernel(
     dw2 = tl.zeros((L, C), ACC)
     dw3 = tl.zeros((L, C), ACC)
     dbias = tl.zeros((L, C), ACC)
-    for step in tl.range(tiles, num_stages=STAGES):
+    for step in range(tiles):
         tile = tl.program_id(1) * tiles + step
         b = tile // per_row
         s = (tile % per_row) * L + tl.arange(0, L)

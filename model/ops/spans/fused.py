@@ -10,7 +10,7 @@ from model.ops.spans.kernels import draw_spans_kernel
 MOST_FRAMES = 4096
 """Slots are compared with each other, so time grows with the square of the frames; beyond this PyTorch's sort is faster."""
 
-WARPS, PIECE = 8, 16
+WARPS, PIECE = 16, 32
 """Slots that all are compared with at a time."""
 
 
