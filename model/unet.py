@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.config import BackboneConfig
 from model.mlstm import bidirectional_mlstm
-from model.ops.add_norm import add_norm
+from model.ops.add_norm import add_dropped, add_norm
 from model.ops.ffn import ffn, fits
 
 
@@ -44,10 +44,12 @@ class Layer(nn.Module):
         if x.is_cuda and fits(*first.weight.shape):
             weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
             return ffn(x, update, *weights, dropout=self.dropout.p, seeds=seeds)
-        seed = None if seeds is None else seeds[0]
-        update = self.dropout(update) if seeds is None else update
-        x, normed = add_norm(x, norm.weight, norm.bias, update=update, dropout=self.dropout.p, seed=seed)
-        return x + self.dropout(self.ffn(normed))
+        if seeds is None:
+            x, normed = add_norm(x, norm.weight, norm.bias, update=self.dropout(update))
+            return x + self.dropout(self.ffn(normed))
+        rate, (one, other) = self.dropout.p, seeds
+        x, normed = add_norm(x, norm.weight, norm.bias, update=update, dropout=rate, seed=one)
+        return add_dropped(x, self.ffn(normed), dropout=rate, seed=other)
 
 
 class DownPool(nn.Module):

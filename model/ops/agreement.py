@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.ops.add_norm import add_norm
+from model.ops.add_norm import add_dropped, add_norm
 from model.ops.combine import combine
 from model.ops.ffn import ffn
 from model.ops.mix import mix
@@ -97,10 +97,10 @@ def add_norm_problem(batch, length, width, *, device="cuda") -> Problem:
     def operator(x, weight, bias, update, backend):
         r, y = add_norm(x, weight, bias, update=update, dropout=0.1, seed=seed, backend=backend)
         _, of_sum = add_norm(r, weight, bias, backend=backend)
-        return r, y, of_sum
+        return r, y, add_dropped(of_sum, update, dropout=0.1, seed=seed + 1, backend=backend)
 
     shapes = [(batch, length, width), (width,), (width,), (batch, length, width)]
-    return _problem(operator, [normal(*shape).bfloat16() for shape in shapes], "r y y_of_r dx dweight dbias dupdate")
+    return _problem(operator, [normal(*shape).bfloat16() for shape in shapes], "r y end dx dweight dbias dupdate")
 
 
 def norm_gelu_problem(batch, length, width, *, device="cuda") -> Problem:

@@ -1,11 +1,11 @@
-"""The kernels of `add_norm` as PyTorch operators. Shape letters: B batch, S frames, N = B S, D channels."""
+"""The kernels of `add_norm` and `add_dropped` as PyTorch operators. Shape letters: B batch, S frames, N = B S, D channels."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.ops.add_norm.kernels import add_norm_grad_kernel, add_norm_kernel
+from model.ops.add_norm.kernels import add_dropped_kernel, add_norm_grad_kernel, add_norm_kernel
 from model.ops.add_norm.reference import EPS
 from model.ops.device import require_gpu
 from model.ops.dropout import threshold
@@ -104,16 +104,57 @@ class _AddNorm(torch.autograd.Function):
         return dx, dupdate if ctx.add else None, *dweights, None, None
 
 
+@torch.library.custom_op("raysys::add_dropped", mutates_args=())
+def add_dropped_forward(x: Tensor | None, update: Tensor, seed: Tensor, dropout: float) -> Tensor:
+    """x, if there is one, and what dropout leaves of the update (B, S, D); everything is contiguous."""
+    require_gpu(update)
+    rows, tiles, constants = launched(update, dropout)
+    y = torch.empty_like(update)
+    add_dropped_kernel[(tiles,)](x, update, seed, y, rows, ADD=x is not None, **constants)
+    return y
+
+
+@add_dropped_forward.register_fake
+def _(x, update, seed, dropout):
+    return torch.empty_like(update)
+
+
+def _setup(ctx, inputs, output):
+    _x, _update, seed, ctx.dropout = inputs
+    ctx.save_for_backward(seed)
+
+
+def _backward(ctx, dy):
+    return dy, add_dropped_forward(None, dy.contiguous(), *ctx.saved_tensors, ctx.dropout), None, None
+
+
+add_dropped_forward.register_autograd(_backward, setup_context=_setup)
+
+
+def add_dropped_triton(x, update, dropout, seed):
+    """As `add_dropped_reference`, by this project's kernel.
+
+    Raises:
+        ValueError: a width that the kernel is not written for.
+    """
+    _require_fit(x)
+    return add_dropped_forward(x.contiguous(), update.to(x.dtype).contiguous(), seed, dropout)
+
+
+def _require_fit(x):
+    if not fits(x.shape[-1]):
+        raise ValueError(
+            f"backend='triton' does a power of 2 of channels from 16 to 1024, not {x.shape[-1]}: use backend='torch'"
+        )
+
+
 def add_norm_triton(x, update, weight, bias, dropout, seed):
     """As `add_norm_reference`, by this project's kernels; see README.md beside this file.
 
     Raises:
         ValueError: a width that the kernels are not written for.
     """
-    if not fits(x.shape[-1]):
-        raise ValueError(
-            f"backend='triton' does a power of 2 of channels from 16 to 1024, not {x.shape[-1]}: use backend='torch'"
-        )
+    _require_fit(x)
     if update is not None:
         update = update.to(x.dtype).contiguous()
     return _AddNorm.apply(x.contiguous(), update, weight, bias, dropout, seed)

@@ -1,4 +1,4 @@
-"""Triton kernels of `add_norm`: every tensor is read and written once. Shape letters: N frames, L frames of a tile, D channels."""
+"""Triton kernels of `add_norm` and `add_dropped`: every tensor is read and written once. Shape letters: N frames, L frames of a tile, D channels."""
 
 import triton
 import triton.language as tl
@@ -11,6 +11,19 @@ def _tile(tile, N, D: tl.constexpr, L: tl.constexpr):
     """Frames (L,) of a tile, offsets (L, D), and which of the frames exist (L, 1)."""
     row = tile * L + tl.arange(0, L)
     return row, row.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :], (row < N)[:, None]
+
+
+@triton.jit
+def add_dropped_kernel(
+    x_ptr, update_ptr, seed_ptr, y_ptr, N, D: tl.constexpr, L: tl.constexpr, ADD: tl.constexpr, BELOW: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """What dropout leaves of the update, one tile of it, and with ADD x besides. Program axis: tiles."""
+    row, at, ok = _tile(tl.program_id(0), N, D, L)
+    y = tl.load(update_ptr + at, mask=ok, other=0.0).to(ACC) * kept_scale(tl.load(seed_ptr), row, D, BELOW, ACC)
+    if ADD:
+        y += tl.load(x_ptr + at, mask=ok, other=0.0).to(ACC)
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), ok)
 
 
 @triton.jit

@@ -1,11 +1,11 @@
-"""One door to both implementations of `add_norm`."""
+"""One door to both implementations of `add_norm` and of `add_dropped`."""
 
 import importlib.util
 
-from model.ops.add_norm.reference import add_norm_reference
+from model.ops.add_norm.reference import add_dropped_reference, add_norm_reference
 
 if importlib.util.find_spec("triton"):
-    from model.ops.add_norm.fused import add_norm_triton, fits
+    from model.ops.add_norm.fused import add_dropped_triton, add_norm_triton, fits
 
 
 def add_norm(x, weight, bias, *, update=None, dropout=0.0, seed=None, backend="auto"):
@@ -23,10 +23,21 @@ def add_norm(x, weight, bias, *, update=None, dropout=0.0, seed=None, backend="a
         backend: "torch", "triton", or "auto": triton on a GPU if the kernels do that width, else torch. The kernels give the
             dtype of x, plain PyTorch under autocast gives a norm in float32.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
     if update is None or seed is None:
         dropout = 0.0
-    if backend == "triton" or (backend == "auto" and x.is_cuda and fits(x.shape[-1])):
-        return add_norm_triton(x, update, weight, bias, dropout, seed)
-    return add_norm_reference(x, update, weight, bias, dropout, seed)
+    run = add_norm_triton if _by_kernels(x, backend) else add_norm_reference
+    return run(x, update, weight, bias, dropout, seed)
+
+
+def add_dropped(x, update, *, dropout, seed=None, backend="auto"):
+    """x + drop(update), (B, S, D); arguments as of `add_norm`."""
+    if seed is None or dropout == 0:
+        return x + update
+    run = add_dropped_triton if _by_kernels(x, backend) else add_dropped_reference
+    return run(x, update, dropout, seed)
+
+
+def _by_kernels(x, backend):
+    if backend not in ("auto", "torch", "triton"):
+        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+    return backend == "triton" or (backend == "auto" and x.is_cuda and fits(x.shape[-1]))

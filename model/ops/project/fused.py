@@ -44,7 +44,7 @@ class Launch:
     """Most registers a thread may use; fewer let more programs share a multiprocessor."""
 
 
-FORWARD = Launch(64, 32)
+FORWARD = Launch(128, 32)
 BACKWARD = Launch(64, 16, 792, registers=168)
 MAPS_BACKWARD = Launch(64, 64, 528, stages=3)
 CONVOLVE = Launch(64, 32, 264)

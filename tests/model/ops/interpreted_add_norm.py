@@ -4,7 +4,7 @@ import pytest
 import torch
 from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradients  # noqa: F401
 
-from model.ops.add_norm import add_norm
+from model.ops.add_norm import add_dropped, add_norm
 
 SEED = torch.tensor(0x1234_5678_9ABC_DEF)
 SIZES = [(2, 21, 256), (1, 1, 16), (1, 300, 32)]
@@ -33,6 +33,17 @@ def test_add_norm_equals_reference(sizes, dropout):
 @pytest.mark.parametrize("sizes", SIZES)
 def test_the_norm_alone_equals_reference(sizes):
     assert_equal(*both(*sizes, update=False), 1e-10)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_add_dropped_equals_reference(sizes):
+    found = []
+    for backend in ("triton", "torch"):
+        inputs = tensors(sizes, sizes)
+        found.append(
+            value_and_gradients(lambda *x, b=backend: add_dropped(*x, dropout=0.25, seed=SEED, backend=b), inputs)
+        )
+    assert_equal(*found, 1e-10)
 
 
 def test_several_tiles_of_a_program(monkeypatch):

@@ -28,6 +28,15 @@ def test_add_norm_kernels_compile(name, add, dropout, width, capability):
     assert compiled.metadata.shared <= SHARED_MEMORY
 
 
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize("add", [False, True])
+def test_the_kernel_of_add_dropped_compiles(add, capability):
+    _rows, _tiles, constants = fused.launched(torch.empty(1, 64, 256, dtype=torch.bfloat16), 0.1)
+    constants = {key: value for key, value in constants.items() if key != "num_warps"} | {"ADD": add}
+    types = {"seed": "i64"}
+    compile_kernel(kernels.add_dropped_kernel, capability, constants, lambda arg: types.get(arg, "bf16"))
+
+
 @pytest.mark.parametrize("with_update", [False, True])
 def test_shapes_are_known_before_anything_runs(with_update):
     from torch._subclasses.fake_tensor import FakeTensorMode
