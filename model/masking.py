@@ -39,14 +39,36 @@ class _Take(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        frames, rank = ctx.saved_tensors
-        place = rank.clamp_max(grad.shape[1] - 1)[..., None].expand(-1, -1, grad.shape[-1])
-        return torch.where(frames[..., None], grad.gather(1, place), 0), None, None, None
+        return _put_back(grad, *ctx.saved_tensors), None, None, None
+
+
+def _put_back(grad: Tensor, frames: Tensor, rank: Tensor) -> Tensor:
+    """Returns (B, S, D) with the rows of grad (B, M, D) at the masked frames, 0 elsewhere."""
+    place = rank.clamp_max(grad.shape[1] - 1)[..., None].expand(-1, -1, grad.shape[-1])
+    return torch.where(frames[..., None], grad.gather(1, place), 0)
+
+
+class _TakeAside(torch.autograd.Function):
+    """The same with x itself beside it, whose gradient is so added where that of the frames is written."""
+
+    @staticmethod
+    def forward(ctx, x, index, frames, rank):
+        ctx.save_for_backward(frames, rank)
+        return x.view_as(x), x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+    @staticmethod
+    def backward(ctx, dx, grad):
+        return dx + _put_back(grad, *ctx.saved_tensors), None, None, None
 
 
 def take(x: Tensor, spans: SpanMask) -> Tensor:
     """Returns the masked frames (B, M, D) of x (B, S, D); those behind a row's masked frames take no part in the gradient."""
     return _Take.apply(x, spans.index, spans.frames, spans.rank)
+
+
+def take_aside(x: Tensor, spans: SpanMask) -> tuple[Tensor, Tensor]:
+    """Returns x (B, S, D), for all other uses of it, and `take(x, spans)`."""
+    return _TakeAside.apply(x, spans.index, spans.frames, spans.rank)
 
 
 def num_masked(num_frames: int, config: MaskConfig) -> int:

@@ -13,7 +13,7 @@ from model.backbone import Backbone
 from model.config import LossConfig, MaskConfig, ModelConfig
 from model.contrastive import Negatives
 from model.draws import Draws, KeyedDraws
-from model.masking import SpanMask, span_mask, take
+from model.masking import SpanMask, span_mask, take, take_aside
 from model.ops.contrast import contrast, fits
 from model.preprocess import live_windows, standardize
 from model.quantizer import (
@@ -206,16 +206,15 @@ class PretrainModel(nn.Module):
         batch, num_frames, _ = features.shape
         spans = span_mask(draws.uniform(batch, 2 * num_frames + 1), mask)
         real, count, ratio = self._real(spans.frames, num_valid)
-        hidden = self._predict(self.backbone.context(features, spans.frames), spans)
-
         whole = self.loss_config.frames == "all" or self.quantizer.needs_all_frames
         if whole:
-            counted = real if self.loss_config.frames == "all" else real & spans.frames
+            counted, quantizable = real if self.loss_config.frames == "all" else real & spans.frames, features
         else:
-            features = self._masked_frames(features, spans)
-            counted = torch.arange(features.shape[1], device=features.device) < count[:, None]
+            features, quantizable = self._masked_frames(features, spans)
+            counted = torch.arange(quantizable.shape[1], device=features.device) < count[:, None]
+        hidden = self._predict(self.backbone.context(features, spans.frames), spans)
         weight = counted.float() if window_weight is None else counted * window_weight[:, None]
-        quantized = self.quantizer(features, weight, draws)
+        quantized = self.quantizer(quantizable, weight, draws)
         targets, codes = quantized.targets, quantized.codes
         if whole:
             targets, codes = take(targets, spans), take(codes, spans)
@@ -237,8 +236,8 @@ class PretrainModel(nn.Module):
         return real, (frames & real).sum(dim=1), frames.float().mean()
 
     @staticmethod
-    def _masked_frames(x: Tensor, spans: SpanMask) -> Tensor:
-        return take(x, spans)
+    def _masked_frames(x: Tensor, spans: SpanMask) -> tuple[Tensor, Tensor]:
+        return take_aside(x, spans)
 
     def _predict(self, context: Tensor, spans: SpanMask) -> Tensor:
         """Returns the predicted targets (B, M, D) of the masked frames."""

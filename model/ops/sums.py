@@ -47,11 +47,11 @@ def sum_each(*parts: torch.Tensor) -> torch.Tensor:
     runs, sizes = [len(part) for part in parts], [part[0].numel() for part in parts]
     out = parts[0].new_empty(sum(sizes))
     # Few programs with many rows each would wait for memory one row after the other.
-    rows = 128 if max(runs) <= 512 else 512
+    rows, block = (32, 64) if max(runs) <= 128 else (128, 16) if max(runs) <= 512 else (512, 16)
     spare = MOST - len(parts)
     tensors = (*parts, *[parts[0]] * spare)
-    sum_kernel[(triton.cdiv(max(sizes), 16), len(parts))](
-        *tensors, out, *runs, *[0] * spare, *sizes, *[0] * spare, ROWS=rows, BLOCK=16, num_warps=rows // 32
+    sum_kernel[(triton.cdiv(max(sizes), block), len(parts))](
+        *tensors, out, *runs, *[0] * spare, *sizes, *[0] * spare, ROWS=rows, BLOCK=block, num_warps=max(4, rows // 32)
     )
     return out
 

@@ -107,6 +107,19 @@ def set_lr(optimizer: AdamW, factor: float) -> None:
         group["lr"].fill_(group["peak_lr"] * factor)
 
 
+def _judge(norm, clip, mean_norm, skipped, in_a_row):
+    """Returns 1.0 for a step that is not to be taken, else 0.0, and what to divide gradients by; brings the state up to date in place.
+
+    In place, as a CUDA graph that holds this step goes on from what the last one left.
+    """
+    bad = ~torch.isfinite(norm) | ((mean_norm > 0) & (norm > StepGuard.SPIKE * mean_norm))
+    good = torch.where(bad, mean_norm, norm)
+    mean_norm.copy_(torch.where(mean_norm > 0, torch.lerp(mean_norm, good, 0.02), good))
+    skipped.add_(bad)
+    in_a_row.copy_(torch.where(bad, in_a_row + 1, 0.0))
+    return bad.float(), ((norm + 1e-6) / clip).clamp_min(1.0).float()
+
+
 class StepGuard:
     """Decides on the device whether a step is taken: a NaN or a spike is skipped and counted, without a host sync.
 
@@ -120,19 +133,14 @@ class StepGuard:
         self.mean_norm = torch.zeros((), device=device)
         self.skipped = torch.zeros((), device=device)
         self.in_a_row = torch.zeros((), device=device)
+        # Twenty numbers: a kernel on a GPU, and not one for each of them.
+        self._judge = torch.compile(_judge, dynamic=False) if device.type == "cuda" else _judge
 
     def step(self, optimizer: AdamW, norm: torch.Tensor, clip: float) -> None:
         """Takes the optimiser step, the gradient clipped to the norm `clip`, unless `norm` (0-dim) is not finite or a spike."""
-        bad = ~torch.isfinite(norm) | ((self.mean_norm > 0) & (norm > self.SPIKE * self.mean_norm))
-        optimizer.found_inf = bad.float()
-        # Fused AdamW divides gradients by this where it reads them anyway.
-        optimizer.grad_scale = ((norm + 1e-6) / clip).clamp_min(1.0).float()
+        # Fused AdamW divides gradients by the scale where it reads them anyway.
+        optimizer.found_inf, optimizer.grad_scale = self._judge(norm, clip, *self.state().values())
         optimizer.step()
-        good = torch.where(bad, self.mean_norm, norm)
-        # In place: a CUDA graph that holds this step goes on from what the last one left.
-        self.mean_norm.copy_(torch.where(self.mean_norm > 0, torch.lerp(self.mean_norm, good, 0.02), good))
-        self.skipped += bad
-        self.in_a_row.copy_(torch.where(bad, self.in_a_row + 1, 0.0))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Returns what a checkpoint keeps of it: the tensors themselves, which the next step changes."""

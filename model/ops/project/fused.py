@@ -4,7 +4,7 @@ Shape letters: R directions, B batch, S frames, I inner channels, C channels of 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,8 @@ class Launch:
 
 FORWARD = Launch(128, 32)
 BACKWARD = Launch(64, 16, 792, registers=168)
-MAPS_BACKWARD = Launch(64, 64, 528, stages=3)
+MAPS_BACKWARD = Launch(128, 64, 528, stages=3)
+"""Half as many channels of wider elements, which take as much shared memory."""
 CONVOLVE = Launch(64, 32, 264)
 GATES_FORWARD = Launch(64, 64, stages=3)
 GATES_BACKWARD = Launch(64, 64, 528, stages=3)
@@ -147,13 +148,14 @@ def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_
         G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
     )  # fmt: skip
 
-    channels, frames = _cut(x, MAPS_BACKWARD)
+    launch = MAPS_BACKWARD if x.element_size() <= 2 else replace(MAPS_BACKWARD, channels=MAPS_BACKWARD.channels // 2)
+    channels, frames = _cut(x, launch)
     columns = inner // channels
-    tiles, runs = _runs(triton.cdiv(directions * rows, frames), 3 * columns, MAPS_BACKWARD)
+    tiles, runs = _runs(triton.cdiv(directions * rows, frames), 3 * columns, launch)
     value_tiles = triton.cdiv(triton.cdiv(rows, frames), runs)
     dmaps = x.new_empty(runs, 3, BLOCK * inner, dtype=exact)
     maps_grad_kernel[(3, columns, runs)](
-        dq, dk, dv, a, x, dmaps, rows, x.stride(1), tiles, value_tiles, **_constants(x, directions, MAPS_BACKWARD)
+        dq, dk, dv, a, x, dmaps, rows, x.stride(1), tiles, value_tiles, **_constants(x, directions, launch)
     )
 
     channels, frames = _cut(x, CONVOLVE)
