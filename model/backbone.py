@@ -14,7 +14,7 @@ class Backbone(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.encoder = WaveformEncoder(config.encoder)
+        self.encoder = WaveformEncoder(config.encoder, backend=config.backbone.operators)
         self.project = nn.Linear(config.encoder.width, config.backbone.width)
         self.mask_embedding = nn.Parameter(torch.empty(config.backbone.width).uniform_())
         self.unet = UNet(config.backbone)

@@ -41,7 +41,13 @@ class BackboneConfig:
     direction_weights: Literal["shared", "separate"] = "shared"
     """One set of mLSTM weights for both time directions, or one for each."""
     kernel: Literal["auto", "reference", "torch", "triton", "xlstm"] = "auto"
-    """Backend of the mLSTM cell; "auto" is triton on a GPU and torch elsewhere."""
+    """Backend of the mLSTM cell; "auto" is triton on a GPU and torch elsewhere. With "torch" or "reference" no other kernel of this
+    project runs in the model either."""
+
+    @property
+    def operators(self) -> Literal["auto", "torch"]:
+        """Backend of all operators but the cell, which alone has more than two."""
+        return "torch" if self.kernel in ("torch", "reference") else "auto"
 
     def ffn_width(self, width: int) -> int:
         """Returns the hidden channels of a feed-forward net, a multiple of 8: tensor cores are slow on other sizes."""

@@ -20,8 +20,9 @@ class WaveformEncoder(nn.Module):
     the norms need no transposition.
     """
 
-    def __init__(self, config: EncoderConfig, num_components: int = 3):
+    def __init__(self, config: EncoderConfig, num_components: int = 3, backend: str = "auto"):
         super().__init__()
+        self.backend = backend
         widths = [num_components] + [config.width] * config.num_layers
         self.convs = nn.ModuleList(nn.Conv1d(i, o, config.kernel, config.stride) for i, o in pairwise(widths))
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in self.convs)
@@ -33,19 +34,20 @@ class WaveformEncoder(nn.Module):
         layers = list(zip(self.convs, self.norms, strict=True))
         for number, (conv, norm) in enumerate(layers, start=1):
             last = self.final_norm if number == len(layers) else None
-            x = _in_autocast_dtype(_layer(x, conv, norm, last))
+            x = _in_autocast_dtype(_layer(x, conv, norm, last, self.backend))
         return x
 
 
-def _layer(x: Tensor, conv: nn.Conv1d, norm: nn.LayerNorm, last: nn.LayerNorm | None) -> Tensor:
+def _layer(x: Tensor, conv: nn.Conv1d, norm: nn.LayerNorm, last: nn.LayerNorm | None, backend: str) -> Tensor:
     """Returns gelu(norm(conv(x))), and that normalised once more by `last`: (B, S, D) for channels-last x (B, T, C)."""
     after = last and (last.weight, last.bias)
     if _folds(conv):
         own, early = folded_conv(x, conv)
-        return norm_gelu(own, norm.weight, norm.bias, early=early, offset=conv.bias, last=after)
+        return norm_gelu(own, norm.weight, norm.bias, early=early, offset=conv.bias, last=after, backend=backend)
     taps, weight = unfolded_conv(x, conv)
-    if not x.is_cuda or weight.shape[1] > FEW_TAPS:
-        return norm_gelu(F.linear(taps, weight, conv.bias), norm.weight, norm.bias, last=after)
+    if backend == "torch" or not x.is_cuda or weight.shape[1] > FEW_TAPS:
+        y = F.linear(taps, weight, conv.bias)
+        return norm_gelu(y, norm.weight, norm.bias, last=after, backend=backend)
     y = linear_norm_gelu(*with_bias(_in_autocast_dtype(taps), weight, conv.bias), norm.weight, norm.bias)
     return y if last is None else last(y)
 

@@ -98,7 +98,7 @@ class MLSTMLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the sum of the directions (B, S, D) for x (B, S, D)."""
-        if x.is_cuda and self.config.kernel in ("auto", "triton"):
+        if self.config.kernel in ("auto", "triton") and x.is_cuda:
             return self.proj_down(self._mix(self.proj_up(x)))
         cell_inputs, conv, z = self.before_cell(x)
         return self.after_cell(mlstm(*cell_inputs, backend=self.config.kernel), conv, z)
@@ -121,19 +121,14 @@ class MLSTMLayer(nn.Module):
     def before_cell(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Returns the cell's (q, k, v, igate, fgate), the convolved input (R, B, S, I) and the output gate's z."""
         inner, z = self.proj_up(x).chunk(2, dim=-1)
-        settings = {"directions": self.directions, "cap": self.config.gate_cap, "backend": self._backend}
+        settings = {"directions": self.directions, "cap": self.config.gate_cap, "backend": self.config.operators}
         cell_inputs, conv = before_cell(inner, *self._project_weights(), **settings)
         return cell_inputs, conv, z
 
     def after_cell(self, h: Tensor, conv: Tensor, z: Tensor) -> Tensor:
         """Returns the layer's output (B, S, D) for the cell's hidden states h (R, B, S, H, E)."""
-        gated = combine(h, conv, z, self.mlstm_cell.outnorm.weight, self.learnable_skip, backend=self._backend)
+        gated = combine(h, conv, z, self.mlstm_cell.outnorm.weight, self.learnable_skip, backend=self.config.operators)
         return self.proj_down(gated)
-
-    @property
-    def _backend(self) -> str:
-        """Of the operators around the cell; only the cell itself has more than two."""
-        return "torch" if self.config.kernel in ("torch", "reference") else "auto"
 
 
 class SeparateDirections(nn.Module):

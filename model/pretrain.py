@@ -285,7 +285,8 @@ class PretrainModel(nn.Module):
     def _by_kernels(self, masked: Masked) -> bool:
         """Returns whether the kernels of `contrast` do this comparison."""
         few = self.loss_config.num_negatives <= contrastive.MOST_COUNTED
-        return few and masked.ids is not None and masked.context.is_cuda and fits(masked.context)
+        wanted = self.model_config.backbone.operators == "auto"
+        return wanted and few and masked.ids is not None and masked.context.is_cuda and fits(masked.context)
 
     def _uniform(self, masked: Masked, draws: Draws) -> Tensor:
         """Returns the random numbers (B, M, K_max) that draw the negatives within windows."""

@@ -30,9 +30,9 @@ class Quantized(NamedTuple):
     """Scalar that the quantizer wants added to the loss (commitment)."""
 
 
-def code_counts(codes: Tensor, weight: Tensor, num_codes: int) -> Tensor:
+def code_counts(codes: Tensor, weight: Tensor, num_codes: int, backend: str = "auto") -> Tensor:
     """Returns how often every code occurs (G, V), for codes (B, N, G) counted with weight (B, N), float32."""
-    return count_codes(codes.flatten(0, 1), weight.float().flatten(), num_codes)
+    return count_codes(codes.flatten(0, 1), weight.float().flatten(), num_codes, backend=backend)
 
 
 def perplexity(probs: Tensor) -> Tensor:
@@ -96,6 +96,8 @@ class GumbelQuantizer(nn.Module):
     """
 
     needs_all_frames = False
+    backend = "auto"
+    """Of its operators."""
 
     def __init__(self, width: int, target_dim: int, config: QuantizerConfig):
         super().__init__()
@@ -124,7 +126,7 @@ class GumbelQuantizer(nn.Module):
         if self.scale != 1:
             logits = logits * self.scale
         share = (weight.flatten() / weight.sum().clamp_min(1)).to(self.codebook.dtype)
-        seed = draws.seed() if self.training and logits.is_cuda else None
+        seed = draws.seed() if self.training and self.backend == "auto" and logits.is_cuda else None
         if seed is not None:
             vectors, ids, mean_probs = sample(logits, self.codebook, self.temperature, share, seed)
         else:
@@ -134,7 +136,7 @@ class GumbelQuantizer(nn.Module):
             vectors, ids, mean_probs = StraightThroughCodes.apply(logits, noise, self.codebook, self.temperature, share)
         targets = self.output(vectors.flatten(1)).unflatten(0, (batch, num_frames))
         ids = ids.unflatten(0, (batch, num_frames))
-        return Quantized(targets, ids, mean_probs, code_counts(ids, weight, codes), targets.new_zeros(()))
+        return Quantized(targets, ids, mean_probs, code_counts(ids, weight, codes, self.backend), targets.new_zeros(()))
 
     def _logits(self, features: Tensor) -> Tensor:
         """Returns the logits (B, N, G, V)."""
@@ -164,11 +166,19 @@ class NoQuantizer(nn.Module):
 
 
 def build_quantizer(config: ModelConfig) -> nn.Module:
-    """Returns the quantizer that `config.quantizer.kind` names.
+    """Returns the quantizer that `config.quantizer.kind` names, with kernels or without as the backbone has it.
 
     Build "ema" and "residual" after torch.distributed is initialised: whether their codebooks are the same on all
     ranks is decided here.
     """
+    found = _build_quantizer(config)
+    for part in found.modules():
+        if isinstance(part, GumbelQuantizer):
+            part.backend = config.backbone.operators
+    return found
+
+
+def _build_quantizer(config: ModelConfig) -> nn.Module:
     width, target_dim, quantizer = config.encoder.width, config.target_dim, config.quantizer
     if quantizer.kind == "gumbel":
         return GumbelQuantizer(width, target_dim, quantizer)

@@ -26,6 +26,7 @@ class Layer(nn.Module):
     def __init__(self, width: int, config: BackboneConfig, num_blocks: int):
         super().__init__()
         hidden = config.ffn_width(width)
+        self.backend = config.operators
         self.norm_mixer = nn.LayerNorm(width)
         self.mixer = bidirectional_mlstm(width, config, num_blocks)
         self.norm_ffn = nn.LayerNorm(width)
@@ -38,14 +39,14 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Returns (B, S, D) for x (B, S, D); what the kernels on a GPU drop is a function of `seeds` (2,), without them nothing."""
-        x, normed = add_norm(x, self.norm_mixer.weight, self.norm_mixer.bias)
+        x, normed = add_norm(x, self.norm_mixer.weight, self.norm_mixer.bias, backend=self.backend)
         update = self.mixer(normed)
         norm, first, second = self.norm_ffn, self.ffn[0], self.ffn[2]
-        if x.is_cuda and fits(*first.weight.shape):
+        if self.backend == "auto" and x.is_cuda and fits(*first.weight.shape):
             weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
             return ffn(x, update, *weights, dropout=self.dropout.p, seeds=seeds)
         if seeds is None:
-            x, normed = add_norm(x, norm.weight, norm.bias, update=self.dropout(update))
+            x, normed = add_norm(x, norm.weight, norm.bias, update=self.dropout(update), backend=self.backend)
             return x + self.dropout(self.ffn(normed))
         rate, (one, other) = self.dropout.p, seeds
         x, normed = add_norm(x, norm.weight, norm.bias, update=update, dropout=rate, seed=one)
@@ -96,7 +97,7 @@ class UNet(nn.Module):
         self.up_pool = nn.ModuleList(UpPool(wider, width, factor) for width, wider, factor in reversed(steps))
         self.up = nn.ModuleList(stage(width) for width in reversed(widths[:-1]))
         self.final_norm = nn.LayerNorm(config.width)
-        self.dropout, self.num_layers = config.dropout, num_blocks
+        self.dropout, self.num_layers, self.backend = config.dropout, num_blocks, config.operators
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compiles layers, poolings and the last norm in place, a program for each level and not one for the whole net."""
@@ -122,7 +123,7 @@ class UNet(nn.Module):
 
     def _seeds(self, x: Tensor) -> Iterator[Tensor | None]:
         """Returns the seeds of every layer's dropout, drawn at once, where its kernels drop by themselves."""
-        if not (x.is_cuda and self.training and self.dropout > 0):
+        if not (self.backend == "auto" and x.is_cuda and self.training and self.dropout > 0):
             return itertools.repeat(None)
         return iter(torch.randint(2**62, (self.num_layers, 2), device=x.device))
 

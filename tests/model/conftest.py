@@ -17,13 +17,13 @@ def seeded():
 def tiny():
     """Returns a function (quantizer fields, backbone fields) -> ModelConfig."""
 
-    def build(dropout=0.1, direction_weights="shared", **quantizer):
+    def build(dropout=0.1, direction_weights="shared", kernel="auto", **quantizer):
         codes = 320 if quantizer.get("kind") == "fsq" else 16
         return ModelConfig(
             window_samples=256,
             encoder=EncoderConfig(width=32),
             backbone=BackboneConfig(
-                width=32, num_layers=1, num_heads=2, dropout=dropout, direction_weights=direction_weights
+                width=32, num_layers=1, num_heads=2, dropout=dropout, direction_weights=direction_weights, kernel=kernel
             ),
             quantizer=QuantizerConfig(**{"num_codes": codes, "code_dim": 16, **quantizer}),
             target_dim=32,

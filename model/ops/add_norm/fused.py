@@ -47,9 +47,7 @@ def add_norm_forward(
     y = torch.empty_like(x)
     moments = x.new_empty(2, rows, dtype=_exact(x))
     add = update is not None
-    add_norm_kernel[(tiles,)](
-        x, update, weight, bias, seed, total, y, moments, rows, ADD=add, eps=EPS, **constants
-    )
+    add_norm_kernel[(tiles,)](x, update, weight, bias, seed, total, y, moments, rows, ADD=add, eps=EPS, **constants)
     return total, y, moments
 
 
@@ -96,9 +94,7 @@ class _AddNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dtotal, dy):
-        dx, dupdate, dweights = add_norm_backward(
-            *ctx.saved_tensors, dtotal.contiguous(), dy.contiguous(), ctx.dropout
-        )
+        dx, dupdate, dweights = add_norm_backward(*ctx.saved_tensors, dtotal.contiguous(), dy.contiguous(), ctx.dropout)
         if ctx.add and not ctx.dropout:
             dupdate = dx
         return dx, dupdate if ctx.add else None, *dweights, None, None

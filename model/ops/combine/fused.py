@@ -60,7 +60,22 @@ def combine_grads(h, conv, z, weight, skip, dy, dz):
     dh, dconv = torch.empty_like(h), h.new_empty(z.shape)
     dweights = h.new_empty(runs, 2, len(skip), dtype=exact)
     combine_grad_kernel[(runs, heads)](
-        h, conv, z, weight, skip, dy, dh, dconv, dz, dweights, rows, z.stride(1), dz.stride(1), tiles, STAGES=STAGES, **constants
+        h,
+        conv,
+        z,
+        weight,
+        skip,
+        dy,
+        dh,
+        dconv,
+        dz,
+        dweights,
+        rows,
+        z.stride(1),
+        dz.stride(1),
+        tiles,
+        STAGES=STAGES,
+        **constants,
     )
     return dh, dconv, dweights
 

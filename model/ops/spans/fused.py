@@ -42,7 +42,14 @@ def draw_spans(uniform: Tensor, total: int, span: int, width: int) -> tuple[Tens
     rank = uniform.new_empty(batch, num_frames, dtype=torch.int64)
     constants = sizes(num_frames, total, span)
     draw_spans_kernel[(batch,)](
-        uniform.contiguous(), frames.view(torch.int8), index, rank, num_frames, WIDTH=width, num_warps=WARPS, **constants
+        uniform.contiguous(),
+        frames.view(torch.int8),
+        index,
+        rank,
+        num_frames,
+        WIDTH=width,
+        num_warps=WARPS,
+        **constants,
     )
     return frames, index, rank
 

@@ -7,7 +7,12 @@ from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradie
 from model.contrastive import drawn_words
 from model.ops.contrast import contrast, fused
 
-SIZES = {"one tile": (2, 21, 16), "several, ragged": (2, 150, 32), "one frame": (1, 1, 16), "no multiple of 4": (1, 70, 16)}
+SIZES = {
+    "one tile": (2, 21, 16),
+    "several, ragged": (2, 150, 32),
+    "one frame": (1, 1, 16),
+    "no multiple of 4": (1, 70, 16),
+}
 
 
 def drawn(batch, num_frames, num_codes, num_negatives=20, seed=3):
@@ -45,7 +50,9 @@ def test_contrast_equals_reference(case, cosine):
 
 
 def test_small_temperatures_and_one_code_for_all():
-    assert_equal(both(SIZES["one tile"], temperature=0.004)[0][0], both(SIZES["one tile"], temperature=0.004)[1][0], 1e-9)
+    assert_equal(
+        both(SIZES["one tile"], temperature=0.004)[0][0], both(SIZES["one tile"], temperature=0.004)[1][0], 1e-9
+    )
     (ours, right), _ = both(SIZES["one tile"], num_codes=1)
     assert right.all()
     assert all(x.abs().max() < 1e-12 for x in ours)
