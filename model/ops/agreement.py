@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.ops.add_norm import add_dropped, add_norm
 from model.ops.combine import combine
+from model.ops.contrast import contrast
 from model.ops.ffn import ffn
 from model.ops.mix import mix
 from model.ops.mlstm import mlstm
@@ -101,6 +102,23 @@ def add_norm_problem(batch, length, width, *, device="cuda") -> Problem:
 
     shapes = [(batch, length, width), (width,), (width,), (batch, length, width)]
     return _problem(operator, [normal(*shape).bfloat16() for shape in shapes], "r y end dx dweight dbias dupdate")
+
+
+def contrast_problem(batch, num_frames, width, *, device="cuda") -> Problem:
+    """Returns the loss of `contrast` of (B, M, D), contexts that know something of their targets."""
+    normal = _normal(num_frames, device)
+    targets = normal(batch, num_frames, width)
+    generator = torch.Generator(device).manual_seed(width)
+    shape = (batch, num_frames, 4 * -(-num_frames // 4))
+    words = torch.randint(3, shape, generator=generator, device=device, dtype=torch.uint8).view(torch.int32)
+    ids = torch.randint(num_frames, shape[:2], generator=generator, device=device)
+    temperature = torch.tensor(0.1, device=device)
+
+    def operator(context, targets, backend):
+        return contrast(context, targets, ids, words, temperature, backend=backend)[0]
+
+    inputs = [(normal(*targets.shape) + 0.5 * targets).bfloat16(), targets.bfloat16()]
+    return _problem(operator, inputs, "loss dcontext dtargets")
 
 
 def norm_gelu_problem(batch, length, width, *, device="cuda") -> Problem:

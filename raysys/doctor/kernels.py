@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import torch
 
+from model.masking import num_masked
 from model.ops.agreement import (
     Problem,
     add_norm_problem,
     cell_problem,
     combine_problem,
+    contrast_problem,
     disagreements,
     errors,
     ffn_problem,
@@ -69,11 +71,15 @@ def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str,
     """Operator -> (frames x channels, problem) for every level of the model."""
     # These need Triton, which machines without a GPU may lack.
     from model.ops.add_norm.fused import fits as fits_add_norm
+    from model.ops.contrast.fused import fits_width as fits_contrast
     from model.ops.ffn.fused import fits as fits_ffn
     from model.ops.norm_gelu.fused import fits as fits_norm
     from model.ops.project.fused import fits
 
-    backbone, names = config.model.backbone, ("mlstm", "project", "combine", "mix", "ffn", "add_norm", "norm_gelu")
+    backbone, names = (
+        config.model.backbone,
+        ("mlstm", "project", "combine", "mix", "ffn", "add_norm", "norm_gelu", "contrast"),
+    )
     out = {name: [] for name in names}
     heads, frames = backbone.num_heads, config.model.num_frames
     encoded = config.model.encoder.width
@@ -82,6 +88,10 @@ def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str,
             (f"{frames} x {encoded}", norm_gelu_problem(2, frames, encoded, device=device)),
             (f"{frames} x 16 to {encoded}", linear_norm_gelu_problem(2, frames, encoded, device=device)),
         ]
+    if fits_contrast(config.model.target_dim):
+        masked = num_masked(frames, config.mask)
+        problem = contrast_problem(2, masked, config.model.target_dim, device=device)
+        out["contrast"].append((f"{masked} x {config.model.target_dim}", problem))
     for level in range(len(backbone.pool) + 1):
         width = backbone.width * backbone.expand**level
         inner, hidden = round(width * backbone.up_factor), backbone.ffn_width(width)

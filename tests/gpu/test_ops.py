@@ -6,13 +6,15 @@ import math
 import pytest
 import torch
 
-from model.config import QuantizerConfig
+from model.config import MaskConfig, QuantizerConfig
 from model.draws import Draws
+from model.masking import span_mask
 from model.ops.agreement import (
     Problem,
     add_norm_problem,
     cell_problem,
     combine_problem,
+    contrast_problem,
     disagreements,
     errors,
     ffn_problem,
@@ -100,6 +102,19 @@ def test_add_norm(sizes):
 def test_norm_gelu(sizes):
     assert not disagreements(errors(norm_gelu_problem(*sizes)))
     assert not disagreements(errors(linear_norm_gelu_problem(*sizes)))
+
+
+@pytest.mark.parametrize("sizes", [(4, 672, 256), (2, 77, 32), (1, 1, 16)])
+def test_contrast(sizes):
+    assert not disagreements(errors(contrast_problem(*sizes)))
+
+
+@pytest.mark.parametrize("num_frames", [1024, 4096, 61])
+def test_the_masks_of_a_gpu_are_those_of_a_cpu(num_frames):
+    uniform = torch.rand(16, 2 * num_frames + 1, generator=torch.Generator().manual_seed(num_frames))
+    config = MaskConfig()
+    for ours, law in zip(span_mask(uniform.cuda(), config), span_mask(uniform, config), strict=True):
+        assert torch.equal(ours.cpu(), law)
 
 
 @pytest.mark.parametrize("sizes", [(2, 4, 1024, 4, 64), (2, 3, 64, 4, 256), (1, 2, 77, 3, 24)])

@@ -32,8 +32,12 @@ BACKWARD = Launch(64, 32, 4, 2)
 
 def fits(context: Tensor) -> bool:
     """Returns whether the kernels do contexts (B, M, D) of this width and dtype on a GPU."""
-    width = context.shape[-1]
-    return context.dtype in (torch.bfloat16, torch.float16) and 16 <= width <= 256 and width & (width - 1) == 0
+    return context.dtype in (torch.bfloat16, torch.float16) and fits_width(context.shape[-1])
+
+
+def fits_width(width: int) -> bool:
+    """Returns whether the kernels do this width."""
+    return 16 <= width <= 256 and width & (width - 1) == 0
 
 
 def _exact(x):
@@ -135,7 +139,7 @@ def contrast_triton(context, targets, ids, words, temperature, cosine):
         ValueError: a width that the kernels are not written for.
     """
     width = context.shape[-1]
-    if not 16 <= width <= 256 or width & (width - 1):
+    if not fits_width(width):
         raise ValueError(
             f"backend='triton' does a power of 2 of channels from 16 to 256, not {width}: use backend='torch'"
         )

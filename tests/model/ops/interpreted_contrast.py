@@ -25,7 +25,7 @@ def drawn(batch, num_frames, num_codes, num_negatives=20, seed=3):
 
 
 def both(sizes, dtype=torch.float64, cosine=True, temperature=0.1, num_codes=6):
-    batch, num_frames, width = sizes
+    batch, num_frames, _ = sizes
     ids, words = drawn(batch, num_frames, num_codes)
 
     def run(backend, kind):
