@@ -76,11 +76,8 @@ def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str,
     from model.ops.norm_gelu.fused import fits as fits_norm
     from model.ops.project.fused import fits
 
-    backbone, names = (
-        config.model.backbone,
-        ("mlstm", "project", "combine", "mix", "ffn", "add_norm", "norm_gelu", "contrast"),
-    )
-    out = {name: [] for name in names}
+    backbone = config.model.backbone
+    out = {name: [] for name in ("mlstm", "project", "combine", "mix", "ffn", "add_norm", "norm_gelu", "contrast")}
     heads, frames = backbone.num_heads, config.model.num_frames
     encoded = config.model.encoder.width
     if fits_norm(encoded):

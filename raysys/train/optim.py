@@ -107,7 +107,9 @@ def set_lr(optimizer: AdamW, factor: float) -> None:
         group["lr"].fill_(group["peak_lr"] * factor)
 
 
-def _judge(norm, clip, mean_norm, skipped, in_a_row):
+def _judge(
+    norm: torch.Tensor, clip: float, mean_norm: torch.Tensor, skipped: torch.Tensor, in_a_row: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns 1.0 for a step that is not to be taken, else 0.0, and what to divide gradients by; brings the state up to date in place.
 
     In place, as a CUDA graph that holds this step goes on from what the last one left.
