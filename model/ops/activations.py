@@ -1,4 +1,4 @@
-"""Functions of Triton that several kernels need: the row-wise norm and its gradient, dropout, and what GELU and its gradient are made of."""
+"""Functions of Triton that several kernels need: rows of a tile, their norm and its gradient, dropout, what GELU and its gradient are made of."""
 
 import triton
 import triton.language as tl
@@ -8,6 +8,13 @@ DENSITY = tl.constexpr(0.3989422804014327)
 """Of the normal distribution at 0."""
 ROUNDS = tl.constexpr(7)
 """Of Philox; Salmon et al. 2011 find 4x32-7 random enough for every test, 10 is a margin."""
+
+
+@triton.jit
+def rows_of_tile(tile, N, D: tl.constexpr, L: tl.constexpr):
+    """Rows (L,) of a tile, offsets (L, D), and which of the N rows exist (L, 1)."""
+    row = tile * L + tl.arange(0, L)
+    return row, row.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :], (row < N)[:, None]
 
 
 @triton.jit

@@ -19,6 +19,7 @@ from model.ops.agreement import (
     norm_gelu_problem,
     project_problem,
 )
+from model.ops.choice import fits_norm
 from model.ops.mlstm import mlstm
 from raysys.config import RunConfig
 from raysys.doctor.check import Check, explain, fail, ok, warn
@@ -70,10 +71,8 @@ def check_gradients(config: RunConfig) -> Iterator[Check]:
 def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str, Problem]]]:
     """Operator -> (frames x channels, problem) for every level of the model."""
     # These need Triton, which machines without a GPU may lack.
-    from model.ops.add_norm.fused import fits as fits_add_norm
     from model.ops.contrast.fused import fits_width as fits_contrast
     from model.ops.ffn.fused import fits as fits_ffn
-    from model.ops.norm_gelu.fused import fits as fits_norm
     from model.ops.project.fused import fits
 
     backbone = config.model.backbone
@@ -99,7 +98,7 @@ def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str,
             out["mix"].append((place, mix_problem(2, frames, inner, heads, device=device)))
         if fits_ffn(hidden, width):
             out["ffn"].append((f"{frames} x {width}", ffn_problem(2, frames, width, hidden, device=device)))
-        if fits_add_norm(width):
+        if fits_norm(width):
             out["add_norm"].append((f"{frames} x {width}", add_norm_problem(2, frames, width, device=device)))
         out["combine"].append((place, combine_problem(2, 2, frames, heads, dim, device=device)))
         frames //= backbone.pool[level] if level < len(backbone.pool) else 1

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from model.ops.add_norm.kernels import add_dropped_kernel, add_norm_grad_kernel, add_norm_kernel
 from model.ops.add_norm.reference import EPS
+from model.ops.choice import fits_norm
 from model.ops.device import require_gpu
 from model.ops.dropout import threshold
 from model.ops.sums import sum_parts
@@ -17,11 +18,6 @@ WANTED_PROGRAMS = 264
 """Programs of the kernel that adds up gradients of weights, at most: two for each multiprocessor."""
 STAGES = 3
 """Tiles that such a program has asked for at a time."""
-
-
-def fits(width: int) -> bool:
-    """Returns whether the kernels do this width."""
-    return 16 <= width <= 1024 and width & (width - 1) == 0
 
 
 def _exact(x):
@@ -138,7 +134,7 @@ def add_dropped_triton(x, update, dropout, seed):
 
 
 def _require_fit(x):
-    if not fits(x.shape[-1]):
+    if not fits_norm(x.shape[-1]):
         raise ValueError(
             f"backend='triton' does a power of 2 of channels from 16 to 1024, not {x.shape[-1]}: use backend='torch'"
         )

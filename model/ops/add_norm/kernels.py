@@ -3,14 +3,7 @@
 import triton
 import triton.language as tl
 
-from model.ops.activations import kept_scale, normalise_grad
-
-
-@triton.jit
-def _tile(tile, N, D: tl.constexpr, L: tl.constexpr):
-    """Frames (L,) of a tile, offsets (L, D), and which of the frames exist (L, 1)."""
-    row = tile * L + tl.arange(0, L)
-    return row, row.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :], (row < N)[:, None]
+from model.ops.activations import kept_scale, normalise_grad, rows_of_tile
 
 
 @triton.jit
@@ -19,7 +12,7 @@ def add_dropped_kernel(
     ACC: tl.constexpr,
 ):  # fmt: skip
     """What dropout leaves of the update, one tile of it, and with ADD x besides. Program axis: tiles."""
-    row, at, ok = _tile(tl.program_id(0), N, D, L)
+    row, at, ok = rows_of_tile(tl.program_id(0), N, D, L)
     y = tl.load(update_ptr + at, mask=ok, other=0.0).to(ACC) * kept_scale(tl.load(seed_ptr), row, D, BELOW, ACC)
     if ADD:
         y += tl.load(x_ptr + at, mask=ok, other=0.0).to(ACC)
@@ -32,7 +25,7 @@ def add_norm_kernel(
     ADD: tl.constexpr, BELOW: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The norm's output of one tile, mean and inverse deviation of its frames (2, N), and with ADD the sum. Program axis: tiles."""
-    row, at, ok = _tile(tl.program_id(0), N, D, L)
+    row, at, ok = rows_of_tile(tl.program_id(0), N, D, L)
     x = tl.load(x_ptr + at, mask=ok, other=0.0).to(ACC)
     if ADD:
         update = tl.load(update_ptr + at, mask=ok, other=0.0).to(ACC)
@@ -66,7 +59,7 @@ def add_norm_grad_kernel(
     dweight = tl.zeros((L, D), ACC)
     dbias = tl.zeros((L, D), ACC)
     for step in tl.range(tiles, num_stages=STAGES):
-        row, at, ok = _tile(tl.program_id(0) * tiles + step, N, D, L)
+        row, at, ok = rows_of_tile(tl.program_id(0) * tiles + step, N, D, L)
         x = tl.load(sum_ptr + at, mask=ok, other=0.0).to(ACC)
         dy = tl.load(dy_ptr + at, mask=ok, other=0.0).to(ACC)
         dsum = tl.load(dsum_ptr + at, mask=ok, other=0.0).to(ACC)

@@ -3,9 +3,10 @@
 import importlib.util
 
 from model.ops.add_norm.reference import add_dropped_reference, add_norm_reference
+from model.ops.choice import by_kernels, fits_norm
 
 if importlib.util.find_spec("triton"):
-    from model.ops.add_norm.fused import add_dropped_triton, add_norm_triton, fits
+    from model.ops.add_norm.fused import add_dropped_triton, add_norm_triton
 
 
 def add_norm(x, weight, bias, *, update=None, dropout=0.0, seed=None, backend="auto"):
@@ -25,7 +26,7 @@ def add_norm(x, weight, bias, *, update=None, dropout=0.0, seed=None, backend="a
     """
     if update is None or seed is None:
         dropout = 0.0
-    run = add_norm_triton if _by_kernels(x, backend) else add_norm_reference
+    run = add_norm_triton if by_kernels(backend, x, lambda: fits_norm(x.shape[-1])) else add_norm_reference
     return run(x, update, weight, bias, dropout, seed)
 
 
@@ -33,11 +34,5 @@ def add_dropped(x, update, *, dropout, seed=None, backend="auto"):
     """x + drop(update), (B, S, D); arguments as of `add_norm`."""
     if seed is None or dropout == 0:
         return x + update
-    run = add_dropped_triton if _by_kernels(x, backend) else add_dropped_reference
+    run = add_dropped_triton if by_kernels(backend, x, lambda: fits_norm(x.shape[-1])) else add_dropped_reference
     return run(x, update, dropout, seed)
-
-
-def _by_kernels(x, backend):
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    return backend == "triton" or (backend == "auto" and x.is_cuda and fits(x.shape[-1]))

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from model.ops.choice import by_kernels
 from model.ops.combine.reference import combine_reference
 
 if importlib.util.find_spec("triton"):
@@ -19,8 +20,5 @@ def combine(h, conv, z, norm_weight, skip, *, backend="auto"):
         skip: Weight of the convolved input (I,).
         backend: "torch", "triton", or "auto": triton on a GPU, torch elsewhere.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    if backend == "triton" or (backend == "auto" and h.is_cuda):
-        return combine_triton(h, conv, z, norm_weight, skip)
-    return combine_reference(h, conv, z, norm_weight, skip)
+    run = combine_triton if by_kernels(backend, h) else combine_reference
+    return run(h, conv, z, norm_weight, skip)

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from model.ops.choice import by_kernels
 from model.ops.contrast.reference import contrast_reference
 
 if importlib.util.find_spec("triton"):
@@ -28,7 +29,5 @@ def contrast(context, targets, ids, words, temperature, *, cosine=True, backend=
         cosine: Whether contexts and targets are brought to length 1 before.
         backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these inputs, else torch.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    by_kernels = backend == "triton" or (backend == "auto" and context.is_cuda and fits(context))
-    return (contrast_triton if by_kernels else contrast_reference)(context, targets, ids, words, temperature, cosine)
+    run = contrast_triton if by_kernels(backend, context, lambda: fits(context)) else contrast_reference
+    return run(context, targets, ids, words, temperature, cosine)

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from model.ops.choice import by_kernels
 from model.ops.ffn.reference import ffn_reference
 
 if importlib.util.find_spec("triton"):
@@ -26,11 +27,7 @@ def ffn(x, update, norm_weight, norm_bias, w1, b1, w2, b2, *, dropout=0.0, seeds
         seeds: (2,) int64 on the device of x, without which nothing is dropped; what is dropped is a function of them.
         backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these sizes, else torch.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    if backend == "auto":
-        backend = "triton" if x.is_cuda and fits(*w1.shape) else "torch"
     if seeds is None:
         dropout = 0.0
-    run = ffn_triton if backend == "triton" else ffn_reference
+    run = ffn_triton if by_kernels(backend, x, lambda: fits(*w1.shape)) else ffn_reference
     return run(x, update, norm_weight, norm_bias, w1, b1, w2, b2, dropout, seeds)

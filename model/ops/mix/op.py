@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from model.ops.choice import by_kernels
 from model.ops.mix.reference import mix_reference
 
 if importlib.util.find_spec("triton"):
@@ -28,12 +29,7 @@ def mix(
         backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these sizes, else the three operators
             one by one, each as its own "auto" says.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
     weights = (taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip)
-    own = backend == "triton"
-    if backend == "auto" and wide.is_cuda:
-        own = fits(wide.shape[-1] // 2, wq.shape[-1], taps.shape[-1], len(gate_bias))
-    if own:
+    if by_kernels(backend, wide, lambda: fits(wide.shape[-1] // 2, wq.shape[-1], taps.shape[-1], len(gate_bias))):
         return mix_triton(wide, *weights, both, cap)
     return mix_reference(wide, *weights, both=both, cap=cap, backend=backend)

@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.ops.choice import fits_norm
 from model.ops.device import require_gpu
 from model.ops.norm_gelu.kernels import (
     linear_norm_gelu_grad_kernel,
@@ -24,11 +25,6 @@ WANTED_PROGRAMS = 264
 
 STAGES = 2
 """Tiles that such a program has asked for at a time."""
-
-
-def fits(width: int) -> bool:
-    """Returns whether the kernels do this width."""
-    return 16 <= width <= 1024 and width & (width - 1) == 0
 
 
 def _rows(x, frames):
@@ -190,7 +186,7 @@ def norm_gelu_triton(x, weight, bias, early, offset, last_weight, last_bias):
     Raises:
         ValueError: a width that the kernels are not written for.
     """
-    if not fits(x.shape[-1]):
+    if not fits_norm(x.shape[-1]):
         raise ValueError(
             f"backend='triton' does a power of 2 of channels from 16 to 1024, not {x.shape[-1]}: use backend='torch'"
         )
@@ -206,7 +202,7 @@ def linear_norm_gelu_triton(x, linear, weight, bias):
         ValueError: sizes that the kernels are not written for.
     """
     width, inputs = linear.shape
-    if not fits(width) or inputs not in (16, 32):
+    if not fits_norm(width) or inputs not in (16, 32):
         raise ValueError(
             f"backend='triton' does a power of 2 of channels from 16 to 1024, not {width}, and 16 or 32 inputs, not {inputs}: use "
             "backend='torch'"

@@ -6,14 +6,7 @@ Shape letters: N rows, S rows of a window, L rows of a tile, D channels, C input
 import triton
 import triton.language as tl
 
-from model.ops.activations import gaussian, normalise, normalise_grad
-
-
-@triton.jit
-def _tile(tile, N, D: tl.constexpr, L: tl.constexpr):
-    """Rows (L,) of a tile, offsets (L, D), and which of the rows exist (L, 1)."""
-    n = tile * L + tl.arange(0, L)
-    return n, n.to(tl.int64)[:, None] * D + tl.arange(0, D)[None, :], (n < N)[:, None]
+from model.ops.activations import gaussian, normalise, normalise_grad, rows_of_tile
 
 
 @triton.jit
@@ -36,7 +29,7 @@ def norm_gelu_kernel(
     L: tl.constexpr, EARLY: tl.constexpr, LAST: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Output of one tile."""
-    n, at, ok = _tile(tl.program_id(0), N, D, L)
+    n, at, ok = rows_of_tile(tl.program_id(0), N, D, L)
     offset = _vector(offset_ptr, D, ACC) if EARLY else 0.0
     x = _input(x_ptr, early_ptr, offset, at, ok, n, S, D, EARLY, ACC)
     unit, _inverse = normalise(x, D, eps)
@@ -69,7 +62,7 @@ def norm_gelu_grad_kernel(
     dlast_weight = tl.zeros((L, D), ACC)
     dlast_bias = tl.zeros((L, D), ACC)
     for step in tl.range(tiles, num_stages=STAGES):
-        n, at, ok = _tile(tl.program_id(0) * tiles + step, N, D, L)
+        n, at, ok = rows_of_tile(tl.program_id(0) * tiles + step, N, D, L)
         dy = tl.load(dy_ptr + at, mask=ok, other=0.0).to(ACC)
         x = _input(x_ptr, early_ptr, offset, at, ok, n, S, D, EARLY, ACC)
         unit, inverse = normalise(x, D, eps)
@@ -109,7 +102,7 @@ def _dot(a, b, acc):
 @triton.jit
 def _linear(x_ptr, map, tile, N, D: tl.constexpr, C: tl.constexpr, L: tl.constexpr, ACC: tl.constexpr):
     """Input (L, C) of a tile, and the linear map of it (L, D)."""
-    _n, at, ok = _tile(tile, N, C, L)
+    _n, at, ok = rows_of_tile(tile, N, C, L)
     x = tl.load(x_ptr + at, mask=ok, other=0.0)
     return x, _dot(x, map, tl.zeros((L, D), ACC))
 
@@ -125,7 +118,7 @@ def linear_norm_gelu_kernel(
     unit, _inverse = normalise(h, D, eps)
     normed = unit * _vector(weight_ptr, D, ACC) + _vector(bias_ptr, D, ACC)
     below, _density = gaussian(normed)
-    _n, at, ok = _tile(tl.program_id(0), N, D, L)
+    _n, at, ok = rows_of_tile(tl.program_id(0), N, D, L)
     tl.store(y_ptr + at, (normed * below).to(y_ptr.dtype.element_ty), ok)
 
 
@@ -143,7 +136,7 @@ def linear_norm_gelu_grad_kernel(
     dmap = tl.zeros((C, D), ACC)
     for step in range(tiles):
         tile = tl.program_id(0) * tiles + step
-        _n, at, ok = _tile(tile, N, D, L)
+        _n, at, ok = rows_of_tile(tile, N, D, L)
         dy = tl.load(dy_ptr + at, mask=ok, other=0.0).to(ACC)
         x, h = _linear(x_ptr, map, tile, N, D, C, L, ACC)
         unit, inverse = normalise(h, D, eps)
@@ -155,7 +148,7 @@ def linear_norm_gelu_grad_kernel(
         dh = normalise_grad(dnormed * weight, unit, inverse, D).to(map.dtype)
         dmap = _dot(tl.trans(x), dh, dmap)
         if INPUT:
-            _n, at, ok = _tile(tile, N, C, L)
+            _n, at, ok = rows_of_tile(tile, N, C, L)
             dx = _dot(dh, tl.trans(map), tl.zeros((L, C), ACC))
             tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), ok)
     share = shares_ptr + tl.program_id(0) * ((2 + C) * D) + tl.arange(0, D)

@@ -2,10 +2,11 @@
 
 import importlib.util
 
+from model.ops.choice import by_kernels, fits_norm
 from model.ops.norm_gelu.reference import linear_norm_gelu_reference, norm_gelu_reference
 
 if importlib.util.find_spec("triton"):
-    from model.ops.norm_gelu.fused import fits, linear_norm_gelu_triton, norm_gelu_triton
+    from model.ops.norm_gelu.fused import linear_norm_gelu_triton, norm_gelu_triton
 
 
 def norm_gelu(x, weight, bias, *, early=None, offset=None, last=None, backend="auto"):
@@ -21,7 +22,7 @@ def norm_gelu(x, weight, bias, *, early=None, offset=None, last=None, backend="a
         backend: "torch", "triton", or "auto": triton on a GPU if the kernels do that width, else torch. The kernels give the
             dtype of x, plain PyTorch under autocast gives float32.
     """
-    run = norm_gelu_triton if _by_kernels(x, x.shape[-1], backend) else norm_gelu_reference
+    run = norm_gelu_triton if by_kernels(backend, x, lambda: fits_norm(x.shape[-1])) else norm_gelu_reference
     return run(x, weight, bias, early, offset, *(last or (None, None)))
 
 
@@ -35,12 +36,7 @@ def linear_norm_gelu(x, linear, weight, bias, *, backend="auto"):
         bias: Of the norm (D,).
         backend: As of `norm_gelu`; the kernels do 16 and 32 inputs.
     """
-    few = linear.shape[1] in (16, 32) or backend == "triton"
-    run = linear_norm_gelu_triton if few and _by_kernels(x, len(linear), backend) else linear_norm_gelu_reference
+    width, inputs = linear.shape
+    chosen = by_kernels(backend, x, lambda: fits_norm(width) and inputs in (16, 32))
+    run = linear_norm_gelu_triton if chosen else linear_norm_gelu_reference
     return run(x, linear, weight, bias)
-
-
-def _by_kernels(x, width, backend):
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    return backend == "triton" or (backend == "auto" and x.is_cuda and fits(width))

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from model.ops.choice import by_kernels
 from model.ops.project.reference import project_reference
 
 if importlib.util.find_spec("triton"):
@@ -36,10 +37,6 @@ def project(
         directions: For each direction whether it runs backward in time: (False, True), (False,) or (True,).
         backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these sizes, else torch.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    if backend == "auto":
-        sizes = (x.shape[-1], q_weight.shape[-1], conv_weight.shape[-1], len(gate_weight))
-        backend = "triton" if x.is_cuda and fits(*sizes) else "torch"
-    run = project_triton if backend == "triton" else project_reference
+    sizes = (x.shape[-1], q_weight.shape[-1], conv_weight.shape[-1], len(gate_weight))
+    run = project_triton if by_kernels(backend, x, lambda: fits(*sizes)) else project_reference
     return run(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate_weight, gate_bias, directions)

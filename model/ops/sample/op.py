@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from model.ops.choice import by_kernels
 from model.ops.sample.reference import count_codes_reference, gumbel_reference, sample_reference
 
 if importlib.util.find_spec("triton"):
@@ -22,28 +23,20 @@ def sample(logits, codebook, temperature, weight, seed, *, backend="auto"):
         seed: int64 tensor of one element on the logits' device; the noise is a function of it and of the shape (N, G, V).
         backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these sizes, else torch.
     """
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    if backend == "auto":
-        backend = "triton" if logits.is_cuda and fits(logits.shape[-1], codebook.shape[-1]) else "torch"
-    if backend == "triton":
+    if by_kernels(backend, logits, lambda: fits(logits.shape[-1], codebook.shape[-1])):
         return sample_triton(logits, codebook, temperature, weight, seed)
     return sample_reference(logits, codebook, temperature, weight, gumbel(seed, *logits.shape))
 
 
 def count_codes(ids, weight, num_codes, *, backend="auto"):
     """How much weight (G, V) fell on every code, for ids (N, G) int64 and the frames' weights (N,) float32; no gradient."""
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    if backend == "triton" or (backend == "auto" and ids.is_cuda):
+    if by_kernels(backend, ids):
         return count_codes_triton(ids.contiguous(), weight.contiguous(), num_codes)
     return count_codes_reference(ids, weight, num_codes)
 
 
 def gumbel(seed, num_frames, num_groups, num_codes, *, backend="auto"):
     """The noise (N, G, V) of a seed, standard Gumbel, float32; backends agree but for the rounding of two logarithms."""
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    if backend == "triton" or (backend == "auto" and seed.is_cuda):
+    if by_kernels(backend, seed):
         return gumbel_triton(seed, num_frames, num_groups, num_codes)
     return gumbel_reference(seed, num_frames, num_groups, num_codes)
