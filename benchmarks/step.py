@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.kernels import copy_bandwidth, graphed, milliseconds
+from benchmarks.kernels import copy_bandwidth, graph_milliseconds, graphed, milliseconds
 from model.config import BackboneConfig, LossConfig, MaskConfig, ModelConfig
 from model.draws import Draws
 from model.pretrain import Masked, PretrainModel
@@ -220,7 +220,7 @@ def parts() -> dict[str, float]:
             found = found if isinstance(found, tuple) else (found,)
             torch.autograd.grad(found, wanted, [torch.ones_like(x) for x in found], allow_unused=True)
 
-        out[name] = times * milliseconds(graphed(run))[1]
+        out[name] = times * graph_milliseconds(run)[1]
     optimizer, guard = build_optimizer(model, OptimConfig(), DEVICE), StepGuard(DEVICE)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)

@@ -106,7 +106,8 @@ def test_norm_gelu(sizes):
 
 @pytest.mark.parametrize("sizes", [(4, 672, 256), (2, 77, 32), (1, 1, 16)])
 def test_contrast(sizes):
-    assert not disagreements(errors(contrast_problem(*sizes)))
+    # The loss of one frame, which has no other to be told from, is 0, and its gradient what rounding leaves.
+    assert not disagreements(errors(contrast_problem(*sizes), least=1e-3))
 
 
 @pytest.mark.parametrize("num_frames", [1024, 4096, 61])

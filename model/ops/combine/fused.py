@@ -13,11 +13,10 @@ from model.ops.combine.reference import EPS
 from model.ops.device import require_gpu
 from model.ops.sums import sum_parts
 
-FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 1024, 1024
+FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 1024, 2048
 """Of a tile, about."""
-WANTED_PROGRAMS = 528
-"""Programs of the kernel that adds up gradients of weights: four for each multiprocessor."""
-
+WANTED_PROGRAMS = 264
+"""Programs of the kernel that adds up gradients of weights: two for each multiprocessor."""
 STAGES = 2
 """Tiles that such a program has asked for at a time."""
 

@@ -13,15 +13,13 @@ from torch import Tensor
 
 from model.ops.combine.fused import combine_forward, combine_grads
 from model.ops.mix import reference
-from model.ops.mix.kernels import cap_grad_kernel, prepare_grad_kernel, prepare_kernel
-from model.ops.mlstm.fused import mlstm_backward, mlstm_forward
+from model.ops.mix.kernels import prepare_grad_kernel, prepare_kernel
+from model.ops.mlstm import fused as cell
 from model.ops.project import fused as project
 from model.ops.sums import sum_each
 
 BLOCKS = 8
 """Blocks of four channels of a program that prepares weights."""
-CAP_ROWS, CAP_PROGRAMS = 128, 264
-"""Rows of a tile, and programs, of the way back through the gates' cap."""
 
 
 def _constants(x, num_gates):
@@ -40,13 +38,9 @@ def _parts(prepared):
     return prepared.split([4, 4, 4, 4, project.GATES, project.GATES])
 
 
-def _run(prepared, wide, conv_bias, gate_bias, norm_weight, skip, directions, cap):
-    taps, *rest = _parts(prepared)
-    x, z = wide.chunk(2, dim=-1)
-    a, q, k, v, gates = project.project_forward(x, taps, conv_bias, *rest, gate_bias, directions, 0, cap)
-    heads = (len(gate_bias) // 2, -1)
-    h, *saved = mlstm_forward(*(t.unflatten(-1, heads) for t in (q, k, v)), *gates, reference.EPS)
-    return combine_forward(h, a, z, norm_weight, skip), a, q, k, v, gates, h, *saved, prepared
+def _heads(num_gates, *tensors):
+    """Views (R, B, S, H, E) of tensors (R, B, S, I)."""
+    return (t.unflatten(-1, (num_gates // 2, -1)) for t in tensors)
 
 
 @torch.library.custom_op("raysys::mix", mutates_args=())
@@ -56,31 +50,24 @@ def mix_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """(B, S, I), and what the gradient needs: a, q, k, v, gates, h, four tensors of the cell, prepared weights; contiguous inputs."""
     prepared = _prepared(wide, taps)
-    inner = len(taps)
+    inner, num_gates = len(taps), len(gate_bias)
     prepare_kernel[(triton.cdiv(inner // 4, BLOCKS),)](
-        taps, wq, wk, wv, gate_weight, prepared, inner, **_constants(wide, len(gate_bias))
+        taps, wq, wk, wv, gate_weight, prepared, inner, **_constants(wide, num_gates)
     )
-    return _run(prepared, wide, conv_bias, gate_bias, norm_weight, skip, directions, cap)
+    taps, *rest = _parts(prepared)
+    x, z = wide.chunk(2, dim=-1)
+    a, q, k, v, shares = project.project_shares(x, taps, conv_bias, *rest, num_gates, directions, 0)
+    heads = _heads(num_gates, q, k, v)
+    gates, h, *saved = cell.cell_forward(*heads, shares[:, 0], shares[:, 1], reference.EPS, gate_bias, cap)
+    return combine_forward(h, a, z, norm_weight, skip), a, q, k, v, gates, h, *saved, prepared
 
 
 @mix_forward.register_fake
 def _(wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip, directions, cap):
-    return _run(_prepared(wide, taps), wide, conv_bias, gate_bias, norm_weight, skip, directions, cap)
-
-
-def _cap_grads(gates, di, df, cap, exact):
-    """Gradients of gates before their cap (R, B, S, G), and shares (runs, G) of that of their bias."""
-    _, directions, batch, length, heads = gates.shape
-    rows = directions * batch * length
-    num_tiles = triton.cdiv(rows, CAP_ROWS)
-    tiles = triton.cdiv(num_tiles, CAP_PROGRAMS)
-    runs = triton.cdiv(num_tiles, tiles)
-    dgates = gates.new_empty(directions, batch, length, project.GATES)
-    dbias = gates.new_empty(runs, project.GATES)
-    cap_grad_kernel[(runs,)](
-        gates, di, df, dgates, dbias, rows, tiles, H=heads, G=project.GATES, CAP=cap, L=CAP_ROWS, ACC=exact
-    )
-    return dgates, dbias
+    x, z = wide.chunk(2, dim=-1)
+    a, q, k, v, shares = project.outputs(x, directions, len(gate_bias))
+    h, *saved = cell.outputs(*_heads(len(gate_bias), q))
+    return x.new_empty(z.shape), a, q, k, v, torch.empty_like(shares[0]), h, *saved, _prepared(wide, taps)
 
 
 def _vectors(inner):
@@ -104,20 +91,19 @@ def mix_backward(
     dx, dz = dwide.chunk(2, dim=-1)
     dh, dconv, dweights = combine_grads(h, a, z, norm_weight, skip, dy, dz)
 
-    heads = (num_gates // 2, -1)
-    cell = (t.unflatten(-1, heads) for t in (q, k, v))
-    dq, dk, dv, di, df = mlstm_backward(*cell, *gates, reference.EPS, h, cell_gates, memory, norm, start, dh)
-    constants = _constants(wide, num_gates)
-    dgates, dgate_bias = _cap_grads(gates, di, df, cap, constants["ACC"])
+    dgates = gates.new_empty(*a.shape[:3], project.GATES)
+    of_gates = dgates[..., : num_gates // 2], dgates[..., num_gates // 2 :]
+    saved = (h, cell_gates, memory, norm, start)
+    grads = cell.cell_backward(*_heads(num_gates, q, k, v), *gates, reference.EPS, *saved, dh, *of_gates, cap)
 
     taps, *rest = _parts(prepared)
     inputs = (x, taps, conv_bias, *rest, directions, 0, num_gates, a, dconv.expand_as(a))
-    shares = project.project_grads(*inputs, *(t.flatten(-2) for t in (dq, dk, dv)), dgates, dx)
-    sums = sum_each(*shares, dgate_bias, dweights)
-    dmaps, don, dtaps = sums[: sum(project.sizes(inner))].split(project.sizes(inner))
+    shares = project.project_grads(*inputs, *(t.flatten(-2) for t in grads), dgates, dx)
+    sums = sum_each(*shares, dweights)
+    dmaps, don, dtaps, _ = sums[: sum(project.sizes(inner))].split(project.sizes(inner))
     dtaps_out, dw, dgate = (sums.new_empty(size) for size in ((inner, 4), (3, inner // 4, 4, 4), gate_weight.shape))
     prepare_grad_kernel[(triton.cdiv(inner // 4, BLOCKS), 3)](
-        wq, wk, wv, gate_weight, dtaps, dmaps, don, dtaps_out, dw, dgate, inner, **constants
+        wq, wk, wv, gate_weight, dtaps, dmaps, don, dtaps_out, dw, dgate, inner, **_constants(wide, num_gates)
     )
     return dwide, dtaps_out, dw, dgate, sums[-sum(_vectors(inner)) :]
 

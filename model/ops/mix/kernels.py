@@ -1,6 +1,6 @@
-"""Triton kernels of `mix`: weights as the kernels of `project` read them, and the way back through the cap of the gates.
+"""Triton kernels of `mix`: weights as the kernels of `project` read them, and back.
 
-Shape letters: R directions, N = B S rows, I inner channels, H heads, G gate columns, padded, K tile of blocks of 4 channels.
+Shape letters: I inner channels, G gate columns, padded, K tile of blocks of 4 channels.
 Prepared weights are (16 + 2 G, I): 4 rows of taps, 3 times 4 rows of the maps (16, I / 4), then A and X (G, I).
 """
 
@@ -126,30 +126,3 @@ def prepare_grad_kernel(
     _through_grad(
         w_ptr, gate_ptr, don_ptr, dmaps_ptr + own, dw_ptr + own, dgate_ptr, g, n, part, ok, I, USED, ACC
     )  # fmt: skip
-
-
-@triton.jit
-def cap_grad_kernel(
-    gates_ptr, di_ptr, df_ptr, dgates_ptr, dbias_ptr, N, tiles, H: tl.constexpr, G: tl.constexpr, CAP: tl.constexpr,
-    L: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Gradients (N, G) of the gates before their cap, 0 in the padding, and each program's share of that of their bias (G,).
-
-    Gates are (2, N, H), N rows of all directions; di and df (N, H). Program axis: run of `tiles` tiles.
-    """
-    g = tl.arange(0, G)
-    total = tl.zeros((L, G), ACC)
-    for step in range(tiles):
-        row = (tl.program_id(0) * tiles + step).to(tl.int64) * L + tl.arange(0, L)
-        at = row[:, None] * H + (g % H)[None, :]
-        ok = (row < N)[:, None]
-        forget = (g >= H) & (g < 2 * H)
-        dgate = tl.load(di_ptr + at, mask=ok & (g < H)[None, :], other=0.0)
-        dgate += tl.load(df_ptr + at, mask=ok & forget[None, :], other=0.0)
-        if CAP > 0:
-            kind = tl.where(forget, tl.cast(N, tl.int64) * H, 0)
-            gate = tl.load(gates_ptr + at + kind[None, :], mask=ok & (g < 2 * H)[None, :], other=0.0) / CAP
-            dgate *= 1.0 - gate * gate
-        tl.store(dgates_ptr + row[:, None] * G + g[None, :], dgate, ok)
-        total += dgate
-    tl.store(dbias_ptr + tl.program_id(0) * G + g, tl.sum(total, 0))

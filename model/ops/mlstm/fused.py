@@ -31,6 +31,10 @@ FEW, WIDE = 4, 128
 In 16 bits only: products of fp32 are no matrix instructions, and want more registers than there are."""
 
 
+GATE_WARPS = 4
+"""Of the kernels for gates, which scan 64 frames of every head."""
+
+
 @dataclass(frozen=True, slots=True)
 class Launch:
     """How one kernel is launched."""
@@ -202,38 +206,63 @@ def _hidden_pairs(q, k, v, h, gates, eps, cut):
     return saved
 
 
-@torch.library.custom_op("raysys::mlstm", mutates_args=())
-def mlstm_forward(
-    q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Hidden states; overlaps and gates (4, R, B, H, S); the states that chunks start from. Contiguous inputs."""
+def outputs(q):
+    """Empty hidden states; overlaps and gates (4, R, B, H, S); states that chunks start from."""
+    return torch.empty_like(q), _gates(q), *_saved(q, _plan_of(q))
+
+
+def _gates(q):
+    directions, batch, length, heads, _ = q.shape
+    return q.new_empty(4, directions, batch, heads, length, dtype=_exact(q))
+
+
+def _gate_launch(q, cut):
+    """Programs of the two kernels for gates, and their constants."""
+    directions, batch, _, heads, _ = q.shape
+    acc = _constants(q, cut, cut.hidden)["ACC"]
+    constants = {"L": cut.chunk, "HP": triton.next_power_of_2(heads), "ACC": acc, "num_warps": GATE_WARPS}
+    return (cut.num_chunks, directions * batch), constants
+
+
+def cell_forward(q, k, v, igate, fgate, eps, bias=None, cap=0.0):
+    """Capped gates (2, R, B, S, H), where they come in shares, then as `outputs`; contiguous inputs.
+
+    Gates are (R, B, S, H), or shares of them (P, R, B, S, H) without their bias (2 H,), views of one tensor.
+    """
     require_gpu(q)
     directions, batch, length, heads, _ = q.shape
     cut = _plan_of(q)
-    h = torch.empty_like(q)
-    gates = q.new_empty(4, directions, batch, heads, length, dtype=_exact(q))
+    h, gates = torch.empty_like(q), _gates(q)
     overlap, fade, write, peak = gates
-    constants = _constants(q, cut, cut.hidden)
-    gates_kernel[(cut.num_chunks, heads, directions * batch)](
-        igate, fgate, fade, write, peak, batch, length, heads, cut.num_chunks,
-        L=cut.chunk, ACC=constants["ACC"], num_warps=1,
+    capped = None if bias is None else gates.new_empty(2, *q.shape[:-1])
+    programs, constants = _gate_launch(q, cut)
+    gates_kernel[programs](
+        igate, fgate, bias, capped, fade, write, peak, igate.stride(0), batch, length, heads, cut.num_chunks,
+        overlap.numel(), SHARES=0 if bias is None else len(igate), CAP=cap, **constants,
     )  # fmt: skip
     if cut.pairs:
-        return h, gates, *_hidden_pairs(q, k, v, h, gates, eps, cut)
-    states = _chunk_states(q, k, v, fade, write, cut)
-    hidden_kernel[(cut.num_chunks * directions, heads, batch)](
-        q, k, v, fade, write, peak, *states, h, overlap, batch, length, heads, cut.num_chunks,
-        R=directions, SHARED=len(v) == 1, ONE_CHUNK=cut.num_chunks == 1, EARLY=cut.hidden.early, **_math(q, eps),
-        **constants,
-    )  # fmt: skip
-    return h, gates, *states
+        states = _hidden_pairs(q, k, v, h, gates, eps, cut)
+    else:
+        states = _chunk_states(q, k, v, fade, write, cut)
+        hidden_kernel[(cut.num_chunks * directions, heads, batch)](
+            q, k, v, fade, write, peak, *states, h, overlap, batch, length, heads, cut.num_chunks,
+            R=directions, SHARED=len(v) == 1, ONE_CHUNK=cut.num_chunks == 1, EARLY=cut.hidden.early, **_math(q, eps),
+            **_constants(q, cut, cut.hidden),
+        )  # fmt: skip
+    return capped, h, gates, *states
+
+
+@torch.library.custom_op("raysys::mlstm", mutates_args=())
+def mlstm_forward(
+    q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states; overlaps and gates (4, R, B, H, S); the states that chunks start from. Contiguous inputs."""
+    return cell_forward(q, k, v, igate, fgate, eps)[1:]
 
 
 @mlstm_forward.register_fake
 def _(q, k, v, igate, fgate, eps):
-    directions, batch, length, heads, _ = q.shape
-    gates = q.new_empty(4, directions, batch, heads, length, dtype=_exact(q))
-    return torch.empty_like(q), gates, *_saved(q, _plan_of(q))
+    return outputs(q)
 
 
 def _chunk_state_grads(q, h, dh, gates, start, eps, cut):
@@ -303,25 +332,31 @@ def _pair_grads(inputs, start, h, dh, gates, eps, cut, grads):
     return *sums, sum_parts(across)
 
 
+def cell_backward(q, k, v, igate, fgate, eps, h, gates, memory, norm, start, dh, di, df, cap=0.0):
+    """Gradients of q, k and v; fills those of both gates, before their cap, (R, B, S, H) but for a row stride."""
+    _, batch, length, heads, _ = q.shape
+    cut = _plan_of(q)
+    inputs = (q, k, v)
+    grads = [torch.empty_like(x) for x in inputs]
+    if cut.pairs:
+        sums = _pair_grads(inputs, start, h, dh, gates, eps, cut, grads)
+    else:
+        sums = _chunk_grads(inputs, (memory, norm, start), h, dh, gates, eps, cut, grads)
+    programs, constants = _gate_launch(q, cut)
+    gates_grad_kernel[programs](
+        igate, fgate, *sums, di, df, batch, length, heads, cut.num_chunks, di.stride(2), CAP=cap, **constants
+    )
+    return grads
+
+
 @torch.library.custom_op("raysys::mlstm_grad", mutates_args=())
 def mlstm_backward(
     q: Tensor, k: Tensor, v: Tensor, igate: Tensor, fgate: Tensor, eps: float, h: Tensor, gates: Tensor,
     memory: Tensor, norm: Tensor, start: Tensor, dh: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v and both gates."""
-    directions, batch, length, heads, _ = q.shape
-    cut = _plan_of(q)
-    dq, dk, dv, di, df = (torch.empty_like(x) for x in (q, k, v, igate, fgate))
-    inputs, grads = (q, k, v), (dq, dk, dv)
-    if cut.pairs:
-        sums = _pair_grads(inputs, start, h, dh, gates, eps, cut, grads)
-    else:
-        sums = _chunk_grads(inputs, (memory, norm, start), h, dh, gates, eps, cut, grads)
-    gates_grad_kernel[(cut.num_chunks, heads, directions * batch)](
-        fgate, *sums, di, df, batch, length, heads, cut.num_chunks,
-        L=cut.chunk, ACC=_constants(q, cut, cut.grad)["ACC"], num_warps=1,
-    )  # fmt: skip
-    return dq, dk, dv, di, df
+    di, df = torch.empty_like(igate), torch.empty_like(fgate)
+    return *cell_backward(q, k, v, igate, fgate, eps, h, gates, memory, norm, start, dh, di, df), di, df
 
 
 @mlstm_backward.register_fake

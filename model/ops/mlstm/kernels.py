@@ -97,24 +97,51 @@ def _decay(write, top, r, L: tl.constexpr, scale):
 
 
 @triton.jit
+def _cap(gate, bias_ptr, h, there, CAP: tl.constexpr):
+    """Gates (L, HP) with their bias (H,), as CAP tanh(gate / CAP) if there is a cap."""
+    gate += tl.load(bias_ptr + h, mask=there, other=0.0).to(gate.dtype)[None, :]
+    if CAP > 0:
+        gate = CAP * (1.0 - 2.0 / (tl.exp(gate * (2.0 / CAP)) + 1.0))
+    return gate
+
+
+@triton.jit
 def gates_kernel(
-    i_ptr, f_ptr, fade_ptr, write_ptr, peak_ptr, B, S, H, N, L: tl.constexpr, ACC: tl.constexpr
+    i_ptr, f_ptr, bias_ptr, gates_ptr, fade_ptr, write_ptr, peak_ptr, share, B, S, H, N, NR, SHARES: tl.constexpr,
+    CAP: tl.constexpr, L: tl.constexpr, HP: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Of one chunk: log fading since its start, write = log i - fade, and the largest write so far; (R, B, H, S)."""
-    n, h, r_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """Of one chunk: log fading since its start, write = log i - fade, and the largest write so far; (R, B, H, S).
+
+    With SHARES above 0 gates come in so many shares, `share` elements apart, and without their bias (2 H,); the gates
+    themselves, capped, are then written to (2, R, B, S, H), NR of them of each kind. Program axes: chunk, direction and batch row.
+    """
+    n, r_b = tl.program_id(0), tl.program_id(1)
     rows, ok = _rows(n, S, L)
-    at = (r_b.to(tl.int64) * S + rows) * H + h
-    log_i = tl.load(i_ptr + at, mask=ok, other=NEVER).to(ACC)
-    log_f = tl.where(ok, _log_sigmoid(tl.load(f_ptr + at, mask=ok, other=0.0).to(ACC)), 0.0)
-    out = (r_b.to(tl.int64) * H + h) * S + rows
+    h = tl.arange(0, HP)
+    row = r_b.to(tl.int64) * S + rows
+    at = row[:, None] * H + h[None, :]
+    there = ok[:, None] & (h < H)[None, :]
+    log_i = tl.load(i_ptr + at, mask=there, other=0.0).to(ACC)
+    f = tl.load(f_ptr + at, mask=there, other=0.0).to(ACC)
+    if SHARES > 0:
+        for number in tl.static_range(1, SHARES):
+            log_i += tl.load(i_ptr + number * share + at, mask=there, other=0.0)
+            f += tl.load(f_ptr + number * share + at, mask=there, other=0.0)
+        log_i = _cap(log_i, bias_ptr, h, h < H, CAP)
+        f = _cap(f, bias_ptr + H, h, h < H, CAP)
+        tl.store(gates_ptr + at, log_i, there)
+        tl.store(gates_ptr + NR + at, f, there)
+    log_i = tl.where(there, log_i, NEVER)
+    log_f = tl.where(there, _log_sigmoid(f), 0.0)
+    out = (r_b.to(tl.int64) * H + h)[None, :] * S + rows[:, None]
     if r_b < B:
         fade = tl.cumsum(log_f, 0)
-        tl.store(peak_ptr + out, tl.associative_scan(log_i - fade, 0, _larger), ok)
+        tl.store(peak_ptr + out, tl.associative_scan(log_i - fade, 0, _larger), there)
     else:
         fade = tl.cumsum(log_f, 0, reverse=True)
-        tl.store(peak_ptr + out, tl.associative_scan(log_i - fade, 0, _larger, reverse=True), ok)
-    tl.store(fade_ptr + out, fade, ok)
-    tl.store(write_ptr + out, log_i - fade, ok)
+        tl.store(peak_ptr + out, tl.associative_scan(log_i - fade, 0, _larger, reverse=True), there)
+    tl.store(fade_ptr + out, fade, there)
+    tl.store(write_ptr + out, log_i - fade, there)
 
 
 @triton.jit
@@ -312,23 +339,43 @@ def grad_kernel(
 
 
 @triton.jit
+def _uncap_grad(dgate, gate, CAP: tl.constexpr):
+    """Gradient of a gate before its cap, given that of what the cap has left of it."""
+    if CAP > 0:
+        gate = gate / CAP
+        dgate *= 1.0 - gate * gate
+    return dgate
+
+
+@triton.jit
 def gates_grad_kernel(
-    f_ptr, inside_ptr, column_ptr, future_ptr, across_ptr, di_ptr, df_ptr, B, S, H, N, L: tl.constexpr, ACC: tl.constexpr
+    i_ptr, f_ptr, inside_ptr, column_ptr, future_ptr, across_ptr, di_ptr, df_ptr, B, S, H, N, stride, CAP: tl.constexpr,
+    L: tl.constexpr, HP: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of both gates of one chunk: dlog f_s sums dlog over all pairs with j < s <= t."""
-    n, h, r_b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    """Gradients of both gates of one chunk, before their cap: dlog f_s sums dlog over all pairs with j < s <= t.
+
+    di and df (R, B, S, H) have a row stride. Program axes: chunk, direction and batch row.
+    """
+    n, r_b = tl.program_id(0), tl.program_id(1)
     rows, ok = _rows(n, S, L)
+    h = tl.arange(0, HP)
+    there = ok[:, None] & (h < H)[None, :]
     head = r_b.to(tl.int64) * H + h
-    gate = head * S + rows
-    column = tl.load(column_ptr + gate, mask=ok, other=0.0)
-    future = tl.load(future_ptr + gate, mask=ok, other=0.0)
-    inside = tl.load(inside_ptr + gate, mask=ok, other=0.0)
-    at = (r_b.to(tl.int64) * S + rows) * H + h
-    f = tl.load(f_ptr + at, mask=ok, other=0.0).to(ACC)
-    dlog_f = tl.load(across_ptr + head * N + n) - future
+    gate = head[None, :] * S + rows[:, None]
+    column = tl.load(column_ptr + gate, mask=there, other=0.0)
+    future = tl.load(future_ptr + gate, mask=there, other=0.0)
+    inside = tl.load(inside_ptr + gate, mask=there, other=0.0)
+    row = (r_b.to(tl.int64) * S + rows)[:, None]
+    f = tl.load(f_ptr + row * H + h[None, :], mask=there, other=0.0).to(ACC)
+    di = column + future
+    dlog_f = tl.load(across_ptr + head * N + n, mask=h < H, other=0.0)[None, :] - future
     if r_b < B:
         dlog_f += tl.cumsum(inside, 0, reverse=True) + tl.cumsum(future, 0)
     else:
         dlog_f += tl.cumsum(inside, 0) + tl.cumsum(future, 0, reverse=True)
-    tl.store(di_ptr + at, column + future, ok)
-    tl.store(df_ptr + at, dlog_f / (1.0 + tl.exp(f)), ok)
+    df = dlog_f / (1.0 + tl.exp(f))
+    if CAP > 0:
+        di = _uncap_grad(di, tl.load(i_ptr + row * H + h[None, :], mask=there, other=0.0), CAP)
+        df = _uncap_grad(df, f, CAP)
+    tl.store(di_ptr + row * stride + h[None, :], di, there)
+    tl.store(df_ptr + row * stride + h[None, :], df, there)

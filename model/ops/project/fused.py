@@ -13,14 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu
-from model.ops.project.kernels import (
-    convolve_grad_kernel,
-    gates_grad_kernel,
-    gates_kernel,
-    maps_grad_kernel,
-    project_grad_kernel,
-    project_kernel,
-)
+from model.ops.project.kernels import convolve_grad_kernel, project_grad_kernel, project_kernel, weights_grad_kernel
 from model.ops.sums import sum_each
 
 GATES = 16
@@ -44,13 +37,11 @@ class Launch:
     """Most registers a thread may use; fewer let more programs share a multiprocessor."""
 
 
-FORWARD = Launch(128, 32)
+FORWARD = Launch(64, 32)
 BACKWARD = Launch(64, 16, 792, registers=168)
-MAPS_BACKWARD = Launch(128, 64, 528, stages=3)
+WEIGHTS_BACKWARD = Launch(128, 64, 264, stages=3)
 """Half as many channels of wider elements, which take as much shared memory."""
 CONVOLVE = Launch(64, 32, 264)
-GATES_FORWARD = Launch(64, 64, stages=3)
-GATES_BACKWARD = Launch(64, 64, 528, stages=3)
 
 
 def fits(inner: int, block: int, taps: int, num_gates: int) -> bool:
@@ -82,59 +73,49 @@ def _runs(num_tiles, columns, launch):
     return tiles, triton.cdiv(num_tiles, tiles)
 
 
+def outputs(x, directions, num_gates):
+    """Empty convolved input, queries, keys (R, B, S, I), values (1, B, S, I), and shares of the gates (I / C, 2, R, B, S, H)."""
+    batch, length, inner = x.shape
+    a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
+    shares = (inner // _cut(x, FORWARD)[0], 2, directions, batch, length, num_gates // 2)
+    return a, q, k, x.new_empty(1, batch, length, inner), x.new_empty(shares, dtype=_exact(x))
+
+
+def project_shares(x, taps, bias, wq, wk, wv, on_a, on_x, num_gates, directions, first):
+    """Fills `outputs`; gates are the sum of their shares, one of each tile of channels, and of their bias."""
+    require_gpu(x)
+    batch, length, inner = x.shape
+    filled = outputs(x, directions, num_gates)
+    channels, frames = _cut(x, FORWARD)
+    project_kernel[(inner // channels, triton.cdiv(length, frames), batch)](
+        x, taps, bias, wq, wk, wv, on_a, on_x, *filled, batch, length, x.stride(1), FIRST=first, G=GATES,
+        H=num_gates // 2, **_constants(x, directions, FORWARD),
+    )  # fmt: skip
+    return filled
+
+
 @torch.library.custom_op("raysys::project", mutates_args=())
 def project_forward(
     x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
-    gate_bias: Tensor, directions: int, first: int, cap: float,
+    gate_bias: Tensor, directions: int, first: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Convolved input, queries, keys (R, B, S, I), values (1, B, S, I), gates (2, R, B, S, H); x is dense but for a row stride.
-
-    With a cap above 0 gates are cap * tanh(gate / cap), for which the gradient here does not account.
-    """
-    require_gpu(x)
-    batch, length, inner = x.shape
-    a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
-    v = x.new_empty(1, batch, length, inner)
-    channels, frames = _cut(x, FORWARD)
-    project_kernel[(inner // channels, triton.cdiv(length, frames), batch)](
-        x,
-        taps,
-        bias,
-        wq,
-        wk,
-        wv,
-        a,
-        q,
-        k,
-        v,
-        batch,
-        length,
-        x.stride(1),
-        FIRST=first,
-        **_constants(x, directions, FORWARD),
-    )
-    heads = len(gate_bias) // 2
-    gates = x.new_empty(2, directions, batch, length, heads, dtype=_exact(x))
-    rows = batch * length
-    gates_kernel[(triton.cdiv(rows, _cut(x, GATES_FORWARD)[1]),)](
-        x, a, on_a, on_x, gate_bias, gates, rows, x.stride(1), G=GATES, H=heads, CAP=cap,
-        **_constants(x, directions, GATES_FORWARD),
-    )  # fmt: skip
-    return a, q, k, v, gates
+    """Convolved input, queries, keys (R, B, S, I), values (1, B, S, I), gates (R, B, S, 2 H); x is dense but for a row stride."""
+    *filled, shares = project_shares(x, taps, bias, wq, wk, wv, on_a, on_x, len(gate_bias), directions, first)
+    return *filled, shares.sum(0).movedim(0, -2).flatten(-2) + gate_bias
 
 
 @project_forward.register_fake
-def _(x, taps, bias, wq, wk, wv, on_a, on_x, gate_bias, directions, first, cap):
-    batch, length, inner = x.shape
-    a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
-    gates = x.new_empty(2, directions, batch, length, len(gate_bias) // 2, dtype=_exact(x))
-    return a, q, k, x.new_empty(1, batch, length, inner), gates
+def _(x, taps, bias, wq, wk, wv, on_a, on_x, gate_bias, directions, first):
+    *filled, shares = outputs(x, directions, len(gate_bias))
+    return *filled, shares.new_empty(*filled[0].shape[:3], len(gate_bias))
 
 
 def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dq, dk, dv, dgates, dx):
-    """Shares of the gradients of the maps (runs, 3, 16 I / 4), of A and X (runs, 2, I, G), of taps and bias (runs, 5, I); that of x into `dx`.
+    """Shares of the gradients of the maps (runs, 3, 16 I / 4), of A and X (runs, 2, I, G), of taps and bias (runs, 5, I), and of the
+    gates' bias (runs, G); that of x into `dx`.
 
-    `dx` (B, S, I) is dense but for a row stride; dgates (R, B, S, G) are those of the gates before any cap.
+    `dx` (B, S, I) is dense but for a row stride; dgates (R, B, S, G) are those of the gates before any cap, and may hold
+    anything in columns that are no gates.
     """
     batch, length, inner = x.shape
     rows, extent, exact = batch * length, (batch, length, x.stride(1)), _exact(x)
@@ -148,15 +129,18 @@ def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_
         G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
     )  # fmt: skip
 
-    launch = MAPS_BACKWARD if x.element_size() <= 2 else replace(MAPS_BACKWARD, channels=MAPS_BACKWARD.channels // 2)
+    wide = x.element_size() > 2
+    launch = replace(WEIGHTS_BACKWARD, channels=WEIGHTS_BACKWARD.channels // 2) if wide else WEIGHTS_BACKWARD
     channels, frames = _cut(x, launch)
     columns = inner // channels
-    tiles, runs = _runs(triton.cdiv(directions * rows, frames), 3 * columns, launch)
-    value_tiles = triton.cdiv(triton.cdiv(rows, frames), runs)
-    dmaps = x.new_empty(runs, 3, BLOCK * inner, dtype=exact)
-    maps_grad_kernel[(3, columns, runs)](
-        dq, dk, dv, a, x, dmaps, rows, x.stride(1), tiles, value_tiles, **_constants(x, directions, launch)
-    )
+    tiles, runs = _runs(triton.cdiv(directions * rows, frames), 5 * columns, launch)
+    x_tiles = triton.cdiv(triton.cdiv(rows, frames), runs)
+    sums = (x.new_empty(runs, *size, dtype=exact) for size in ((3, BLOCK * inner), (2, inner, GATES), (GATES,)))
+    dmaps, don, dgate_bias = sums
+    weights_grad_kernel[(5, columns, runs)](
+        dq, dk, dv, dgates, a, x, dmaps, don, dgate_bias, rows, x.stride(1), tiles, x_tiles, G=GATES, USED=num_gates,
+        **_constants(x, directions, launch),
+    )  # fmt: skip
 
     channels, frames = _cut(x, CONVOLVE)
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
@@ -164,19 +148,12 @@ def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_
     convolve_grad_kernel[(inner // channels, runs)](
         x, taps, dconv, dxv, dx, dtaps, *extent, tiles, dx.stride(1), FIRST=first, **_constants(x, directions, CONVOLVE)
     )
-
-    channels, frames = _cut(x, GATES_BACKWARD)
-    tiles, runs = _runs(triton.cdiv(rows, frames), inner // channels, GATES_BACKWARD)
-    don = x.new_empty(runs, 2, inner, GATES, dtype=exact)
-    gates_grad_kernel[(2, inner // channels, runs)](
-        a, x, dgates, don, rows, x.stride(1), tiles, G=GATES, **_constants(x, directions, GATES_BACKWARD)
-    )
-    return dmaps, don, dtaps
+    return dmaps, don, dtaps, dgate_bias
 
 
-def sizes(inner: int) -> tuple[int, int, int]:
-    """Elements of the gradients of the maps, of A and X, of taps and bias."""
-    return 3 * BLOCK * inner, 2 * inner * GATES, (TAPS + 1) * inner
+def sizes(inner: int) -> tuple[int, int, int, int]:
+    """Elements of the gradients of the maps, of A and X, of taps and bias, of the gates' bias."""
+    return 3 * BLOCK * inner, 2 * inner * GATES, (TAPS + 1) * inner, GATES
 
 
 @torch.library.custom_op("raysys::project_grad", mutates_args=())
@@ -184,7 +161,7 @@ def project_backward(
     x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
     directions: int, first: int, num_gates: int, a: Tensor, da: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, dgates: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradient of x, and those of the maps (3, 16 I / 4), of A and X (2, I, G), of taps and bias (5, I), one behind the other."""
+    """Gradient of x, and one behind the other those of the maps (3, 16 I / 4), of A and X (2, I, G), of taps and bias (5, I), of the gates' bias (G,)."""
     dx = x.new_empty(x.shape)
     numbers = (directions, first, num_gates)
     inputs = (x, taps, bias, wq, wk, wv, on_a, on_x)
@@ -197,7 +174,7 @@ def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da
 
 
 def _setup(ctx, inputs, output):
-    *tensors, gate_bias, ctx.directions, ctx.first, _cap = inputs
+    *tensors, gate_bias, ctx.directions, ctx.first = inputs
     ctx.num_gates = len(gate_bias)
     ctx.save_for_backward(*tensors, output[0])
 
@@ -206,18 +183,16 @@ def _backward(ctx, da, dq, dk, dv, dgates):
     *tensors, a = ctx.saved_tensors
     if not da[0].is_contiguous():  # one gradient for all directions, expanded, is read as it is
         da = da.contiguous()
-    dgates = dgates.movedim(0, -2).flatten(-2)
     padded = F.pad(dgates, (0, GATES - ctx.num_gates)).contiguous()
     numbers = (ctx.directions, ctx.first, ctx.num_gates)
     dq, dk, dv = (g.contiguous() for g in (dq, dk, dv))
     dx, sums = project_backward(*tensors, *numbers, a, da, dq, dk, dv, padded)
     inner = dx.shape[-1]
-    dmaps, don, dtaps = sums.split(sizes(inner))
+    dmaps, don, dtaps, dgate_bias = sums.split(sizes(inner))
     dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps.view(3, -1))
     don_a, don_x = don.view(2, inner, GATES)
     dtaps = dtaps.view(TAPS + 1, inner)
-    dbias = dgates.sum((0, 1, 2))
-    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, don_a.t(), don_x.t(), dbias, None, None, None
+    return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, don_a.t(), don_x.t(), dgate_bias[: ctx.num_gates], None, None
 
 
 project_forward.register_autograd(_backward, setup_context=_setup)
@@ -258,16 +233,5 @@ def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate
     on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad)
     on_x = F.pad(_through(v_weight, on_v), pad)
     maps = (_rows(w) for w in (q_weight, k_weight, v_weight))
-    a, q, k, v, gates = project_forward(
-        x,
-        conv_weight.t().contiguous(),
-        conv_bias,
-        *maps,
-        on_a,
-        on_x,
-        gate_bias,
-        len(directions),
-        int(directions[0]),
-        0.0,
-    )
-    return a, q, k, v, gates.movedim(0, -2).flatten(-2)
+    taps = conv_weight.t().contiguous()
+    return project_forward(x, taps, conv_bias, *maps, on_a, on_x, gate_bias, len(directions), int(directions[0]))

@@ -3,7 +3,7 @@
 A thread holds whole blocks of 4 channels, so the 4 x 4 maps of queries, keys and values are plain multiplications in
 registers: a tile (L, C) is split into the four tiles (L, C / 4) of the channels with the same place in their block, and no
 program waits for shared memory. Gates are linear in the convolved input a and in x, gates_r = a_r A + x X (README.md), and
-are products for the tensor cores, in kernels of their own.
+are products for the tensor cores, as are the gradients of the weights.
 
 Shape letters: R directions, B batch, S frames, I inner channels, C channels of a tile, L frames of a tile, G gate columns,
 padded. Weights of maps are (16, I / 4), row 4 o + i from input i to output o of a block; taps are (4, I).
@@ -79,17 +79,42 @@ def _map(x0, x1, x2, x3, w_ptr, n, I: tl.constexpr, BACK: tl.constexpr):
 
 
 @triton.jit
+def _tile(ptr, row, ok, stride, c):
+    return tl.load(ptr + row[:, None] * stride + c[None, :], mask=ok[:, None], other=0.0)
+
+
+@triton.jit
+def _matrix(ptr, c, g, H: tl.constexpr, I: tl.constexpr):
+    """Tile (C, G) of A or X, which are (G, I), zero in columns that are no gates."""
+    return tl.load(ptr + g[None, :] * I + c[:, None], mask=(g < 2 * H)[None, :], other=0.0)
+
+
+@triton.jit
+def _store_gates(gates_ptr, gates, r, row, ok, N, H: tl.constexpr, R: tl.constexpr):
+    """Writes shares of the gates (L, G) of direction r to (2, R, N, H)."""
+    g = tl.arange(0, gates.shape[1])
+    kind = (g // H) * tl.cast(N, tl.int64) * (R * H) + g % H
+    at = (row + r * tl.cast(N, tl.int64))[:, None] * H + kind[None, :]
+    tl.store(gates_ptr + at, gates, ok[:, None] & (g < 2 * H)[None, :])
+
+
+@triton.jit
 def project_kernel(
-    x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, wv_ptr, a_ptr, q_ptr, k_ptr, v_ptr, B, S, stride, I: tl.constexpr,
-    R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, ACC: tl.constexpr,
+    x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, wv_ptr, on_a_ptr, on_x_ptr, a_ptr, q_ptr, k_ptr, v_ptr, gates_ptr, B, S, stride,
+    I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr,
+    H: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Convolved input, queries, keys and values of one tile. Program axes: 0 tile of channels, 1 frames, 2 batch row."""
+    """Convolved input, queries, keys and values of one tile, and its channels' share of the gates.
+
+    Program axes: 0 tile of channels, 1 frames, 2 batch row.
+    """
     b = tl.program_id(2)
     s = tl.program_id(1) * L + tl.arange(0, L)
     ok = s < S
     c = tl.program_id(0) * C + tl.arange(0, C)
     n = tl.program_id(0) * (C // 4) + tl.arange(0, C // 4)
     row = b.to(tl.int64) * S + s
+    rows = tl.cast(B, tl.int64) * S
     x = _rows_at(x_ptr, b, s, S, stride, c, 0)
     x0, x1, x2, x3 = _split(x.to(ACC))
     v = _map(x0, x1, x2, x3, wv_ptr, n, I, False)
@@ -98,89 +123,20 @@ def project_kernel(
         side = 2 * (r + FIRST) - 1
         conv = _convolve(x_ptr, w_ptr, bias_ptr, b, s, S, stride, c, side, I, ACC)
         a = conv / (1.0 + tl.exp(-conv))
-        at = (row + r * tl.cast(B, tl.int64) * S)[:, None] * I + c[None, :]
+        at = (row + r * rows)[:, None] * I + c[None, :]
         tl.store(a_ptr + at, a.to(x.dtype), ok[:, None])
         a0, a1, a2, a3 = _split(a)
         tl.store(q_ptr + at, _map(a0, a1, a2, a3, wq_ptr, n, I, False).to(x.dtype), ok[:, None])
         tl.store(k_ptr + at, _map(a0, a1, a2, a3, wk_ptr, n, I, False).to(x.dtype), ok[:, None])
-
-
-@triton.jit
-def _tile(ptr, row, ok, stride, c):
-    return tl.load(ptr + row[:, None] * stride + c[None, :], mask=ok[:, None], other=0.0)
-
-
-@triton.jit
-def _matrix(ptr, c, g, I: tl.constexpr):
-    """Tile (C, G) of A or X, which are (G, I)."""
-    return tl.load(ptr + g[None, :] * I + c[:, None])
-
-
-@triton.jit
-def _store_gates(gates_ptr, gates, r, row, ok, N, H: tl.constexpr, R: tl.constexpr, CAP: tl.constexpr):
-    """Writes gates (L, G) of direction r, capped, to (2, R, N, H)."""
-    if CAP > 0:
-        gates = CAP * (1.0 - 2.0 / (tl.exp(gates * (2.0 / CAP)) + 1.0))
-    g = tl.arange(0, gates.shape[1])
-    kind = (g // H) * tl.cast(N, tl.int64) * (R * H) + g % H
-    at = (row + r * tl.cast(N, tl.int64))[:, None] * H + kind[None, :]
-    tl.store(gates_ptr + at, gates, ok[:, None] & (g < 2 * H)[None, :])
-
-
-@triton.jit
-def gates_kernel(
-    x_ptr, a_ptr, on_a_ptr, on_x_ptr, bias_ptr, gates_ptr, N, stride, I: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
-    L: tl.constexpr, G: tl.constexpr, H: tl.constexpr, CAP: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Input and forget gates (2, R, N, H) of L of the N = B S frames, as CAP tanh(gate / CAP) if there is one. Axis: frames."""
-    row = tl.program_id(0).to(tl.int64) * L + tl.arange(0, L)
-    ok = row < N
+    # Products for the tensor cores: their layout would spread to all of the above if they took the registers it has filled.
+    tl.debug_barrier()
     g = tl.arange(0, G)
-    gates0 = tl.zeros((L, G), ACC)
-    gates1 = tl.zeros((L, G), ACC)
-    both = tl.zeros((L, G), ACC) + tl.load(bias_ptr + g, mask=g < 2 * H, other=0.0).to(ACC)[None, :]
-    turn = tl.cast(N, tl.int64) * I
-    for c0 in range(0, I, C):
-        c = c0 + tl.arange(0, C)
-        on_a = _matrix(on_a_ptr, c, g, I).to(a_ptr.dtype.element_ty)
-        x = _tile(x_ptr, row, ok, stride, c)
-        both = _dot(x, _matrix(on_x_ptr, c, g, I).to(x.dtype), both)
-        gates0 = _dot(_tile(a_ptr, row, ok, I, c), on_a, gates0)
-        if R == 2:
-            gates1 = _dot(_tile(a_ptr + turn, row, ok, I, c), on_a, gates1)
-    _store_gates(gates_ptr, gates0 + both, 0, row, ok, N, H, R, CAP)
-    if R == 2:
-        _store_gates(gates_ptr, gates1 + both, 1, row, ok, N, H, R, CAP)
-
-
-@triton.jit
-def gates_grad_kernel(
-    a_ptr, x_ptr, dgates_ptr, dw_ptr, N, stride, tiles, I: tl.constexpr, R: tl.constexpr, C: tl.constexpr, L: tl.constexpr,
-    G: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Each program's share of the gradients (2, I, G) of A and of X, whose input x all directions share.
-
-    Program axes: 0 which of the two, 1 tile of channels, 2 run of `tiles` tiles of frames.
-    """
-    of_x = tl.program_id(0) == 1
-    y_ptr = a_ptr
-    if of_x:
-        y_ptr = x_ptr
-    hop = tl.where(of_x, stride, I)
-    turn = tl.where(of_x, 0, tl.cast(N, tl.int64) * I)
-    c = tl.program_id(1) * C + tl.arange(0, C)
-    g = tl.arange(0, G)
-    # One accumulator: with a second one in the loop Triton 3.6 fills that with garbage on Hopper.
-    dw = tl.zeros((C, G), ACC)
-    for step in range(tiles):
-        row = (tl.program_id(2) * tiles + step).to(tl.int64) * L + tl.arange(0, L)
-        ok = row < N
-        for r in tl.static_range(R):
-            y = _tile(y_ptr + r * turn, row, ok, hop, c)
-            dgates = _tile(dgates_ptr + r * tl.cast(N, tl.int64) * G, row, ok, G, g)
-            dw = _dot(tl.trans(y), dgates.to(y.dtype), dw)
-    share = tl.program_id(2).to(tl.int64) * 2 + tl.program_id(0)
-    tl.store(dw_ptr + share * (I * G) + c[:, None] * G + g[None, :], dw)
+    on_x = _matrix(on_x_ptr, c, g, H, I).to(x.dtype)
+    on_a = _matrix(on_a_ptr, c, g, H, I).to(x.dtype)
+    shared = _dot(_tile(x_ptr, row, ok, stride, c), on_x, tl.zeros((L, G), ACC))
+    share = gates_ptr + tl.program_id(0) * rows * (2 * R * H)
+    for r in tl.static_range(R):
+        _store_gates(share, _dot(_tile(a_ptr, row + r * rows, ok, I, c), on_a, shared), r, row, ok, rows, H, R)
 
 
 @triton.jit
@@ -281,41 +237,73 @@ def project_grad_kernel(
 
 
 @triton.jit
-def maps_grad_kernel(
-    dq_ptr, dk_ptr, dv_ptr, a_ptr, x_ptr, dw_ptr, N, stride, tiles, value_tiles, I: tl.constexpr, R: tl.constexpr,
-    C: tl.constexpr, L: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Each program's share of the gradients (3, I / 4, 4, 4) of the maps of queries, keys and values.
-
-    Program axes: 0 map, so that programs side by side read the same tiles of a, 1 tile of channels, 2 run of `tiles` tiles of
-    the R N frames of all directions, or of `value_tiles` tiles of N frames. The product has all pairs of the tile's channels,
-    of which those within a block are kept.
-    """
-    which = tl.program_id(0)
-    rows = tl.where(which == 2, N, R * N)
-    hop = tl.where(which == 2, stride, I)
-    count = tl.where(which == 2, value_tiles, tiles)
-    dy_ptr = dq_ptr
-    y_ptr = a_ptr
-    if which == 1:
-        dy_ptr = dk_ptr
-    if which == 2:
-        dy_ptr = dv_ptr
-        y_ptr = x_ptr
-    c = tl.program_id(1) * C + tl.arange(0, C)
-    # One product in the loop: with a second one Triton 3.6 fills that with garbage on Hopper.
-    dw = tl.zeros((C, C), ACC)
-    for step in range(count):
-        row = (tl.program_id(2) * count + step).to(tl.int64) * L + tl.arange(0, L)
-        ok = row < rows
-        dw = _dot(tl.trans(_tile(dy_ptr, row, ok, I, c)), _tile(y_ptr, row, ok, hop, c), dw)
+def _within_blocks(dw, C: tl.constexpr):
+    """The pairs (C / 4, 4, 4) of channels of a block, out of all pairs (C, C) of a tile's channels."""
     block = tl.arange(0, C // 4)
     same = block[:, None, None, None] == block[None, None, :, None]
-    dw = tl.sum(tl.where(same, tl.reshape(dw, (C // 4, 4, C // 4, 4)), 0.0), 2)
-    o = tl.arange(0, 4)
-    n = tl.program_id(1) * (C // 4) + block
-    at = n[:, None, None] * 16 + o[None, :, None] * 4 + o[None, None, :]
-    tl.store(dw_ptr + (tl.program_id(2).to(tl.int64) * 3 + which) * 4 * I + at, dw)
+    return tl.sum(tl.where(same, tl.reshape(dw, (C // 4, 4, C // 4, 4)), 0.0), 2)
+
+
+@triton.jit
+def weights_grad_kernel(
+    dq_ptr, dk_ptr, dv_ptr, dgates_ptr, a_ptr, x_ptr, dmaps_ptr, don_ptr, dbias_ptr, N, stride, tiles, x_tiles,
+    I: tl.constexpr, R: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Each program's share of the gradients of the maps (3, I / 4, 4, 4), of A and X (2, I, G), or of the gates' bias (G,).
+
+    Program axes: 0 weights, so that programs side by side read the same tiles: maps of queries and keys and A, which take
+    `tiles` tiles of the R N frames of all directions, map of values and X, which take `x_tiles` tiles of N frames;
+    1 tile of channels; 2 run. A map's product has all pairs of the tile's channels, of which those within a block are kept.
+    """
+    which = tl.program_id(0)
+    of_x = which >= 3
+    y_ptr = a_ptr
+    dy_ptr = dq_ptr
+    rows = R * N
+    hop = I
+    count = tiles
+    if of_x:
+        y_ptr = x_ptr
+        rows = N
+        hop = stride
+        count = x_tiles
+    if which == 1:
+        dy_ptr = dk_ptr
+    if which == 3:
+        dy_ptr = dv_ptr
+    c = tl.program_id(1) * C + tl.arange(0, C)
+    run = tl.program_id(2).to(tl.int64)
+    # One product in a loop: with a second one Triton 3.6 fills that with garbage on Hopper.
+    if (which == 2) | (which == 4):
+        g = tl.arange(0, G)
+        don = tl.zeros((C, G), ACC)
+        dbias = tl.zeros((L, G), ACC)
+        for step in range(count):
+            row = (run * count + step) * L + tl.arange(0, L)
+            ok = row < rows
+            there = ok[:, None] & (g < USED)[None, :]
+            at = dgates_ptr + row[:, None] * G + g[None, :]
+            dgates = tl.load(at, mask=there, other=0.0)
+            if R == 2:
+                dgates += tl.load(at + tl.cast(N, tl.int64) * G, mask=there & of_x, other=0.0)
+            dbias += dgates
+            y = _tile(y_ptr, row, ok, hop, c)
+            don = _dot(tl.trans(y), dgates.to(y.dtype), don)
+        share = don_ptr + (run * 2 + which // 4) * (I * G)
+        tl.store(share + c[:, None] * G + g[None, :], don)
+        if (tl.program_id(1) == 0) & of_x:
+            tl.store(dbias_ptr + run * G + g, tl.sum(dbias, 0))
+    else:
+        dw = tl.zeros((C, C), ACC)
+        for step in range(count):
+            row = (run * count + step) * L + tl.arange(0, L)
+            ok = row < rows
+            dw = _dot(tl.trans(_tile(dy_ptr, row, ok, I, c)), _tile(y_ptr, row, ok, hop, c), dw)
+        o = tl.arange(0, 4)
+        n = tl.program_id(1) * (C // 4) + tl.arange(0, C // 4)
+        at = n[:, None, None] * 16 + o[None, :, None] * 4 + o[None, None, :]
+        share = dmaps_ptr + (run * 3 + which - which // 3) * (4 * I)
+        tl.store(share + at, _within_blocks(dw, C))
 
 
 @triton.jit

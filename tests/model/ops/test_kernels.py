@@ -10,7 +10,7 @@ from offline import SHARED_MEMORY, run_interpreted  # noqa: E402
 
 from model.ops.combine import kernels as combine_kernels  # noqa: E402
 from model.ops.mlstm import kernels, kernels_states, mlstm  # noqa: E402
-from model.ops.mlstm.fused import ROOMY, plan  # noqa: E402
+from model.ops.mlstm.fused import GATE_WARPS, ROOMY, plan  # noqa: E402
 from model.ops.project import kernels as project_kernels  # noqa: E402
 
 FLOATS = "fade write peak start overlap doverlap norm dnorm inside column future across gates dgates on_a on_x bias taps skip weight"
@@ -26,7 +26,7 @@ def compile_kernel(kernel, capability, constants, warps=4, stages=1, element="bf
     """The compiled kernel for tensors of `element`."""
 
     def type_of(name):
-        exact = name.endswith("0") or name.startswith(("dw", "dbias", "don_", "dskip", "dweight"))
+        exact = name.endswith("0") or name.startswith(("dw", "dbias", "dmaps", "don", "dskip", "dweight"))
         return "fp32" if exact or name in FLOATS.split() else element
 
     return offline.compile_kernel(kernel, capability, constants, type_of, warps, stages)
@@ -43,14 +43,16 @@ CELL = {
     "eps": 1e-6,
     "scale": 0.1,
 }
-PROJECT = {"ACC": tl.float32, "I": 256, "R": 2, "FIRST": 0, "C": 32, "L": 16, "G": 16, "USED": 8}
+PROJECT = {"ACC": tl.float32, "I": 256, "R": 2, "FIRST": 0, "C": 32, "L": 16, "G": 16, "USED": 8, "H": 4}
 COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "STAGES": 2, "eps": 1e-5}
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", ["gates", "gates_grad"])
-def test_gate_kernels_compile(name, capability):
-    assert compile_kernel(getattr(kernels, f"{name}_kernel"), capability, CELL).metadata.shared <= SHARED_MEMORY
+@pytest.mark.parametrize(("name", "shares", "cap"), [("gates", 0, 0.0), ("gates", 4, 15.0), ("gates_grad", 0, 15.0)])
+def test_gate_kernels_compile(name, shares, cap, capability):
+    constants = CELL | {"HP": 4, "SHARES": shares, "CAP": cap}
+    compiled = compile_kernel(getattr(kernels, f"{name}_kernel"), capability, constants, GATE_WARPS)
+    assert compiled.metadata.shared <= SHARED_MEMORY
 
 
 @pytest.mark.parametrize("dim", [64, 128, 256])
@@ -86,7 +88,7 @@ def test_the_gradient_of_wide_heads_has_room_on_large_gpus():
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", ["project", "gates", "project_grad", "maps_grad", "convolve_grad", "gates_grad"])
+@pytest.mark.parametrize("name", ["project", "project_grad", "weights_grad", "convolve_grad"])
 def test_project_kernels_compile(name, capability):
     kernel = getattr(project_kernels, f"{name}_kernel")
     constants = {key: value for key, value in PROJECT.items() if key in kernel.arg_names}
