@@ -47,10 +47,10 @@ def _(h, conv, z, weight, skip):
     return h.new_empty(z.shape)
 
 
-def combine_grads(h, conv, z, weight, skip, dy, dz):
+def combine_grads(h, conv, z, weight, skip, dy, dz, rho=None):
     """Gradients of h, of conv (B, S, I), the same in every direction, and shares (runs, 2, I) of those of both weights; that of z into `dz`.
 
-    `dz` (B, S, I) is dense but for a row stride.
+    `dz` (B, S, I) is dense but for a row stride. With `rho` (R, B, H, S) the sums of dh h over channels, into that.
     """
     rows, num_tiles, constants = _sizes(h, BACKWARD_ELEMENTS)
     heads, exact = h.shape[3], torch.promote_types(h.dtype, torch.float32)
@@ -68,11 +68,14 @@ def combine_grads(h, conv, z, weight, skip, dy, dz):
         dh,
         dconv,
         dz,
+        rho,
         dweights,
         rows,
+        h.shape[2],
         z.stride(1),
         dz.stride(1),
         tiles,
+        RHO=rho is not None,
         STAGES=STAGES,
         **constants,
     )

@@ -50,11 +50,14 @@ def combine_kernel(
 
 @triton.jit
 def combine_grad_kernel(
-    h_ptr, conv_ptr, z_ptr, weight_ptr, skip_ptr, dy_ptr, dh_ptr, dconv_ptr, dz_ptr, dweights_ptr, N,
+    h_ptr, conv_ptr, z_ptr, weight_ptr, skip_ptr, dy_ptr, dh_ptr, dconv_ptr, dz_ptr, rho_ptr, dweights_ptr, N, S,
     z_stride, dz_stride, tiles, I: tl.constexpr, E: tl.constexpr, R: tl.constexpr, L: tl.constexpr, EP: tl.constexpr,
-    STAGES: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
+    RHO: tl.constexpr, STAGES: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of `tiles` tiles of one head; dconv is the same for all directions. Shares of those of both weights: (2, I)."""
+    """Gradients of `tiles` tiles of one head; dconv is the same for all directions. Shares of those of both weights: (2, I).
+
+    With RHO also dh.h, summed over each head's channels, (R, B, H, S).
+    """
     h = tl.program_id(1)
     e = tl.arange(0, EP)
     weight = 1.0 + tl.load(weight_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
@@ -83,7 +86,13 @@ def combine_grad_kernel(
             normed_sum += normed
             along = tl.sum(scaled * normed, 1, keep_dims=True) / E
             dh = (scaled - mean - normed * along) * inverse
-            tl.store(dh_ptr + r * tl.cast(N, tl.int64) * I + at, dh.to(dh_ptr.dtype.element_ty), ok)
+            dh = dh.to(dh_ptr.dtype.element_ty)
+            tl.store(dh_ptr + r * tl.cast(N, tl.int64) * I + at, dh, ok)
+            if RHO:
+                n = (tl.program_id(0) * tiles + step).to(tl.int64) * L + tl.arange(0, L)
+                # (r B + b) H + h rows of S frames, for the frame n = b S + s of direction r
+                place = (r * tl.cast(N, tl.int64) + n - n % S) * tl.num_programs(1) + h * S + n % S
+                tl.store(rho_ptr + place, tl.sum(dh.to(ACC) * hidden[r].to(ACC), 1), n < N)
         total = normed_sum * weight[None, :] + conv_sum * skip[None, :]
         _at, dz_at, _ok = _tile(tl.program_id(0) * tiles + step, h, N, dz_stride, I, E, L, EP)
         tl.store(dz_ptr + dz_at, (dy * total * gate * (1.0 + z * (1.0 - gate))).to(dz_ptr.dtype.element_ty), ok)

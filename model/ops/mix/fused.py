@@ -89,12 +89,13 @@ def mix_backward(
     inner, num_gates, directions = x.shape[-1], len(gate_weight), len(a)
     dwide = torch.empty_like(wide)
     dx, dz = dwide.chunk(2, dim=-1)
-    dh, dconv, dweights = combine_grads(h, a, z, norm_weight, skip, dy, dz)
+    rho = torch.empty_like(cell_gates[0])
+    dh, dconv, dweights = combine_grads(h, a, z, norm_weight, skip, dy, dz, rho)
 
     dgates = gates.new_empty(*a.shape[:3], project.GATES)
     of_gates = dgates[..., : num_gates // 2], dgates[..., num_gates // 2 :]
     saved = (h, cell_gates, memory, norm, start)
-    grads = cell.cell_backward(*_heads(num_gates, q, k, v), *gates, reference.EPS, *saved, dh, *of_gates, cap)
+    grads = cell.cell_backward(*_heads(num_gates, q, k, v), *gates, reference.EPS, *saved, dh, *of_gates, cap, rho)
 
     taps, *rest = _parts(prepared)
     inputs = (x, taps, conv_bias, *rest, directions, 0, num_gates, a, dconv.expand_as(a))

@@ -265,7 +265,7 @@ def _(q, k, v, igate, fgate, eps):
     return outputs(q)
 
 
-def _chunk_state_grads(q, h, dh, gates, start, eps, cut):
+def _chunk_state_grads(q, h, dh, rho, gates, start, eps, cut):
     """Gradients of every overlap, and of memory and normaliser that every chunk but the first starts from."""
     directions, batch, length, heads, dim = q.shape
     dmemory, dnorm, _ = _states(q, cut.num_chunks - 1, q.dtype)
@@ -278,8 +278,8 @@ def _chunk_state_grads(q, h, dh, gates, start, eps, cut):
 
     def run(only_ends):
         states_grad_kernel[(cut.segments * tiles, heads, directions * batch)](
-            q, h, dh, fade, peak, start, overlap, doverlap, *ends, dmemory, dnorm, batch, length, heads, cut.num_chunks,
-            cut.segments, cut.chunks, ENDS=only_ends, **_math(q, eps),
+            q, h, dh, rho, fade, peak, start, overlap, doverlap, *ends, dmemory, dnorm, batch, length, heads,
+            cut.num_chunks, cut.segments, cut.chunks, RHO=rho is not None, ENDS=only_ends, **_math(q, eps),
             **_constants(q, cut, cut.states_grad),
         )  # fmt: skip
 
@@ -290,13 +290,13 @@ def _chunk_state_grads(q, h, dh, gates, start, eps, cut):
     return doverlap, dmemory, dnorm
 
 
-def _chunk_grads(inputs, states, h, dh, gates, eps, cut, grads):
+def _chunk_grads(inputs, states, h, dh, rho, gates, eps, cut, grads):
     """Fills the gradients of q, k and v chunk by chunk; returns sums of dlog: `inside`, `column`, `future` and `across`."""
     q, _k, v = inputs
     directions, batch, length, heads, _ = q.shape
     overlap, fade, write, peak = gates
     sums = *torch.empty_like(gates[1:]), overlap.new_empty(directions, batch, heads, cut.num_chunks)
-    doverlap, *state_grads = _chunk_state_grads(q, h, dh, gates, states[2], eps, cut)
+    doverlap, *state_grads = _chunk_state_grads(q, h, dh, rho, gates, states[2], eps, cut)
     shared = len(v) == 1
     for r in range(directions):
         grad_kernel[(cut.num_chunks, heads, batch)](
@@ -307,7 +307,7 @@ def _chunk_grads(inputs, states, h, dh, gates, eps, cut, grads):
     return sums
 
 
-def _pair_grads(inputs, start, h, dh, gates, eps, cut, grads):
+def _pair_grads(inputs, start, h, dh, rho, gates, eps, cut, grads):
     """Fills the gradients of q, k and v by all pairs of frames; returns the same sums of dlog."""
     q, _k, v = inputs
     directions, batch, length, heads, dim = q.shape
@@ -321,7 +321,8 @@ def _pair_grads(inputs, start, h, dh, gates, eps, cut, grads):
 
     launch = cut.pairs.queries_grad
     queries_grad_kernel[(cut.num_chunks * directions * triton.cdiv(dim, launch.tile), heads, batch)](
-        *inputs, fade, write, peak, start, overlap, h, dh, *of_queries, across, dq, *sizes, eps=eps, **constants,
+        *inputs, fade, write, peak, start, overlap, h, dh, rho, *of_queries, across, dq, *sizes, eps=eps,
+        RHO=rho is not None, **constants,
         MOST=triton.next_power_of_2(cut.num_chunks), **_pair_constants(q, cut, launch),
     )  # fmt: skip
     launch = cut.pairs.keys_grad
@@ -332,16 +333,19 @@ def _pair_grads(inputs, start, h, dh, gates, eps, cut, grads):
     return *sums, sum_parts(across)
 
 
-def cell_backward(q, k, v, igate, fgate, eps, h, gates, memory, norm, start, dh, di, df, cap=0.0):
-    """Gradients of q, k and v; fills those of both gates, before their cap, (R, B, S, H) but for a row stride."""
+def cell_backward(q, k, v, igate, fgate, eps, h, gates, memory, norm, start, dh, di, df, cap=0.0, rho=None):
+    """Gradients of q, k and v; fills those of both gates, before their cap, (R, B, S, H) but for a row stride.
+
+    `rho` (R, B, H, S), if it is known, holds the sums of dh h over channels, and h is not read.
+    """
     _, batch, length, heads, _ = q.shape
     cut = _plan_of(q)
     inputs = (q, k, v)
     grads = [torch.empty_like(x) for x in inputs]
     if cut.pairs:
-        sums = _pair_grads(inputs, start, h, dh, gates, eps, cut, grads)
+        sums = _pair_grads(inputs, start, h, dh, rho, gates, eps, cut, grads)
     else:
-        sums = _chunk_grads(inputs, (memory, norm, start), h, dh, gates, eps, cut, grads)
+        sums = _chunk_grads(inputs, (memory, norm, start), h, dh, rho, gates, eps, cut, grads)
     programs, constants = _gate_launch(q, cut)
     gates_grad_kernel[programs](
         igate, fgate, *sums, di, df, batch, length, heads, cut.num_chunks, di.stride(2), CAP=cap, **constants

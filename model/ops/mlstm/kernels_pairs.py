@@ -122,15 +122,15 @@ def hidden_pairs_kernel(
 
 @triton.jit
 def queries_grad_kernel(
-    q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, start_ptr, overlap_ptr, h_ptr, dh_ptr, top_ptr, inverse_ptr,
-    doverlap_ptr, far_inverse_ptr, far_doverlap_ptr, along_ptr, across_ptr, dq_ptr, B, S, H, N,
-    R: tl.constexpr, SHARED: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, start_ptr, overlap_ptr, h_ptr, dh_ptr, rho_ptr, top_ptr,
+    inverse_ptr, doverlap_ptr, far_inverse_ptr, far_doverlap_ptr, along_ptr, across_ptr, dq_ptr, B, S, H, N,
+    R: tl.constexpr, RHO: tl.constexpr, SHARED: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr,
     BE: tl.constexpr, PART: tl.constexpr, MOST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of one chunk of queries, their sums of dlog over all keys, and what `keys_grad_kernel` needs of each query.
 
     That is the log scale, 1 / denominator and the gradient of the overlap; the latter two also on the scale of `start`.
-    Of `across` it writes, into (N, R, B, H, N), what the pairs with its queries add.
+    With RHO the sums of dh h are given, else they are made from h. Of `across` it writes, into (N, R, B, H, N), what the pairs with its queries add.
     """
     PARTS: tl.constexpr = L // PART
     n, r, f0 = _program(R, E, BE)
@@ -146,10 +146,13 @@ def queries_grad_kernel(
     overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
     q = _load(q_ptr + base, rows, ok, H * E, 0, E, BE)
     dh = _load(dh_ptr + base, rows, ok, H * E, 0, E, BE)
-    rho = tl.sum(dh.to(ACC) * _load(h_ptr + base, rows, ok, H * E, 0, E, BE).to(ACC), 1)
-    for e0 in tl.static_range(BE, E, BE):
-        more = _load(dh_ptr + base, rows, ok, H * E, e0, E, BE).to(ACC)
-        rho += tl.sum(more * _load(h_ptr + base, rows, ok, H * E, e0, E, BE).to(ACC), 1)
+    if RHO:
+        rho = tl.load(rho_ptr + gate, mask=ok, other=0.0)
+    else:
+        rho = tl.sum(dh.to(ACC) * _load(h_ptr + base, rows, ok, H * E, 0, E, BE).to(ACC), 1)
+        for e0 in tl.static_range(BE, E, BE):
+            more = _load(dh_ptr + base, rows, ok, H * E, e0, E, BE).to(ACC)
+            rho += tl.sum(more * _load(h_ptr + base, rows, ok, H * E, e0, E, BE).to(ACC), 1)
     top, floor = _scales(fade, peak_ptr + head * S, start, rows, ok)
     inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
     doverlap = _overlap_grad(rho, overlap, inverse, floor)

@@ -102,12 +102,13 @@ def carry_states_kernel(
 
 @triton.jit
 def states_grad_kernel(
-    q_ptr, h_ptr, dh_ptr, fade_ptr, peak_ptr, start_ptr, overlap_ptr, doverlap_ptr, dmemory0_ptr, dnorm0_ptr, keep0_ptr,
-    dmemory_ptr, dnorm_ptr, B, S, H, N, segments, chunks, ENDS: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
-    E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
+    q_ptr, h_ptr, dh_ptr, rho_ptr, fade_ptr, peak_ptr, start_ptr, overlap_ptr, doverlap_ptr, dmemory0_ptr, dnorm0_ptr,
+    keep0_ptr, dmemory_ptr, dnorm_ptr, B, S, H, N, segments, chunks, RHO: tl.constexpr, ENDS: tl.constexpr,
+    scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of every overlap, and of the memory and normaliser that every chunk but the first starts from.
 
+    With RHO the sums of dh h are given, else they are made from h.
     With ENDS: what each segment adds to that of its first chunk, and by what it fades the rest, into those numbered 0.
     """
     segment, e0, f0 = _tile(E, BE)
@@ -131,17 +132,20 @@ def states_grad_kernel(
             fade_ptr, peak_ptr, peak_ptr, start_ptr, gate, ok, slot, (p > 0) & (p < N)
         )
         overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
+        if RHO:
+            rho = tl.load(rho_ptr + gate, mask=ok, other=0.0)
         carried = tl.exp(start - top) * scale
         fades = start - tl.maximum(start, tl.max(tl.where(ok, top, NEVER), 0))
         inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
         read = q.to(ACC) * (carried * inverse)[:, None]
         dmemory = _dot(tl.trans(read.to(q.dtype)), dh, dmemory * tl.exp(fades))
         if f0 == 0:
-            rho = tl.zeros((L,), ACC)
-            for g0 in tl.static_range(0, E, BE):
-                if E > BE:
-                    dh = _load(dh_ptr + base, rows, ok, H * E, g0, E, BE)
-                rho += tl.sum(dh.to(ACC) * _load(h_ptr + base, rows, ok, H * E, g0, E, BE).to(ACC), 1)
+            if not RHO:
+                rho = tl.zeros((L,), ACC)
+                for g0 in tl.static_range(0, E, BE):
+                    if E > BE:
+                        dh = _load(dh_ptr + base, rows, ok, H * E, g0, E, BE)
+                    rho += tl.sum(dh.to(ACC) * _load(h_ptr + base, rows, ok, H * E, g0, E, BE).to(ACC), 1)
             doverlap = _overlap_grad(rho, overlap, inverse, floor)
             dnorm = dnorm * tl.exp(fades) + tl.sum(q.to(ACC) * (carried * doverlap)[:, None], 0)
             tl.store(doverlap_ptr + gate, doverlap, ok & (e0 == 0))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradients  # noqa: F401
+from interpreted_pairs import cut
 
 from model.ops.mix import mix, reference
 
@@ -41,6 +42,12 @@ def test_mix_equals_reference(case, cap):
 @pytest.mark.usefixtures("no_eps")
 def test_mix_forward_in_time_alone():
     assert_equal(*both_ways(SIZES["one chunk"], both=False, cap=2.0), 1e-10)
+
+
+@pytest.mark.usefixtures("no_eps")
+def test_mix_over_all_pairs_of_frames(monkeypatch):
+    cut(monkeypatch, 16, 16)
+    assert_equal(*both_ways((1, 40, 32, 2), cap=3.0), 1e-10)
 
 
 def test_mix_in_single_precision():

@@ -13,7 +13,7 @@ from model.ops.mlstm import kernels, kernels_states, mlstm  # noqa: E402
 from model.ops.mlstm.fused import GATE_WARPS, ROOMY, plan  # noqa: E402
 from model.ops.project import kernels as project_kernels  # noqa: E402
 
-FLOATS = "fade write peak start overlap doverlap norm dnorm inside column future across gates dgates on_a on_x bias taps skip weight"
+FLOATS = "rho fade write peak start overlap doverlap norm dnorm inside column future across gates dgates on_a on_x bias taps skip weight"
 """Names of arguments that are in fp32 while the rest is in bfloat16; so are all of the 0 states and weight gradients."""
 
 
@@ -40,11 +40,12 @@ CELL = {
     "r": 1,
     "ADD": True,
     "ENDS": False,
+    "RHO": True,
     "eps": 1e-6,
     "scale": 0.1,
 }
 PROJECT = {"ACC": tl.float32, "I": 256, "R": 2, "FIRST": 0, "C": 32, "L": 16, "G": 16, "USED": 8, "H": 4}
-COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "STAGES": 2, "eps": 1e-5}
+COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "RHO": True, "STAGES": 2, "eps": 1e-5}
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])

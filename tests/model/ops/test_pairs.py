@@ -9,7 +9,9 @@ from offline import SHARED_MEMORY, compile_kernel, run_interpreted  # noqa: E402
 from model.ops.mlstm import kernels_pairs  # noqa: E402
 from model.ops.mlstm.fused import FEW, WIDE, plan  # noqa: E402
 
-FLOATS = "fade write peak start overlap top inverse doverlap far_inverse far_doverlap along across inside column future"
+FLOATS = (
+    "rho fade write peak start overlap top inverse doverlap far_inverse far_doverlap along across inside column future"
+)
 """Names of arguments that are in fp32 whatever the rest is in."""
 KERNELS = {"hidden": "hidden_pairs_kernel", "queries_grad": "queries_grad_kernel", "keys_grad": "keys_grad_kernel"}
 
@@ -26,7 +28,16 @@ def test_pairs_in_the_interpreter():
 def test_pair_kernels_compile_and_fit(name, capability, dim, shared):
     cut = plan(512, 256, dim, 2, SHARED_MEMORY)
     launch = getattr(cut.pairs, name)
-    constants = {"R": 2, "SHARED": shared, "scale": 0.1, "eps": 1e-6, "E": dim, "L": cut.chunk, "BE": launch.tile}
+    constants = {
+        "R": 2,
+        "RHO": True,
+        "SHARED": shared,
+        "scale": 0.1,
+        "eps": 1e-6,
+        "E": dim,
+        "L": cut.chunk,
+        "BE": launch.tile,
+    }
     constants |= {"PART": launch.part, "MOST": FEW, "ACC": tl.float32}
     kernel = getattr(kernels_pairs, KERNELS[name])
     constants = {key: value for key, value in constants.items() if key in kernel.arg_names}
