@@ -119,14 +119,14 @@ def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_
     """
     batch, length, inner = x.shape
     rows, extent, exact = batch * length, (batch, length, x.stride(1)), _exact(x)
-    dconv, dxv = torch.empty_like(dq), torch.empty_like(dv)
+    dconv = torch.empty_like(dq)
 
     channels, frames = _cut(x, BACKWARD)
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, BACKWARD)
     turn = da.stride(0) if directions > 1 else 0
     project_grad_kernel[(inner // channels, runs)](
-        x, taps, bias, wq, wk, wv, on_a, on_x, da, dq, dk, dv, dgates, dconv, dxv, *extent, tiles, turn, FIRST=first,
-        G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
+        x, taps, bias, wq, wk, on_a, da, dq, dk, dgates, dconv, *extent, tiles, turn, FIRST=first, G=GATES,
+        USED=num_gates, **_constants(x, directions, BACKWARD),
     )  # fmt: skip
 
     wide = x.element_size() > 2
@@ -146,8 +146,9 @@ def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
     dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
     convolve_grad_kernel[(inner // channels, runs)](
-        x, taps, dconv, dxv, dx, dtaps, *extent, tiles, dx.stride(1), FIRST=first, **_constants(x, directions, CONVOLVE)
-    )
+        x, taps, wv, on_x, dconv, dv, dgates, dx, dtaps, *extent, tiles, dx.stride(1), FIRST=first, G=GATES,
+        USED=num_gates, **_constants(x, directions, CONVOLVE),
+    )  # fmt: skip
     return dmaps, don, dtaps, dgate_bias
 
 

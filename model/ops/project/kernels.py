@@ -161,11 +161,11 @@ def _weights(w_ptr, n, I: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def project_grad_kernel(
-    x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, wv_ptr, on_a_ptr, on_x_ptr, da_ptr, dq_ptr, dk_ptr, dv_ptr, dgates_ptr,
-    dconv_ptr, dx_ptr, B, S, stride, tiles, da_turn, I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr,
-    C: tl.constexpr, L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, ACC: tl.constexpr,
+    x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, on_a_ptr, da_ptr, dq_ptr, dk_ptr, dgates_ptr, dconv_ptr, B, S, stride, tiles,
+    da_turn, I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr,
+    USED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradients before SiLU, and that of x through values and gates.
+    """Gradients before SiLU.
 
     Program axes: 0 tile of channels, 1 run of `tiles` tiles of frames of the whole batch. USED of the G gates are real.
     """
@@ -195,12 +195,10 @@ def project_grad_kernel(
             da = da + (_tile(da_ptr + r * tl.cast(da_turn, tl.int64), row, ok, I, c),)
             dq = dq + (_tile(dq_ptr, row + r * turn, ok, I, c),)
             dk = dk + (_tile(dk_ptr, row + r * turn, ok, I, c),)
-        dv = _tile(dv_ptr, row, ok, I, c)
         for r in tl.static_range(R):
             for j in tl.static_range(USED):
                 dgates = dgates + (tl.load(dgates_ptr + (row + r * turn) * G + j, mask=ok, other=0.0)[:, None],)
 
-        dx = _map_back(dv.to(ACC), _weights(wv_ptr, n, I, ACC))
         wq = _weights(wq_ptr, n, I, ACC)
         da0 = da[0].to(ACC) + _map_back(dq[0].to(ACC), wq)
         if R == 2:
@@ -211,13 +209,9 @@ def project_grad_kernel(
             da1 += _map_back(dk[1].to(ACC), wk)
         for j in tl.static_range(USED):
             on_a = tl.load(on_a_ptr + j * I + c).to(ACC)[None, :]
-            on_x = tl.load(on_x_ptr + j * I + c).to(ACC)[None, :]
             da0 += dgates[j] * on_a
             if R == 2:
                 da1 += dgates[USED + j] * on_a
-                dx += (dgates[j] + dgates[USED + j]) * on_x
-            else:
-                dx += dgates[j] * on_x
         conv0 = tl.load(bias_ptr + c).to(ACC)[None, :] + _tap(w_ptr, c, TAPS - 1, I, ACC) * here.to(ACC)
         conv1 = conv0
         for j in tl.static_range(TAPS - 1):
@@ -226,7 +220,6 @@ def project_grad_kernel(
             if R == 2:
                 conv1 += tap * near[TAPS - 1 + j].to(ACC)
         at = row[:, None] * I + c[None, :]
-        tl.store(dx_ptr + at, dx.to(here.dtype), ok[:, None])
         gate = 1.0 / (1.0 + tl.exp(-conv0))
         dconv0 = da0 * gate * (1.0 + conv0 * (1.0 - gate))
         tl.store(dconv_ptr + at, dconv0.to(here.dtype), ok[:, None])
@@ -308,14 +301,16 @@ def weights_grad_kernel(
 
 @triton.jit
 def convolve_grad_kernel(
-    x_ptr, w_ptr, dconv_ptr, dxv_ptr, dx_ptr, dw_ptr, B, S, stride, tiles, dx_stride, I: tl.constexpr, R: tl.constexpr,
-    FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, ACC: tl.constexpr,
+    x_ptr, w_ptr, wv_ptr, on_x_ptr, dconv_ptr, dv_ptr, dgates_ptr, dx_ptr, dw_ptr, B, S, stride, tiles, dx_stride,
+    I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr,
+    USED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of x through values and convolutions, and each program's share of those of taps and bias (5, I).
+    """Gradient of x, and each program's share of those of taps and bias (5, I).
 
     Program axes as above.
     """
     c = tl.program_id(0) * C + tl.arange(0, C)
+    n = tl.program_id(0) * (C // 4) + tl.arange(0, C // 4)
     per_row = tl.cdiv(S, L)
     # Sums over frames stay in their threads until the end.
     dw0 = tl.zeros((L, C), ACC)
@@ -330,7 +325,12 @@ def convolve_grad_kernel(
         ok = (s < S) & (b < B)
         s = tl.where(ok, s, S + TAPS)
         row = b.to(tl.int64) * S + s
-        dx = _tile(dxv_ptr, row, ok, I, c).to(ACC)
+        dx = _map_back(_tile(dv_ptr, row, ok, I, c).to(ACC), _weights(wv_ptr, n, I, ACC))
+        for j in tl.static_range(USED):
+            dgate = tl.load(dgates_ptr + row * G + j, mask=ok, other=0.0)
+            if R == 2:
+                dgate += tl.load(dgates_ptr + (row + tl.cast(B, tl.int64) * S) * G + j, mask=ok, other=0.0)
+            dx += dgate[:, None] * tl.load(on_x_ptr + j * I + c).to(ACC)[None, :]
         for r in tl.static_range(R):
             side = 2 * (r + FIRST) - 1
             dconv_r = dconv_ptr + r * tl.cast(B, tl.int64) * S * I
