@@ -8,6 +8,7 @@ so all similarities s are one matrix product, and nothing of size (B, M, K, D) e
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -232,14 +233,19 @@ def diversity_loss(probs: Tensor, kind: str) -> Tensor:
     return (num_groups * num_codes - each.sum()) / (num_groups * num_codes)
 
 
-def global_mean(probs: Tensor) -> Tensor:
-    """Returns `probs` averaged over all ranks, with the gradient of this rank's part.
+def global_mean(probs: Tensor) -> Callable[[], Tensor]:
+    """Begins to average `probs` over all ranks; returns what waits for the mean, with the gradient of this rank's part.
 
     Perplexity is not linear: the mean of the ranks' diversities has another gradient than the diversity of the mean. With
     p + (mean(p) - p) as a constant in the brackets, the average of the ranks' gradients is exact.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        return probs
-    mean = probs.detach().clone()
-    dist.all_reduce(mean)
-    return probs + (mean / dist.get_world_size() - probs.detach())
+        return lambda: probs
+    total = probs.detach().clone()
+    work = dist.all_reduce(total, async_op=True)
+
+    def mean() -> Tensor:
+        work.wait()
+        return probs + (total / dist.get_world_size() - probs.detach())
+
+    return mean

@@ -127,7 +127,7 @@ class PretrainModel(nn.Module):
     def compile_parts(self, backend: str = "inductor"):
         """Compiles, in place, what a training step spends its time on; the parts' borders are where shapes repeat."""
         self.backbone.compile_parts(backend)
-        for name in ("_normalise", "_real", "_masked_frames", "_predict", "_objective"):
+        for name in ("_normalise", "_real", "_masked_frames", "_predict", "_compare", "_objective"):
             setattr(self, name, torch.compile(getattr(self, name), dynamic=False, backend=backend))
         if self.model_config.quantizer.kind == "gumbel":
             self.quantizer.compile(dynamic=False, backend=backend)
@@ -175,8 +175,9 @@ class PretrainModel(nn.Module):
         masked = self._masked(waveform, num_valid, window_weight, draws, self.mask_config)
         # Softmax statistics in bfloat16 are too coarse for a temperature of 0.1.
         with torch.autocast(waveform.device.type, enabled=False):
-            probs = contrastive.global_mean(masked.quantized.mean_probs)
-            return self._objective(masked, window_weight, probs, draws)
+            mean_probs = contrastive.global_mean(masked.quantized.mean_probs)
+            compared = self._compare(masked, draws)  # the ranks' probabilities travel meanwhile
+            return self._objective(masked, compared, window_weight, mean_probs())
 
     @torch.no_grad()
     def top1_tie(self, waveform: Tensor, window_id: Tensor, num_valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -243,9 +244,11 @@ class PretrainModel(nn.Module):
         """Returns the predicted targets (B, M, D) of the masked frames."""
         return self.head(take(context, spans))
 
-    def _objective(self, masked: Masked, window_weight: Tensor, probs: Tensor, draws: Draws) -> Losses:
-        """Returns the losses; `probs` (G, V) are the mean probabilities of the codes over all ranks."""
-        each, right = self._compare(masked, draws)
+    def _objective(
+        self, masked: Masked, compared: tuple[Tensor, Tensor], window_weight: Tensor, probs: Tensor
+    ) -> Losses:
+        """Returns the losses, of what `_compare` found and of the mean probabilities (G, V) of the codes over all ranks."""
+        each, right = compared
         weight = masked.valid * window_weight[:, None].to(each.dtype)
         weight = weight / weight.sum().clamp_min(1)
         loss, accuracy = (each * weight).sum(), (right * weight).sum()

@@ -16,7 +16,7 @@ def all_logits():
 def rank(index, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=index, world_size=WORLD)
     logits = all_logits()[index].requires_grad_()
-    loss = diversity_loss(global_mean(logits.softmax(-1).mean(0)), "linear")
+    loss = diversity_loss(global_mean(logits.softmax(-1).mean(0))(), "linear")
     loss.backward()
     torch.save((loss.detach(), logits.grad), f"{folder}/{index}")
     dist.destroy_process_group()

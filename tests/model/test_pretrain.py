@@ -59,8 +59,8 @@ def test_compiled_parts_are_one_graph_each_and_change_no_gradient(pretrain):
     for ours, theirs in zip(compiled, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     levels = len(net.backbone.unet.down) + 1
-    # The rest: waveform, encoder, padding, masked features, input, last norm, prediction, quantizer, objective.
-    poolings, rest = 2 * (levels - 1), 9
+    # The rest: waveform, encoder, padding, masked features, input, last norm, prediction, quantizer, comparison, objective.
+    poolings, rest = 2 * (levels - 1), 10
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == levels + poolings + rest
     assert not torch._dynamo.utils.counters["graph_break"]
 
