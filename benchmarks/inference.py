@@ -71,13 +71,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    result = {"one_cpu_core": measure(options.preset, torch.device("cpu"), 8, options.rounds)}
-    if torch.cuda.is_available():
-        result["gpu"] = measure(options.preset, torch.device("cuda"), 256, options.rounds)
+    places = {"gpu": ("cuda", 256)} if torch.cuda.is_available() else {}
+    result = {}
+    for place, (device, batch) in (places | {"one_cpu_core": ("cpu", 8)}).items():
+        result[place] = measure(options.preset, torch.device(device), batch, options.rounds)
+        for name, value in result[place].items():
+            print(f"{place:14s} {name:26s} {value}", flush=True)
+    if places:
         result["gpu"]["device"] = torch.cuda.get_device_name()
-    for place, numbers in result.items():
-        for name, value in numbers.items():
-            print(f"{place:14s} {name:26s} {value}")
     print(json.dumps(result))
 
 

@@ -5,12 +5,14 @@
 
 Without --data it makes miniatures of the eight data sets and shards of them. Ways to run the same Trainer:
 
+apart   as many runs of one worker side by side, each on its own device; only with several workers
 bare    torch.distributed alone, windows read by a thread of each process
 train   Ray Train, windows read the same way
 stream  Ray Train, windows read and dealt by Ray Data
 
-Checks that all ways have the same loss: over the first steps, before roundings have grown, and more loosely over all of them. Rates
-leave out the first quarter of the steps. The last line is one JSON object.
+Checks that all ways but the first have the same loss: over the first steps, before roundings have grown, and more loosely over all
+of them. Rates leave out the first quarter of the steps; that of `apart` is the slowest run's times their number, since workers that
+wait for each other go at the pace of the slowest device. The last line is one JSON object.
 """
 
 import argparse
@@ -70,10 +72,12 @@ def recorded(after: Callable[[Trainer], None] = lambda trainer: None) -> Iterato
     Trainer._train_step, Trainer._flush = train_step, flush
 
 
-def bare_worker(rank: int, world: int, port: int, config: RunConfig, data: TrainingData, out: Path) -> None:
-    """One process of a run without Ray."""
+def bare_worker(number: int, port: int, config: RunConfig, data: TrainingData, out: Path) -> None:
+    """One process of a run without Ray, or of several that know nothing of each other."""
+    world = config.train.num_workers
+    rank = number if world > 1 else 0
     cuda = torch.cuda.is_available() and config.train.device != "cpu"
-    device = torch.device("cuda", rank) if cuda else torch.device("cpu")
+    device = torch.device("cuda", number) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     else:
@@ -81,25 +85,34 @@ def bare_worker(rank: int, world: int, port: int, config: RunConfig, data: Train
     if world > 1:
         address = f"tcp://127.0.0.1:{port}"
         dist.init_process_group("nccl" if cuda else "gloo", init_method=address, rank=rank, world_size=world)
-    reporter = SilentReporter(out / f"rank{rank}")
+    reporter = SilentReporter(out / f"worker{number}")
     place = {"rank": rank, "world": world, "device": device}
     with recorded() as found:
         Trainer(config, data, **place, reporter=reporter, record={}, log_folder=None).run()
-    if rank == 0:
-        (out / "result.json").write_text(json.dumps(found))
+    (out / f"{number}.json").write_text(json.dumps(found))
     if world > 1:
         dist.destroy_process_group()
 
 
 def bare(config: RunConfig, data: TrainingData, folder: Path) -> dict[str, Any]:
     """Returns what was recorded of rank 0 of a run without Ray."""
+    return spawned(config, data, folder, config.train.num_workers)[0]
+
+
+def apart(config: RunConfig, data: TrainingData, folder: Path) -> dict[str, Any]:
+    """Returns what was recorded of the slowest of as many runs of one worker, side by side."""
+    found = spawned(config.override({"train.num_workers": 1}), data, folder, config.train.num_workers)
+    return min(found, key=lambda run: rate(run["lines"], 1)["windows_per_s"])
+
+
+def spawned(config: RunConfig, data: TrainingData, folder: Path, processes: int) -> list[dict[str, Any]]:
+    """Returns what was recorded of every process of a run, or of several runs, without Ray."""
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    world = config.train.num_workers
-    mp.spawn(bare_worker, args=(world, port, config, data, folder), nprocs=world)
-    return json.loads((folder / "result.json").read_text())
+    mp.spawn(bare_worker, args=(port, config, data, folder), nprocs=processes)
+    return [json.loads((folder / f"{number}.json").read_text()) for number in range(processes)]
 
 
 def timed_worker(args: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +140,12 @@ def trained(config: RunConfig, data: TrainingData, folder: Path, kill: str = "")
     return {"begin": begin} | {key: found[key] for key in ("first", "lines")}
 
 
-WAYS = {"bare": (bare, "process"), "train": (trained, "process"), "stream": (trained, "ray")}
+WAYS = {
+    "apart": (apart, "process"),
+    "bare": (bare, "process"),
+    "train": (trained, "process"),
+    "stream": (trained, "ray"),
+}
 """How a run is made, and the reader of its windows."""
 
 
@@ -165,7 +183,8 @@ def measure(
             if "begin" in run:
                 row["first_step_s"] = round(run["first"] - run["begin"], 1)
             rows[name].append(row)
-            losses.append([line[-1] for line in run["lines"]])
+            if name != "apart":
+                losses.append([line[-1] for line in run["lines"]])
             print(f"{world} workers, {name:6s} {row}", flush=True)
         for name, seen, bound in (
             ("first", [line[0] for line in losses], 1e-3),
@@ -193,8 +212,13 @@ def summary(results: dict[int, dict]) -> dict[str, Any]:
         }
         for way in results[first]
     }
+    alone = {n: r["apart"]["windows_per_s"] for n, r in results.items() if "apart" in r}
     return {
         "efficiency": efficiency,
+        "of_the_cards_alone": {
+            n: {way: round(row["windows_per_s"] / alone[n], 3) for way, row in results[n].items() if way != "apart"}
+            for n in alone
+        },
         "ray_train_overhead": over("train", "bare"),
         "ray_overhead_with_stream": over("stream", "bare"),
     }
@@ -230,7 +254,8 @@ def main() -> None:
     for world in options.workers:
         config = start.override({"train.num_workers": world})
         data = prepare_training_data(config)
-        results[world] = measure(config, data, folder, options.rounds, options.ways)
+        ways = [way for way in options.ways if world > 1 or way != "apart"]
+        results[world] = measure(config, data, folder, options.rounds, ways)
     recovered = recovery_s(config, data, folder / "killed-run")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [
         f"{os.cpu_count()} CPU cores"

@@ -19,17 +19,11 @@ class GradientMean:
     Args:
         parameters: in the order of the forward pass; their gradients come in about the reverse one.
         bucket_mb: size from which on a bucket is full, in 10^6 bytes.
+        last_mb: most that the last one holds. No backward pass is left beside which it could travel.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], bucket_mb: float = 40.0):
-        self._buckets: list[list[nn.Parameter]] = [[]]
-        size = 0
-        for parameter in reversed([p for p in parameters if p.requires_grad]):
-            if size >= 1e6 * bucket_mb:
-                self._buckets.append([])
-                size = 0
-            self._buckets[-1].append(parameter)
-            size += parameter.numel() * parameter.element_size()
+    def __init__(self, parameters: Iterable[nn.Parameter], bucket_mb: float = 40.0, last_mb: float = 4.0):
+        self._buckets = _cut([p for p in parameters if p.requires_grad], 1e6 * bucket_mb, 1e6 * last_mb)
         for number, bucket in enumerate(self._buckets):
             for parameter in bucket:
                 parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))
@@ -70,6 +64,22 @@ class GradientMean:
                 self._sent.append((parameters, flat, dist.all_reduce(flat, how, async_op=True)))
             else:
                 self._sent.append(None)
+
+
+def _cut(parameters: list[nn.Parameter], full: float, last: float) -> list[list[nn.Parameter]]:
+    """Returns the parameters, the last one first, in buckets of at least `full` bytes but for the last two, and of at most `last` the last."""
+    buckets: list[list[nn.Parameter]] = [[]]
+    sizes = [p.numel() * p.element_size() for p in parameters]
+    left, size = sum(sizes), 0
+    for parameter, more in zip(reversed(parameters), reversed(sizes), strict=True):
+        begins_the_last = left <= last < left + size
+        if begins_the_last or (size >= full and left > last):
+            buckets.append([])
+            size = 0
+        buckets[-1].append(parameter)
+        size += more
+        left -= more
+    return buckets
 
 
 def _places(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:

@@ -33,12 +33,12 @@ def micro_batches(rank: int) -> torch.Tensor:
     return torch.randn(MICRO_BATCHES, 4, 8, generator=torch.Generator().manual_seed(rank))
 
 
-def accumulate(rank: int, folder: Path, bucket_mb: float) -> None:
+def accumulate(rank: int, folder: Path, bucket_mb: float, last_mb: float) -> None:
     """Writes the gradients of two optimiser steps of one worker, each of several micro-batches."""
     torch.manual_seed(0)
     net = Net()
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
-    mean, found = GradientMean(net.parameters(), bucket_mb), []
+    mean, found = GradientMean(net.parameters(), bucket_mb, last_mb), []
     for _ in range(2):
         *first, last = micro_batches(rank)
         for x in first:
@@ -72,7 +72,7 @@ def branches(rank: int, folder: Path) -> None:
     for name, parameter in net.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda _, name=name: order.append(name))
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
-    with GradientMean(net.parameters(), 1e-9).of_backward():
+    with GradientMean(net.parameters(), 1e-9, 0.0).of_backward():
         net(torch.ones(2, 4), swapped=rank == 1).backward()
     dist.destroy_process_group()
     torch.save((order, {name: p.grad for name, p in net.named_parameters()}), folder / f"{rank}.pt")
@@ -89,10 +89,10 @@ def test_buckets_travel_in_one_order_whatever_the_order_of_the_gradients(tmp_pat
         torch.testing.assert_close(means, {name: p.grad for name, p in net.named_parameters()})
 
 
-def averaged(folder: Path, bucket_mb: float) -> list[list[dict[str, torch.Tensor]]]:
+def averaged(folder: Path, *sizes: float) -> list[list[dict[str, torch.Tensor]]]:
     """What the workers wrote."""
     folder.mkdir()
-    mp.spawn(accumulate, args=(folder, bucket_mb), nprocs=WORKERS)
+    mp.spawn(accumulate, args=(folder, *sizes), nprocs=WORKERS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORKERS)]
 
 
@@ -104,10 +104,26 @@ def test_every_worker_gets_the_mean_whatever_the_buckets(tmp_path):
             (net(x) / WORKERS).backward()
     expected = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     assert "idle" not in expected
-    for name, bucket_mb in (("one", 16.0), ("many", 1e-9), ("two", 5e-4)):
-        for steps in averaged(tmp_path / name, bucket_mb):
+    for name, *sizes in (
+        ("one", 16.0, 16.0),
+        ("many", 1e-9, 0.0),
+        ("two", 5e-4, 0.0),
+        ("a small last one", 16.0, 5.5e-4),
+    ):
+        for steps in averaged(tmp_path / name, *sizes):
             for found in steps:
                 torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_what_comes_last_travels_in_a_small_bucket():
+    config = PRESETS["base"]()
+    parameters = list(PretrainModel(config.model, config.mask, config.loss).parameters())
+    buckets = GradientMean(parameters)._buckets
+    assert [id(p) for bucket in buckets for p in bucket] == [id(p) for p in parameters[::-1]]
+    megabytes = [sum(p.numel() for p in bucket) * 4e-6 for bucket in buckets]
+    assert len(buckets) == 3
+    assert megabytes[0] >= 40
+    assert 2 < megabytes[-1] <= 4
 
 
 def test_layers_compile_as_they_do_with_one_worker(tmp_path):
