@@ -40,12 +40,11 @@ CELL = {
     "r": 1,
     "ADD": True,
     "ENDS": False,
-    "RHO": True,
     "eps": 1e-6,
     "scale": 0.1,
 }
 PROJECT = {"ACC": tl.float32, "I": 256, "R": 2, "FIRST": 0, "C": 32, "L": 16, "G": 16, "USED": 8, "H": 4}
-COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "RHO": True, "STAGES": 2, "eps": 1e-5}
+COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "STAGES": 2, "eps": 1e-5}
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
@@ -58,11 +57,14 @@ def test_gate_kernels_compile(name, shares, cap, capability):
 
 @pytest.mark.parametrize("dim", [64, 128, 256])
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", ["hidden", "states", "states_grad", "grad"])
-def test_cell_kernels_compile_and_fit(name, capability, dim):
+@pytest.mark.parametrize(
+    ("name", "rho"),
+    [("hidden", False), ("states", False), ("states_grad", False), ("states_grad", True), ("grad", False)],
+)
+def test_cell_kernels_compile_and_fit(name, rho, capability, dim):
     kernel = getattr(kernels_states if "states" in name else kernels, f"{name}_kernel")
     launch = getattr(plan(512, 1024, dim, 2, SHARED_MEMORY), name)
-    constants = CELL | {"E": dim, "BE": launch.tile, "ONE_CHUNK": False, "EARLY": launch.early}
+    constants = CELL | {"E": dim, "BE": launch.tile, "ONE_CHUNK": False, "EARLY": launch.early, "RHO": rho}
     assert compile_kernel(kernel, capability, constants, launch.warps, launch.stages).metadata.shared <= SHARED_MEMORY
 
 
@@ -97,10 +99,10 @@ def test_project_kernels_compile(name, capability):
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", ["combine", "combine_grad"])
-def test_combine_kernels_compile(name, capability):
+@pytest.mark.parametrize(("name", "rho"), [("combine", False), ("combine_grad", False), ("combine_grad", True)])
+def test_combine_kernels_compile(name, rho, capability):
     kernel = getattr(combine_kernels, f"{name}_kernel")
-    constants = {key: value for key, value in COMBINE.items() if key in kernel.arg_names}
+    constants = {key: value for key, value in (COMBINE | {"RHO": rho}).items() if key in kernel.arg_names}
     assert compile_kernel(kernel, capability, constants).metadata.shared <= SHARED_MEMORY
 
 

@@ -24,13 +24,13 @@ def test_pairs_in_the_interpreter():
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("dim", [128, 256])
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", KERNELS)
-def test_pair_kernels_compile_and_fit(name, capability, dim, shared):
+@pytest.mark.parametrize(("name", "rho"), [*[(name, False) for name in KERNELS], ("queries_grad", True)])
+def test_pair_kernels_compile_and_fit(name, rho, capability, dim, shared):
     cut = plan(512, 256, dim, 2, SHARED_MEMORY)
     launch = getattr(cut.pairs, name)
     constants = {
         "R": 2,
-        "RHO": True,
+        "RHO": rho,
         "SHARED": shared,
         "scale": 0.1,
         "eps": 1e-6,
