@@ -43,6 +43,7 @@ from raysys.presets import PRESETS
 from raysys.train import driver
 from raysys.train.data import TrainingData, prepare_training_data
 from raysys.train.loop import Trainer
+from raysys.train.metrics import Line
 from raysys.train.reporter import SilentReporter
 
 
@@ -51,25 +52,25 @@ def recorded(after: Callable[[Trainer], None] = lambda trainer: None) -> Iterato
     """Records the trainer of this process; `after` is called after each step.
 
     Returns:
-        "first": Unix time after the first step. "lines": for every log line, when the device has done all before it, steps so far,
+        "first": Unix time after the first step. "lines": for every log line, when the device has done its steps, their number so far,
         Unix time, seconds waited for data so far, and the mean loss since the line before.
     """
     found: dict[str, Any] = {"lines": []}
-    train_step, flush = Trainer._train_step, Trainer._flush
+    train_step, write_line = Trainer._train_step, Trainer._write_line
 
     def recorded_step(self, batches) -> None:
         train_step(self, batches)
         found.setdefault("first", time.time())
         after(self)
 
-    def recorded_flush(self) -> dict[str, Any]:
-        metrics = flush(self)
-        found["lines"].append((self.step, time.time(), self.clock.seconds, metrics["train/loss"]))
+    def recorded_line(self, line: Line) -> dict[str, Any]:
+        metrics = write_line(self, line)
+        found["lines"].append((line.step, time.time(), line.wait_s, metrics["train/loss"]))
         return metrics
 
-    Trainer._train_step, Trainer._flush = recorded_step, recorded_flush
+    Trainer._train_step, Trainer._write_line = recorded_step, recorded_line
     yield found
-    Trainer._train_step, Trainer._flush = train_step, flush
+    Trainer._train_step, Trainer._write_line = train_step, write_line
 
 
 def bare_worker(number: int, port: int, config: RunConfig, data: TrainingData, out: Path) -> None:

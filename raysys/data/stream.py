@@ -197,24 +197,16 @@ def process_batches(
 
 
 def to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yields batches on the device; on a GPU the next one is copied while the current one is in use."""
+    """Yields batches on the device; a GPU gets each while it is still at the step before."""
     if device.type != "cuda":
         yield from batches
         return
     side = torch.cuda.Stream(device)
-
-    def copy() -> Batch | None:
-        batch = next(batches, None)
-        if batch is None:
-            return None
+    for batch in batches:
         with torch.cuda.stream(side):
-            return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
-
-    ahead = copy()
-    while ahead is not None:
-        torch.cuda.current_stream(device).wait_stream(side)
-        current = ahead
-        for tensor in current:
-            tensor.record_stream(torch.cuda.current_stream(device))
-        ahead = copy()
-        yield current
+            moved = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        for tensor in moved:
+            tensor.record_stream(current)
+        yield moved

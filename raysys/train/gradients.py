@@ -22,7 +22,7 @@ class GradientMean:
         last_mb: most that the last one holds. No backward pass is left beside which it could travel.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], bucket_mb: float = 40.0, last_mb: float = 4.0):
+    def __init__(self, parameters: Iterable[nn.Parameter], bucket_mb: float = 40.0, last_mb: float = 1.0):
         self._buckets = _cut([p for p in parameters if p.requires_grad], 1e6 * bucket_mb, 1e6 * last_mb)
         for number, bucket in enumerate(self._buckets):
             for parameter in bucket:
@@ -67,7 +67,10 @@ class GradientMean:
 
 
 def _cut(parameters: list[nn.Parameter], full: float, last: float) -> list[list[nn.Parameter]]:
-    """Returns the parameters, the last one first, in buckets of at least `full` bytes but for the last two, and of at most `last` the last."""
+    """Returns the parameters, the last one first, in buckets of at least `full` bytes but for the last two, and of at most `last` the last.
+
+    In a bucket the large ones come first: PyTorch copies 64 tensors a launch, which lasts as long as its largest takes.
+    """
     buckets: list[list[nn.Parameter]] = [[]]
     sizes = [p.numel() * p.element_size() for p in parameters]
     left, size = sum(sizes), 0
@@ -79,7 +82,7 @@ def _cut(parameters: list[nn.Parameter], full: float, last: float) -> list[list[
         buckets[-1].append(parameter)
         size += more
         left -= more
-    return buckets
+    return [sorted(bucket, key=Tensor.numel, reverse=True) for bucket in buckets]
 
 
 def _places(flat: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:

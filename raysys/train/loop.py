@@ -17,7 +17,7 @@ from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_ba
 from raysys.train.checkpoint import Snapshot, load_checkpoint
 from raysys.train.data import TrainingData
 from raysys.train.flops import peak_flops, training_flops
-from raysys.train.metrics import RunLog
+from raysys.train.metrics import Line, RunLog
 from raysys.train.optim import StepGuard, build_optimizer, lr_factor, set_lr
 from raysys.train.reporter import Reporter
 from raysys.train.step import CapturedStep, TrainStep
@@ -125,20 +125,25 @@ class Trainer:
         if self.step == 0:
             self._validate()  # what an untrained model scores
         batches = self._batches()
+        line = None
         for _ in range(self.steps_left):
             before = self.windows
             self._train_step(batches)
+            if line:
+                # Now that the next step is under way the device does not wait while the host writes.
+                metrics, line = self._write_line(line), None
             leave = False
             if self.finished or self.step % self.config.train.log_every == 0:
-                metrics = self._flush() | self._state()
+                line = self._end_line()
                 leave = self.attend() and not self.finished
-            if (
-                self.windows // self.budget.between_validations > before // self.budget.between_validations
-                or self.finished
-            ):
-                metrics = metrics | self._validate() | self._state()
-                self._report(metrics)
-            elif leave:
+            every = self.budget.between_validations
+            validates = self.finished or self.windows // every > before // every
+            if line and (validates or leave or line.arrived is None):
+                metrics, line = self._write_line(line), None
+            if validates:
+                metrics = metrics | self._validate()
+            if validates or leave:
+                metrics = metrics | self._state()
                 self._report(metrics)
             if leave:
                 log.warning(
@@ -168,19 +173,23 @@ class Trainer:
             batches = process_batches(self.data.get("traces"), *arguments, pin=pin)
         return to_device(self.clock.timed(batches), self.device)
 
-    def _flush(self) -> dict[str, Any]:
-        """Writes the means since the last time, and stops a run that only skips steps."""
-        extra = {
+    def _end_line(self) -> Line:
+        """Returns the log line of the steps since the last one."""
+        known = {
             "optim/lr": self._lr_factor() * self.config.optim.lr,
-            "train/skipped_steps": self.guard.skipped.item(),
             "train/windows": self.windows,
             "perf/checkpoint_wait_s": self.checkpoint_seconds,
         }
-        metrics = self.log.flush(self.step, self.windows, self.clock.seconds, extra)
-        in_a_row = int(self.guard.in_a_row.item())
+        latest = {"train/skipped_steps": self.guard.skipped, "train/skipped_in_a_row": self.guard.in_a_row}
+        return self.log.end_line(self.step, self.windows, self.clock.seconds, known, latest)
+
+    def _write_line(self, line: Line) -> dict[str, Any]:
+        """Writes a log line, and stops a run that only skips steps."""
+        metrics = self.log.write_line(line)
+        in_a_row = int(metrics["train/skipped_in_a_row"])
         if in_a_row >= self.config.train.max_bad_steps:
             raise FloatingPointError(
-                f"step {self.step}: {in_a_row} steps in a row had a gradient that was not finite or a spike "
+                f"step {line.step}: {in_a_row} steps in a row had a gradient that was not finite or a spike "
                 f"(train.max_bad_steps={self.config.train.max_bad_steps}): lower optim.lr or raise loss.temperature; the last "
                 "good checkpoint is kept"
             )

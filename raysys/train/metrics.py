@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,25 @@ WAITING = 0.2
 """Share of the time spent waiting for data, twice in a row, above which the alarm goes off."""
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A log line whose numbers are on their way from the device."""
+
+    step: int
+    windows: int
+    """That all workers have consumed."""
+    wait_s: float
+    """Seconds this worker has waited for data since the start."""
+    known: dict[str, float]
+    """Numbers that the host knows."""
+    names: list[str]
+    numbers: torch.Tensor
+    """In the host's memory, there when `arrived` is done; None: now."""
+    arrived: torch.cuda.Event | None
+
+
 class RunLog:
-    """Collects per-step numbers on the device and writes their means every few steps, with one host sync.
+    """Collects per-step numbers on the device and writes their means every few steps, without making the device wait.
 
     Args:
         folder: gets TensorBoard events and metrics.jsonl; None for ranks other than 0 and storage that is not local.
@@ -58,7 +76,8 @@ class RunLog:
         self._speaks = folder is not None
         self._flops_over_peak = flops_over_peak
         self._total_steps = total_steps
-        self._sums: dict[str, torch.Tensor] = {}
+        self._names: list[str] = []
+        self._sums: list[torch.Tensor] = []
         self._count = 0
         self._alarmed: set[str] = set()
         self._waited_before = False
@@ -67,36 +86,49 @@ class RunLog:
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
         """Adds the 0-dim tensors of one step."""
-        for name, value in values.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        numbers = [value.detach().float() for value in values.values()]
+        self._names, self._sums = list(values), torch._foreach_add(self._sums, numbers) if self._sums else numbers
         self._count += 1
 
-    def flush(self, step: int, windows: int, wait_s: float, extra: dict[str, float]) -> dict[str, float]:
-        """Returns the means since the last flush, after writing them down.
+    def end_line(
+        self, step: int, windows: int, wait_s: float, known: dict[str, float], latest: dict[str, torch.Tensor]
+    ) -> Line:
+        """Returns the line of the steps since the last one, for `write_line` once the device has the next step to do.
 
         Args:
             step: optimiser steps done.
             windows: windows that all workers have consumed.
             wait_s: seconds this worker has waited for data since the start.
-            extra: numbers known on the host.
+            known: numbers that the host knows.
+            latest: 0-dim tensors of which the line gives the present values and no means.
         """
+        names = [*self._names, *latest]
+        numbers = torch.stack([*self._sums, *(value.float() for value in latest.values())])
+        numbers[: len(self._sums)] /= self._count
+        self._names, self._sums, self._count = [], [], 0
+        arrived = None
+        if numbers.is_cuda:
+            numbers, arrived = numbers.to("cpu", non_blocking=True), torch.cuda.Event()
+            arrived.record()
+        return Line(step, windows, wait_s, known, names, numbers, arrived)
+
+    def write_line(self, line: Line) -> dict[str, float]:
+        """Writes a line down, as soon as the device has done its steps, and returns its numbers."""
+        if line.arrived:
+            line.arrived.synchronize()
         now, (then, waited, before) = time.perf_counter(), self._tick
-        self._tick = (now, wait_s, windows)
-        names = list(self._sums)
-        means = (torch.stack([self._sums[name] for name in names]) / max(1, self._count)).tolist() if names else []
-        self._sums, self._count = {}, 0
-        metrics = dict(zip(names, means, strict=True)) | extra
-        metrics["perf/windows_per_s"] = (windows - before) / (now - then)
-        metrics["perf/data_wait_fraction"] = min(1.0, (wait_s - waited) / (now - then))
+        self._tick = (now, line.wait_s, line.windows)
+        metrics = dict(zip(line.names, line.numbers.tolist(), strict=True)) | line.known
+        metrics["perf/windows_per_s"] = (line.windows - before) / (now - then)
+        metrics["perf/data_wait_fraction"] = min(1.0, (line.wait_s - waited) / (now - then))
         if self._flops_over_peak:
             metrics["perf/mfu"] = metrics["perf/windows_per_s"] * self._flops_over_peak
         if torch.cuda.is_available():
             metrics["mem/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if self._speaks:
             parts = [text.format(metrics[name]) for name, text in _CONSOLE.items() if name in metrics]
-            log.info("step %d/%d  %s", step, self._total_steps, "  ".join(parts))
-        self.write(metrics, step)
+            log.info("step %d/%d  %s", line.step, self._total_steps, "  ".join(parts))
+        self.write(metrics, line.step)
         return metrics
 
     def write(self, metrics: dict[str, Any], step: int) -> None:

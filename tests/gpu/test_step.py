@@ -1,11 +1,14 @@
-"""The training step on a GPU: recorded as a CUDA graph it does what it does without."""
+"""The training step on a GPU: recorded as a CUDA graph it does what it does without, and the host never waits for it."""
+
+import math
 
 import pytest
 import torch
 
 from model.pretrain import PretrainModel
-from raysys.data.stream import Batch
+from raysys.data.stream import Batch, to_device
 from raysys.presets import PRESETS
+from raysys.train.metrics import RunLog
 from raysys.train.optim import StepGuard, build_optimizer, set_lr
 from raysys.train.step import CapturedStep, TrainStep
 
@@ -13,20 +16,31 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 DEVICE = torch.device("cuda")
 
 
+CONFIG = PRESETS["smoke"]()
+
+
+def small_step() -> TrainStep:
+    """The step of a small model."""
+    torch.manual_seed(0)
+    model = PretrainModel(CONFIG.model, CONFIG.mask, CONFIG.loss).to(DEVICE).train()
+    return TrainStep(model, build_optimizer(model, CONFIG.optim, DEVICE), StepGuard(DEVICE), CONFIG, DEVICE)
+
+
+def windows(device: torch.device | str) -> Batch:
+    """Four windows of noise."""
+    samples = CONFIG.model.window_samples
+    ids = torch.full((4,), samples, device=device, dtype=torch.int32)
+    return Batch(torch.randn(4, 3, samples, device=device), ids, ids, ids, ids)
+
+
 def losses(recorded: bool, steps: int) -> list[float]:
     """The losses of a small model, step by step, with other windows, seed and learning rate in each."""
-    config = PRESETS["smoke"]()
-    torch.manual_seed(0)
-    model = PretrainModel(config.model, config.mask, config.loss).to(DEVICE).train()
-    optimizer = build_optimizer(model, config.optim, DEVICE)
-    step = TrainStep(model, optimizer, StepGuard(DEVICE), config, DEVICE)
+    step = small_step()
     take, found = CapturedStep(step) if recorded else step, []
     for number in range(steps):
         torch.manual_seed(number)
-        set_lr(optimizer, 1 / (1 + number))
-        x = torch.randn(4, 3, config.model.window_samples, device=DEVICE)
-        ids = torch.full((4,), config.model.window_samples, device=DEVICE, dtype=torch.int32)
-        found.append(take([Batch(x, ids, ids, ids, ids)])["train/loss"].item())
+        set_lr(step.optimizer, 1 / (1 + number))
+        found.append(take([windows(DEVICE)])["train/loss"].item())
     return found
 
 
@@ -35,3 +49,25 @@ def test_a_recorded_step_goes_on_as_the_plain_one_would():
         plain, recorded = losses(False, CapturedStep.WARM_UP + 8), losses(True, CapturedStep.WARM_UP + 8)
     assert recorded == pytest.approx(plain, rel=2e-3)
     assert len(set(recorded)) == len(recorded)
+
+
+def test_the_host_waits_for_the_device_only_where_it_writes_a_line():
+    step, log = small_step(), RunLog(None, total_steps=10)
+    batches = to_device((Batch(*(x.pin_memory() for x in windows("cpu"))) for _ in range(10)), DEVICE)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        take = CapturedStep(step)
+        for _ in range(CapturedStep.WARM_UP + 1):
+            log.add(take([next(batches)]))
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            for number in range(3):
+                set_lr(step.optimizer, 1 / (1 + number))
+                step.model.set_schedule(number / 3)
+                log.add(take([next(batches)]))
+            line = log.end_line(7, 28, 0.0, {}, {"train/skipped_steps": step.guard.skipped})
+            log.add(take([next(batches)]))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        metrics = log.write_line(line)
+    assert math.isfinite(metrics["train/loss"])
+    assert metrics["train/skipped_steps"] == 0

@@ -119,11 +119,14 @@ def test_what_comes_last_travels_in_a_small_bucket():
     config = PRESETS["base"]()
     parameters = list(PretrainModel(config.model, config.mask, config.loss).parameters())
     buckets = GradientMean(parameters)._buckets
-    assert [id(p) for bucket in buckets for p in bucket] == [id(p) for p in parameters[::-1]]
+    backward = iter(parameters[::-1])
+    for bucket in buckets:
+        assert {id(p) for p in bucket} == {id(next(backward)) for _ in bucket}
+    assert next(backward, None) is None
     megabytes = [sum(p.numel() for p in bucket) * 4e-6 for bucket in buckets]
     assert len(buckets) == 3
     assert megabytes[0] >= 40
-    assert 2 < megabytes[-1] <= 4
+    assert 0.5 < megabytes[-1] <= 1
 
 
 def test_layers_compile_as_they_do_with_one_worker(tmp_path):
