@@ -7,7 +7,7 @@ from torch import Tensor
 
 from model.ops.add_norm.kernels import add_dropped_kernel, add_norm_grad_kernel, add_norm_kernel
 from model.ops.add_norm.reference import EPS
-from model.ops.choice import fits_norm
+from model.ops.choice import require_norm_width
 from model.ops.device import require_gpu
 from model.ops.dropout import threshold
 from model.ops.sums import sum_parts
@@ -129,15 +129,8 @@ def add_dropped_triton(x, update, dropout, seed):
     Raises:
         ValueError: a width that the kernel is not written for.
     """
-    _require_fit(x)
+    require_norm_width(x.shape[-1])
     return add_dropped_forward(x.contiguous(), update.to(x.dtype).contiguous(), seed, dropout)
-
-
-def _require_fit(x):
-    if not fits_norm(x.shape[-1]):
-        raise ValueError(
-            f"backend='triton' does a power of 2 of channels from 16 to 1024, not {x.shape[-1]}: use backend='torch'"
-        )
 
 
 def add_norm_triton(x, update, weight, bias, dropout, seed):
@@ -146,7 +139,7 @@ def add_norm_triton(x, update, weight, bias, dropout, seed):
     Raises:
         ValueError: a width that the kernels are not written for.
     """
-    _require_fit(x)
+    require_norm_width(x.shape[-1])
     if update is not None:
         update = update.to(x.dtype).contiguous()
     return _AddNorm.apply(x.contiguous(), update, weight, bias, dropout, seed)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from model.ops.activations import kept_scale, normalise_grad, rows_of_tile
+from model.ops.rowwise import kept_scale, normalise_grad, rows_of_tile
 
 
 @triton.jit

@@ -32,7 +32,5 @@ def add_norm(x, weight, bias, *, update=None, dropout=0.0, seed=None, backend="a
 
 def add_dropped(x, update, *, dropout, seed=None, backend="auto"):
     """x + drop(update), (B, S, D); arguments as of `add_norm`."""
-    if seed is None or dropout == 0:
-        return x + update
     run = add_dropped_triton if by_kernels(backend, x, lambda: fits_norm(x.shape[-1])) else add_dropped_reference
-    return run(x, update, dropout, seed)
+    return x + update if seed is None or dropout == 0 else run(x, update, dropout, seed)

@@ -8,7 +8,7 @@ Shape letters: N frames, L frames of a tile, D channels, F hidden channels, P hi
 import triton
 import triton.language as tl
 
-from model.ops.activations import gaussian, kept_scale
+from model.ops.rowwise import gaussian, kept_scale
 
 SPARE = tl.constexpr(8)
 """Columns beside the factors of the weights' gradients, the first of them 1, so that the products have the biases' too."""

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.ops.combine.fused import combine_forward, combine_grads
+from model.ops.device import require_gpu
 from model.ops.mix import reference
 from model.ops.mix.kernels import prepare_grad_kernel, prepare_kernel
 from model.ops.mlstm import fused as cell
@@ -49,6 +50,7 @@ def mix_forward(
     gate_bias: Tensor, norm_weight: Tensor, skip: Tensor, directions: int, cap: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """(B, S, I), and what the gradient needs: a, q, k, v, gates, h, four tensors of the cell, prepared weights; contiguous inputs."""
+    require_gpu(wide)
     prepared = _prepared(wide, taps)
     inner, num_gates = len(taps), len(gate_bias)
     prepare_kernel[(triton.cdiv(inner // 4, BLOCKS),)](

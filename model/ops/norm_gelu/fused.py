@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.ops.choice import fits_norm
+from model.ops.choice import require_norm_width
 from model.ops.device import require_gpu
 from model.ops.norm_gelu.kernels import (
     linear_norm_gelu_grad_kernel,
@@ -186,10 +186,7 @@ def norm_gelu_triton(x, weight, bias, early, offset, last_weight, last_bias):
     Raises:
         ValueError: a width that the kernels are not written for.
     """
-    if not fits_norm(x.shape[-1]):
-        raise ValueError(
-            f"backend='triton' does a power of 2 of channels from 16 to 1024, not {x.shape[-1]}: use backend='torch'"
-        )
+    require_norm_width(x.shape[-1])
     early = None if early is None else early.to(x.dtype)
     tensors = (x, weight, bias, early, offset, last_weight, last_bias)
     return norm_gelu_forward(*(None if t is None else t.contiguous() for t in tensors))
@@ -202,9 +199,7 @@ def linear_norm_gelu_triton(x, linear, weight, bias):
         ValueError: sizes that the kernels are not written for.
     """
     width, inputs = linear.shape
-    if not fits_norm(width) or inputs not in (16, 32):
-        raise ValueError(
-            f"backend='triton' does a power of 2 of channels from 16 to 1024, not {width}, and 16 or 32 inputs, not {inputs}: use "
-            "backend='torch'"
-        )
+    require_norm_width(width)
+    if inputs not in (16, 32):
+        raise ValueError(f"backend='triton' does 16 or 32 inputs, not {inputs}: use backend='torch'")
     return linear_norm_gelu_forward(*(t.contiguous() for t in (x, linear.to(x.dtype), weight, bias)))

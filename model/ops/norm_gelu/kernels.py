@@ -6,7 +6,7 @@ Shape letters: N rows, S rows of a window, L rows of a tile, D channels, C input
 import triton
 import triton.language as tl
 
-from model.ops.activations import gaussian, normalise, normalise_grad, rows_of_tile
+from model.ops.rowwise import gaussian, normalise, normalise_grad, rows_of_tile
 
 
 @triton.jit

@@ -25,16 +25,23 @@ def test_mix_kernels_compile(name, capability):
     assert compile_kernel(kernel, capability, constants, lambda _: "fp32").metadata.shared <= 16_384
 
 
+INNER, HEADS = 256, 4
+WEIGHTS = ((INNER, 4), (INNER,), *[(INNER // 4, 4, 4)] * 3, (2 * HEADS, 3 * INNER), (2 * HEADS,), (INNER,), (INNER,))
+
+
+def test_the_kernels_want_a_gpu():
+    with pytest.raises(ValueError, match="backend='triton' needs tensors on a GPU, these are on cpu"):
+        mix(torch.ones(1, 8, 2 * INNER), *map(torch.ones, WEIGHTS), backend="triton")
+
+
 def test_shapes_are_known_before_anything_runs():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    inner, heads = 256, 4
-    shapes = ((inner, 4), (inner,), *[(inner // 4, 4, 4)] * 3, (2 * heads, 3 * inner), (2 * heads,), (inner,), (inner,))
     with FakeTensorMode():
-        wide = torch.empty(3, 100, 2 * inner, dtype=torch.bfloat16, requires_grad=True)
-        weights = [torch.empty(shape, requires_grad=True) for shape in shapes]
+        wide = torch.empty(3, 100, 2 * INNER, dtype=torch.bfloat16, requires_grad=True)
+        weights = [torch.empty(shape, requires_grad=True) for shape in WEIGHTS]
         y = mix(wide, *weights, cap=15.0, backend="triton")
-        assert y.shape == (3, 100, inner)
+        assert y.shape == (3, 100, INNER)
         assert y.dtype == torch.bfloat16
         for x, grad in zip([wide, *weights], torch.autograd.grad(y.sum(), [wide, *weights]), strict=True):
             assert grad.shape == x.shape

@@ -1,4 +1,4 @@
-"""Functions of Triton that several kernels need: rows of a tile, their norm and its gradient, dropout, what GELU and its gradient are made of."""
+"""What several kernels do to rows of channels: their norm and its gradient, dropout, what GELU and its gradient are made of."""
 
 import triton
 import triton.language as tl
