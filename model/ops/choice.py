@@ -2,12 +2,14 @@
 
 import importlib.util
 
+TRITON = importlib.util.find_spec("triton") is not None
+
 
 def by_kernels(backend, x, fits=lambda: True):
     """Whether the kernels do it: with "triton" always, with "auto" if x is on a GPU and only then `fits()`, with "torch" never."""
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
-    if backend == "triton" and not importlib.util.find_spec("triton"):
+    if backend == "triton" and not TRITON:
         raise ValueError("backend='triton' needs the package triton: install it, or use backend='torch'")
     return backend == "triton" or (backend == "auto" and x.is_cuda and fits())
 

@@ -1,8 +1,8 @@
 """AdamW and the norm of the gradient for all parameters of a model at once: `ManyTensors`, on GPUs."""
 
-import importlib.util
+from model.ops.choice import TRITON
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.adamw.fused import ManyTensors
 else:
     ManyTensors = None

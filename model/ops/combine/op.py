@@ -1,11 +1,9 @@
 """One door to both implementations of `combine`."""
 
-import importlib.util
-
-from model.ops.choice import by_kernels
+from model.ops.choice import TRITON, by_kernels
 from model.ops.combine.reference import combine_reference
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.combine.fused import combine_triton
 
 

@@ -1,11 +1,9 @@
 """One door to both implementations of `contrast`."""
 
-import importlib.util
-
-from model.ops.choice import by_kernels
+from model.ops.choice import TRITON, by_kernels
 from model.ops.contrast.reference import contrast_reference
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.contrast.fused import contrast_triton, fits
 else:
 

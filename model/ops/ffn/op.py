@@ -1,11 +1,9 @@
 """One door to both implementations of `ffn`."""
 
-import importlib.util
-
-from model.ops.choice import by_kernels
+from model.ops.choice import TRITON, by_kernels
 from model.ops.ffn.reference import ffn_reference
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.ffn.fused import ffn_triton, fits
 else:
 

@@ -1,11 +1,9 @@
 """One door to both implementations of `mix`."""
 
-import importlib.util
-
-from model.ops.choice import by_kernels
+from model.ops.choice import TRITON, by_kernels
 from model.ops.mix.reference import mix_reference
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.mix.fused import mix_triton
     from model.ops.project.fused import fits
 

@@ -1,12 +1,11 @@
 """One door to every backend of the mLSTM cell."""
 
-import importlib.util
-
+from model.ops.choice import TRITON
 from model.ops.mlstm.chunkwise import mlstm_chunkwise
 from model.ops.mlstm.nxai import mlstm_nxai
 from model.ops.mlstm.reference import mlstm_reference
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.mlstm.fused import mlstm_triton
 else:
     mlstm_triton = None

@@ -1,11 +1,9 @@
 """One door to both implementations of `norm_gelu` and of `linear_norm_gelu`."""
 
-import importlib.util
-
-from model.ops.choice import by_kernels, fits_norm
+from model.ops.choice import TRITON, by_kernels, fits_norm
 from model.ops.norm_gelu.reference import linear_norm_gelu_reference, norm_gelu_reference
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.norm_gelu.fused import linear_norm_gelu_triton, norm_gelu_triton
 
 

@@ -1,11 +1,9 @@
 """One door to both implementations of `project`."""
 
-import importlib.util
-
-from model.ops.choice import by_kernels
+from model.ops.choice import TRITON, by_kernels
 from model.ops.project.reference import project_reference
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.project.fused import fits, project_triton
 
 

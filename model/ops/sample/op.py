@@ -1,11 +1,9 @@
 """One door to both implementations of `sample`, and to the noise that they add."""
 
-import importlib.util
-
-from model.ops.choice import by_kernels
+from model.ops.choice import TRITON, by_kernels
 from model.ops.sample.reference import count_codes_reference, gumbel_reference, sample_reference
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.sample.fused import count_codes_triton, fits, gumbel_triton, sample_triton
 
 

@@ -1,8 +1,8 @@
 """The door to the kernel of `draw_spans`, which not every machine has."""
 
-import importlib.util
+from model.ops.choice import TRITON
 
-if importlib.util.find_spec("triton"):
+if TRITON:
     from model.ops.spans.fused import draw_spans, fits
 else:
     draw_spans = None
