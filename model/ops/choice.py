@@ -3,6 +3,7 @@
 import importlib.util
 
 TRITON = importlib.util.find_spec("triton") is not None
+"""Whether the kernels can be imported; looked up here, as a model that compiles cannot."""
 
 
 def by_kernels(backend, x, fits=lambda: True):
