@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.collective import begin_sum
 from model.ops.contrast.reference import counts_in
 from model.quantizer import perplexity
 
@@ -241,11 +242,11 @@ def global_mean(probs: Tensor) -> Callable[[], Tensor]:
     """
     if not (dist.is_available() and dist.is_initialized()):
         return lambda: probs
-    total = probs.detach().clone()
-    work = dist.all_reduce(total, async_op=True)
+    average = probs.detach().clone()
+    end = begin_sum(average, mean=True)
 
     def mean() -> Tensor:
-        work.wait()
-        return probs + (total / dist.get_world_size() - probs.detach())
+        end()
+        return probs + (average - probs.detach())
 
     return mean

@@ -175,7 +175,9 @@ class PretrainModel(nn.Module):
         masked = self._masked(waveform, num_valid, window_weight, draws, self.mask_config)
         # Softmax statistics in bfloat16 are too coarse for a temperature of 0.1.
         with torch.autocast(waveform.device.type, enabled=False):
-            mean_probs = contrastive.global_mean(masked.quantized.mean_probs)
+            probs = masked.quantized.mean_probs
+            # Ranks have as many batches as each other in training, but not in validation.
+            mean_probs = contrastive.global_mean(probs) if self.training else lambda: probs
             compared = self._compare(masked, draws)  # the ranks' probabilities travel meanwhile
             return self._objective(masked, compared, window_weight, mean_probs())
 

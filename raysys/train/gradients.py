@@ -1,12 +1,13 @@
 """The mean of the workers' gradients."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from model.collective import begin_sum
 
 
 class GradientMean:
@@ -28,9 +29,7 @@ class GradientMean:
             for parameter in bucket:
                 parameter.register_post_accumulate_grad_hook(partial(self._arrived, number))
         self._missing: list[int] = []  # gradients still to come, of each bucket; empty while none are awaited
-        self._sent: list[
-            tuple[list[nn.Parameter], Tensor, dist.Work] | None
-        ] = []  # None: a bucket without any gradient
+        self._sent: list[Callable[[], None]] = []  # what ends the sums that go on, of each bucket
 
     @contextmanager
     def of_backward(self) -> Iterator[None]:
@@ -39,12 +38,8 @@ class GradientMean:
         yield
         self._missing = [0] * len(self._buckets)  # what has not come by now had no part in the loss
         self._send()
-        for parameters, flat, work in filter(None, self._sent):
-            work.wait()
-            if not flat.is_cuda:
-                flat.div_(dist.get_world_size())
-            for parameter, mean in zip(parameters, _places(flat, parameters), strict=True):
-                parameter.grad = mean
+        for end in self._sent:
+            end()
         self._missing, self._sent = [], []
 
     def _arrived(self, number: int, _: Tensor) -> None:
@@ -56,14 +51,21 @@ class GradientMean:
         """Begins to add up the buckets that are complete, in the one order in which all workers do."""
         while len(self._sent) < len(self._buckets) and self._missing[len(self._sent)] == 0:
             parameters = [p for p in self._buckets[len(self._sent)] if p.grad is not None]
-            if parameters:
-                flat = parameters[0].grad.new_empty(sum(p.numel() for p in parameters))
-                torch._foreach_copy_(_places(flat, parameters), [p.grad for p in parameters])
-                # NCCL divides on the way; Gloo cannot.
-                how = dist.ReduceOp.AVG if flat.is_cuda else dist.ReduceOp.SUM
-                self._sent.append((parameters, flat, dist.all_reduce(flat, how, async_op=True)))
-            else:
-                self._sent.append(None)
+            self._sent.append(_begin_mean(parameters) if parameters else lambda: None)
+
+
+def _begin_mean(parameters: list[nn.Parameter]) -> Callable[[], None]:
+    """Begins to average a bucket's gradients; returns what makes the parameters' gradients their means."""
+    flat = parameters[0].grad.new_empty(sum(p.numel() for p in parameters))
+    torch._foreach_copy_(_places(flat, parameters), [p.grad for p in parameters])
+    end_sum = begin_sum(flat, mean=True)
+
+    def end() -> None:
+        end_sum()
+        for parameter, mean in zip(parameters, _places(flat, parameters), strict=True):
+            parameter.grad = mean
+
+    return end
 
 
 def _cut(parameters: list[nn.Parameter], full: float, last: float) -> list[list[nn.Parameter]]:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from model.pretrain import PretrainModel
 from raysys.data.stream import Batch, to_device
@@ -19,11 +20,11 @@ DEVICE = torch.device("cuda")
 CONFIG = PRESETS["smoke"]()
 
 
-def small_step() -> TrainStep:
-    """The step of a small model."""
+def small_step(world: int = 1) -> TrainStep:
+    """The step of a small model, of one of `world` workers."""
     torch.manual_seed(0)
     model = PretrainModel(CONFIG.model, CONFIG.mask, CONFIG.loss).to(DEVICE).train()
-    return TrainStep(model, build_optimizer(model, CONFIG.optim, DEVICE), StepGuard(DEVICE), CONFIG, DEVICE)
+    return TrainStep(model, build_optimizer(model, CONFIG.optim, DEVICE), StepGuard(DEVICE), CONFIG, DEVICE, world)
 
 
 def windows(device: torch.device | str) -> Batch:
@@ -71,3 +72,30 @@ def test_the_host_waits_for_the_device_only_where_it_writes_a_line():
         metrics = log.write_line(line)
     assert math.isfinite(metrics["train/loss"])
     assert metrics["train/skipped_steps"] == 0
+
+
+def test_sums_over_workers_go_on_beside_kernels_only_while_a_graph_is_recorded(tmp_path, monkeypatch):
+    """Launched by the host, kernels of a second stream slow down the process for good."""
+    beside = []
+
+    def all_reduce(x, how, async_op):
+        beside.append(async_op)
+        return real(x, how, async_op=async_op)
+
+    real = dist.all_reduce
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            take = CapturedStep(small_step(world=2))
+            for _ in range(CapturedStep.WARM_UP):
+                take([windows(DEVICE)])
+            warm_up = beside.copy()
+            take([windows(DEVICE)])
+    finally:
+        torch.cuda.synchronize()
+        dist.destroy_process_group()
+    recorded = beside[len(warm_up) :]
+    assert warm_up == [False] * len(recorded) * CapturedStep.WARM_UP
+    assert len(recorded) > 1
+    assert all(recorded)

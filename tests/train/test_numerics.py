@@ -1,6 +1,7 @@
 """Numbers: one and two workers agree, ranks draw apart, and twenty steps end where they always did."""
 
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,23 @@ def test_one_and_two_workers_have_the_same_loss_and_gradient_at_the_same_global_
     for name, expected in one["gradients"].items():
         error = (two["gradients"][name] - expected).norm() / expected.norm().clamp_min(1e-6)
         assert error < 2e-5, name
+
+
+def validation_loss(rank: int, folder: Path, config: RunConfig) -> None:
+    """Writes the validation loss of the only batch that the first of two workers has; the second has none."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=20)
+    )
+    if rank == 0:
+        model = PretrainModel(config.model, config.mask, config.loss).eval()
+        losses = model(windows(2, config.model.window_samples), window_id=torch.arange(2))
+        torch.save(losses.total.detach(), folder / "loss.pt")
+    dist.destroy_process_group()
+
+
+def test_workers_may_have_different_numbers_of_validation_batches(smoke, tmp_path):
+    mp.spawn(validation_loss, args=(tmp_path, smoke), nprocs=2)
+    assert torch.load(tmp_path / "loss.pt").isfinite()
 
 
 def test_ranks_and_steps_draw_apart():
