@@ -95,14 +95,12 @@ def theirs(tensors, dh):
 
 
 def graphed(run, calls=1):
-    """A function that runs so many calls as one CUDA graph."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
+    """A function that runs so many calls as one CUDA graph, recorded on the current stream, which must not be the default one."""
+    for _ in range(3):
+        run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         for _ in range(calls):
             run()
     return graph.replay
@@ -182,6 +180,7 @@ def measure_neighbours(shape):
 
 def main():
     """Prints errors, then times; the last line is JSON."""
+    torch.cuda.set_stream(torch.cuda.Stream())  # CUDA graphs cannot be recorded on the default stream
     for batch, heads, length, dim in SHAPES:
         for backend, values in check(heads, length, dim, min(batch, 4)).items():
             print(f"error S={length:5d} E={dim:3d} {backend:7s}", *(f"{x:.1e}" for x in values), flush=True)

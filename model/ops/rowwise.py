@@ -1,8 +1,9 @@
-"""What several kernels do to rows of channels: their norm and its gradient, dropout, what GELU and its gradient are made of."""
+"""What several kernels do to rows of channels: their norm and its gradient, dropout, exponentials and what is made of them."""
 
 import triton
 import triton.language as tl
 
+LOG2E = tl.constexpr(1.4426950408889634)
 SQRT_HALF = tl.constexpr(0.7071067811865476)
 DENSITY = tl.constexpr(0.3989422804014327)
 """Of the normal distribution at 0."""
@@ -45,6 +46,19 @@ def kept_scale(seed, row, D: tl.constexpr, BELOW: tl.constexpr, ACC: tl.constexp
 
 
 @triton.jit
+def exp(x):
+    """e^x, for which a GPU has two instructions if results below 1e-38 may be 0; `tl.exp` keeps those and takes five."""
+    return tl.exp2(x * LOG2E)
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + e^-x). 1 / y = rsqrt(y)^2 needs no guard against ranges."""
+    root = tl.rsqrt(1.0 + exp(-x))
+    return root * root
+
+
+@triton.jit
 def gaussian(h):
     """The normal distribution function at h, and its density."""
     if h.dtype == tl.float64:
@@ -52,7 +66,7 @@ def gaussian(h):
         density = DENSITY * tl.exp(-0.5 * h * h)
     else:
         # The distribution function is the sigmoid of an odd function, here a polynomial: error below 7e-6, of h times it below 3e-6
-        # (a fit of this project). The coefficients hold the factor -log2(e). 1 / x = rsqrt(x)^2 needs no guard against ranges.
+        # (a fit of this project). The coefficients hold the factor -log2(e).
         t = h * h
         odd = -2.3020446 + t * (-0.10522669 + t * (3.6027369e-4 + t * (8.8238392e-5 + t * -3.2289942e-6)))
         root = tl.rsqrt(1.0 + tl.exp2(h * odd))

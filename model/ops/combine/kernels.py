@@ -9,6 +9,8 @@ L rows of a tile. Program axes: 0 (run of) tiles of rows, 1 head.
 import triton
 import triton.language as tl
 
+from model.ops.rowwise import sigmoid
+
 
 @triton.jit
 def _tile(tile, h, N, z_stride, I: tl.constexpr, E: tl.constexpr, L: tl.constexpr, EP: tl.constexpr):
@@ -45,7 +47,7 @@ def combine_kernel(
         conv = tl.load(conv_ptr + turn + at, mask=ok, other=0.0).to(ACC)
         total += normed * weight[None, :] + conv * skip[None, :]
     z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)
-    tl.store(y_ptr + at, (total * z / (1.0 + tl.exp(-z))).to(y_ptr.dtype.element_ty), ok)
+    tl.store(y_ptr + at, (total * z * sigmoid(z)).to(y_ptr.dtype.element_ty), ok)
 
 
 @triton.jit
@@ -76,7 +78,7 @@ def combine_grad_kernel(
             turn = r * tl.cast(N, tl.int64) * I
             hidden = hidden + (tl.load(h_ptr + turn + at, mask=ok, other=0.0),)
             conv_sum += tl.load(conv_ptr + turn + at, mask=ok, other=0.0).to(ACC)
-        gate = 1.0 / (1.0 + tl.exp(-z))
+        gate = sigmoid(z)
         dtotal = dy * z * gate
         normed_sum = tl.zeros((L, EP), ACC)
         scaled = dtotal * weight[None, :]

@@ -97,15 +97,16 @@ def plan(rows, length, dim, element_size=2, shared_memory=math.inf):
     segments = min(num_chunks, max(1, WANTED_PROGRAMS // rows))
     most = 128 if element_size == 2 else 64
     early = element_size == 2 and width <= 64
+    four = 128 if early else None  # registers with which four programs share a multiprocessor
     cramped = shared_memory < ROOMY and (width == 128 or element_size > 2)
     return Plan(
         chunk=chunk,
         num_chunks=num_chunks,
         chunks=triton.cdiv(num_chunks, segments),
-        hidden=Launch(width if width <= most else 64, registers=168 if width <= 64 else None, early=early),
+        hidden=Launch(width if width <= most else 64, registers=four, early=early),
         grad=Launch(max(16, min(most, width) // (2 if cramped else 1)), early=early),
-        states=Launch(min(most, width)),
-        states_grad=Launch(min(most, width), registers=128 if width <= 64 else None),
+        states=Launch(min(most, width), registers=four),
+        states_grad=Launch(min(most, width), registers=four),
         pairs=_pairs(width) if element_size == 2 and 2 <= num_chunks <= FEW and dim >= WIDE else None,
     )
 
@@ -138,7 +139,7 @@ def _constants(q, cut, launch):
 
 
 def _math(q, eps):
-    return {"scale": 1 / math.sqrt(q.shape[-1]), "eps": eps}
+    return {"log_scale": -0.5 * math.log2(q.shape[-1]), "eps": eps}
 
 
 def _states(q, slots, dtype, scales=None):
@@ -317,7 +318,7 @@ def _pair_grads(inputs, start, h, dh, rho, gates, eps, cut, grads):
     sums = torch.empty_like(gates[1:])
     across = overlap.new_empty(cut.num_chunks, directions, batch, heads, cut.num_chunks)
     sizes = (batch, length, heads, cut.num_chunks)
-    constants = {"R": directions, "SHARED": len(v) == 1, "scale": _math(q, eps)["scale"]}
+    constants = {"R": directions, "SHARED": len(v) == 1, "log_scale": _math(q, eps)["log_scale"]}
 
     launch = cut.pairs.queries_grad
     queries_grad_kernel[(cut.num_chunks * directions * triton.cdiv(dim, launch.tile), heads, batch)](

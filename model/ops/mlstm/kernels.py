@@ -6,12 +6,16 @@ only "earlier" and "later" are exchanged: the causal mask, the scans over gates 
 
 Shape letters: R directions, B batch, S frames, H heads, E channels of a head, N chunks, L frames of a chunk.
 States are numbered by the chunk p that they enter: slot p - 1 of (R, B, H, N - 1, ...); the first chunk has none.
+
+Log weights (fade, write, peak, start, top) are logarithms to base 2: a power of 2 is one instruction, one of e five.
 """
 
 # ruff: noqa: SIM102 (a condition on a constant must stand alone, else the compiler keeps the branch)
 
 import triton
 import triton.language as tl
+
+from model.ops.rowwise import LOG2E, exp, sigmoid
 
 NEVER = tl.constexpr(-1e30)
 
@@ -23,7 +27,7 @@ def _larger(a, b):
 
 @triton.jit
 def _log_sigmoid(x):
-    small = tl.exp(-tl.abs(x))
+    small = exp(-tl.abs(x))
     more = 1.0 + small
     log1p = tl.where(more == 1.0, small, tl.log(more) * (small / tl.where(more == 1.0, 1.0, more - 1.0)))
     return tl.minimum(x, 0.0) - log1p
@@ -77,23 +81,23 @@ def _head(r, b, h, B, S, H, E: tl.constexpr):
 
 @triton.jit
 def _stabilisers(fade_ptr, write_ptr, peak_ptr, start_ptr, gate, ok, slot, has_past):
-    """Log scale of the state at the chunk's start, log writes, log scales m - fade (L,), and floors exp(-m).
+    """Log scale of the state at the chunk's start, log writes, log scales m - fade (L,), and floors 2^-m.
 
     A query that does not exist gets an infinite scale: nothing reaches it.
     """
     start = tl.load(start_ptr + slot, mask=has_past, other=NEVER)
     write = tl.load(write_ptr + gate, mask=ok, other=NEVER)
     top = tl.where(ok, tl.maximum(start, tl.load(peak_ptr + gate, mask=ok, other=NEVER)), -NEVER)
-    floor = tl.exp(-(tl.load(fade_ptr + gate, mask=ok, other=NEVER) + top))
+    floor = tl.exp2(-(tl.load(fade_ptr + gate, mask=ok, other=NEVER) + top))
     return start, write, top, floor
 
 
 @triton.jit
-def _decay(write, top, r, L: tl.constexpr, scale):
-    """Weights exp(write_j - top_t) (query t, key j) times scale, 0 where key j is later than query t."""
+def _decay(write, top, r, L: tl.constexpr, log_scale):
+    """Weights 2^(write_j - top_t + log_scale) (query t, key j), 0 where key j is later than query t."""
     t = tl.arange(0, L)
     ahead = (t[:, None] - t[None, :]) * (1 - 2 * r)
-    return tl.exp(tl.where(ahead >= 0, write[None, :] - top[:, None], NEVER)) * scale
+    return tl.exp2(tl.where(ahead >= 0, write[None, :] - (top - log_scale)[:, None], NEVER))
 
 
 @triton.jit
@@ -101,7 +105,7 @@ def _cap(gate, bias_ptr, h, there, CAP: tl.constexpr):
     """Gates (L, HP) with their bias (H,), as CAP tanh(gate / CAP) if there is a cap."""
     gate += tl.load(bias_ptr + h, mask=there, other=0.0).to(gate.dtype)[None, :]
     if CAP > 0:
-        gate = CAP * (1.0 - 2.0 / (tl.exp(gate * (2.0 / CAP)) + 1.0))
+        gate = CAP * (2.0 * sigmoid(gate * (2.0 / CAP)) - 1.0)
     return gate
 
 
@@ -110,7 +114,7 @@ def gates_kernel(
     i_ptr, f_ptr, bias_ptr, gates_ptr, fade_ptr, write_ptr, peak_ptr, share, B, S, H, N, NR, SHARES: tl.constexpr,
     CAP: tl.constexpr, L: tl.constexpr, HP: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Of one chunk: log fading since its start, write = log i - fade, and the largest write so far; (R, B, H, S).
+    """Of one chunk: log fading since its start, write = log input gate - fade, and the largest write so far; (R, B, H, S).
 
     With SHARES above 0 gates come in so many shares, `share` elements apart, and without their bias (2 H,); the gates
     themselves, capped, are then written to (2, R, B, S, H), NR of them of each kind. Program axes: chunk, direction and batch row.
@@ -131,8 +135,8 @@ def gates_kernel(
         f = _cap(f, bias_ptr + H, h, h < H, CAP)
         tl.store(gates_ptr + at, log_i, there)
         tl.store(gates_ptr + NR + at, f, there)
-    log_i = tl.where(there, log_i, NEVER)
-    log_f = tl.where(there, _log_sigmoid(f), 0.0)
+    log_i = tl.where(there, log_i * LOG2E, NEVER)
+    log_f = tl.where(there, _log_sigmoid(f) * LOG2E, 0.0)
     out = (r_b.to(tl.int64) * H + h)[None, :] * S + rows[:, None]
     if r_b < B:
         fade = tl.cumsum(log_f, 0)
@@ -147,7 +151,7 @@ def gates_kernel(
 @triton.jit
 def hidden_kernel(
     q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, h_ptr, overlap_ptr, B, S, H,
-    N, R: tl.constexpr, SHARED: tl.constexpr, ONE_CHUNK: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
+    N, R: tl.constexpr, SHARED: tl.constexpr, ONE_CHUNK: tl.constexpr, log_scale: tl.constexpr, eps: tl.constexpr,
     E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, EARLY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Hidden states of one chunk, and the signed overlap n.q that their denominator came from.
@@ -178,10 +182,10 @@ def hidden_kernel(
         if not ONE_CHUNK:
             overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, has_past, E, BE)[None, :], 1)
         weight = _dot(q, tl.trans(k), weight)
-    weight *= _decay(write, top, r, L, scale)
-    carried = tl.exp(start - top) * scale
+    weight *= _decay(write, top, r, L, log_scale)
+    carried = tl.exp2(start - top + log_scale)
     overlap = overlap * carried + tl.sum(weight, 1)
-    denominator = tl.maximum(tl.abs(overlap), floor) + eps
+    inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
     tl.store(overlap_ptr + gate, overlap, ok)
 
     for f0 in tl.static_range(0, E, BE):
@@ -197,13 +201,13 @@ def hidden_kernel(
                         memory = _load_state(memory_ptr + slot * E * E, e0, f0, has_past, E, BE)
                     out = _dot(q, memory, out)
                 out = out * carried[:, None]
-        out = _dot(weight.to(v.dtype), v, out) / denominator[:, None]
+        out = _dot(weight.to(v.dtype), v, out) * inverse[:, None]
         _store(h_ptr + base, out, rows, ok, H * E, f0, E, BE)
 
 
 @triton.jit
 def _overlap_grad(rho, overlap, inverse, floor):
-    """Gradient of the overlap, from rho = dh.h; zero where the floor exp(-m) was the larger."""
+    """Gradient of the overlap, from rho = dh.h; zero where the floor 2^-m was the larger."""
     return tl.where(tl.abs(overlap) > floor, tl.where(overlap > 0.0, -rho, rho), 0.0) * inverse
 
 
@@ -211,7 +215,7 @@ def _overlap_grad(rho, overlap, inverse, floor):
 def grad_kernel(
     q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, overlap_ptr, doverlap_ptr,
     dh_ptr, dmemory_ptr, dnorm_ptr, dq_ptr, dk_ptr, dv_ptr, inside_ptr, column_ptr, future_ptr, across_ptr, r, B, S, H,
-    N, SHARED: tl.constexpr, ADD: tl.constexpr, ONE_CHUNK: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr,
+    N, SHARED: tl.constexpr, ADD: tl.constexpr, ONE_CHUNK: tl.constexpr, log_scale: tl.constexpr, eps: tl.constexpr,
     E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, EARLY: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one chunk's queries, keys and values in direction r, and sums of dlog for the gates.
@@ -250,7 +254,7 @@ def grad_kernel(
             dnorm = _load_norm(dnorm_ptr + after * E, e0, has_future, E, BE)
         weight = _dot(q, tl.trans(k), weight)
         dweight = _dot(dh, tl.trans(v), dweight)
-    decay = _decay(write, top, r, L, scale)
+    decay = _decay(write, top, r, L, log_scale)
     weight *= decay
     inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
     if ONE_CHUNK:
@@ -263,8 +267,8 @@ def grad_kernel(
     dscore = (dweight * decay).to(q_ptr.dtype.element_ty)
     weight = (weight * inverse[:, None]).to(q_ptr.dtype.element_ty)
     last_top = tl.maximum(start, tl.max(write, 0))
-    written = tl.exp(write - last_top)
-    carried = tl.exp(start - top) * scale
+    written = tl.exp2(write - last_top)
+    carried = tl.exp2(start - top + log_scale)
 
     for f0 in tl.static_range(0, E, BE):
         dv = tl.zeros((L, BE), ACC)
@@ -335,7 +339,7 @@ def grad_kernel(
     tl.store(inside_ptr + gate, inside - column, ok)
     tl.store(column_ptr + gate, column, ok)
     tl.store(future_ptr + gate, future, ok)
-    tl.store(across_ptr + head * N + n, tl.sum(across, 0) * tl.exp(start - last_top))
+    tl.store(across_ptr + head * N + n, tl.sum(across, 0) * tl.exp2(start - last_top))
 
 
 @triton.jit
@@ -373,7 +377,7 @@ def gates_grad_kernel(
         dlog_f += tl.cumsum(inside, 0, reverse=True) + tl.cumsum(future, 0)
     else:
         dlog_f += tl.cumsum(inside, 0) + tl.cumsum(future, 0, reverse=True)
-    df = dlog_f / (1.0 + tl.exp(f))
+    df = dlog_f * sigmoid(-f)
     if CAP > 0:
         di = _uncap_grad(di, tl.load(i_ptr + row * H + h[None, :], mask=there, other=0.0), CAP)
         df = _uncap_grad(df, f, CAP)

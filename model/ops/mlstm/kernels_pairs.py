@@ -50,15 +50,15 @@ def _start(fade_ptr, peak_ptr, p, r, S, N, MOST: tl.constexpr, L: tl.constexpr, 
 
 @triton.jit
 def _scales(fade_ptr, peak_ptr, start, gate, ok):
-    """Log scales m - fade (L,) of queries, infinite where there is no query, so that nothing reaches it; floors exp(-m)."""
+    """Log scales m - fade (L,) of queries, infinite where there is no query, so that nothing reaches it; floors 2^-m."""
     top = tl.where(ok, tl.maximum(start, tl.load(peak_ptr + gate, mask=ok, other=NEVER)), -NEVER)
-    return top, tl.exp(-(tl.load(fade_ptr + gate, mask=ok, other=NEVER) + top))
+    return top, tl.exp2(-(tl.load(fade_ptr + gate, mask=ok, other=NEVER) + top))
 
 
 @triton.jit
-def _decay(log_weight, query, key, r, scale):
-    """exp(log weight) times scale, 0 where the key is later than the query in direction r; all broadcast."""
-    return tl.exp(tl.where((query - key) * (1 - 2 * r) >= 0, log_weight, NEVER)) * scale
+def _decay(log_weight, query, key, r):
+    """2^(log weight), 0 where the key is later than the query in direction r; all broadcast."""
+    return tl.exp2(tl.where((query - key) * (1 - 2 * r) >= 0, log_weight, NEVER))
 
 
 @triton.jit
@@ -76,7 +76,7 @@ def _product(a, a_ptr, a_rows, a_ok, b_ptr, b_rows, b_ok, stride, E: tl.constexp
 @triton.jit
 def hidden_pairs_kernel(
     q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, start_ptr, h_ptr, overlap_ptr, B, S, H, N, R: tl.constexpr,
-    SHARED: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr,
+    SHARED: tl.constexpr, log_scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr,
     PART: tl.constexpr, MOST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Hidden states of one chunk of queries, the overlap of their denominator, and the log scale that the chunk starts from."""
@@ -91,7 +91,7 @@ def hidden_pairs_kernel(
     q = _load(q_ptr + base, rows, ok, H * E, 0, E, BE)
     start = _start(fade, peak_ptr + head * S, p, r, S, N, MOST, L, ACC)
     top, floor = _scales(fade, peak_ptr + head * S, start, rows, ok)
-    carried = tl.exp(start - top) * scale
+    carried = tl.exp2(start - top + log_scale)
 
     out, overlap, faded = tl.zeros((L, BE), ACC), tl.zeros((L,), ACC), -start
     for part in range(PARTS):
@@ -99,7 +99,7 @@ def hidden_pairs_kernel(
         written = tl.load(write + keys, mask=there, other=NEVER)
         score, _k = _product(q, q_ptr + base, rows, ok, k_ptr + base, keys, there, H * E, E, BE, ACC)
         v = _load(v_ptr + v_base, keys, there, H * E, f0, E, BE)
-        weight = score * _decay(written[None, :] - top[:, None], rows[:, None], keys[None, :], r, scale)
+        weight = score * _decay(written[None, :] - (top - log_scale)[:, None], rows[:, None], keys[None, :], r)
         overlap += tl.sum(weight, 1)
         out = _dot(weight.to(v.dtype), v, out)
 
@@ -110,12 +110,12 @@ def hidden_pairs_kernel(
         written = tl.load(write + keys, mask=there, other=NEVER) + faded
         score, _k = _product(q, q_ptr + base, rows, ok, k_ptr + base, keys, there, H * E, E, BE, ACC)
         v = _load(v_ptr + v_base, keys, there, H * E, f0, E, BE)
-        weight = score * carried[:, None] * tl.exp(written)[None, :]
+        weight = score * carried[:, None] * tl.exp2(written)[None, :]
         overlap += tl.sum(weight, 1)
         out = _dot(weight.to(v.dtype), v, out)
 
-    denominator = tl.maximum(tl.abs(overlap), floor) + eps
-    _store(h_ptr + base, out / denominator[:, None], rows, ok, H * E, f0, E, BE)
+    inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
+    _store(h_ptr + base, out * inverse[:, None], rows, ok, H * E, f0, E, BE)
     tl.store(overlap_ptr + head * S + rows, overlap, ok & first)
     tl.store(start_ptr + head * (N - 1) + p - 1, start, (p > 0) & first)
 
@@ -124,7 +124,7 @@ def hidden_pairs_kernel(
 def queries_grad_kernel(
     q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, start_ptr, overlap_ptr, h_ptr, dh_ptr, rho_ptr, top_ptr,
     inverse_ptr, doverlap_ptr, far_inverse_ptr, far_doverlap_ptr, along_ptr, across_ptr, dq_ptr, B, S, H, N,
-    R: tl.constexpr, RHO: tl.constexpr, SHARED: tl.constexpr, scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr,
+    R: tl.constexpr, RHO: tl.constexpr, SHARED: tl.constexpr, log_scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr,
     BE: tl.constexpr, PART: tl.constexpr, MOST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of one chunk of queries, their sums of dlog over all keys, and what `keys_grad_kernel` needs of each query.
@@ -156,7 +156,7 @@ def queries_grad_kernel(
     top, floor = _scales(fade, peak_ptr + head * S, start, rows, ok)
     inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
     doverlap = _overlap_grad(rho, overlap, inverse, floor)
-    carried = tl.exp(start - top) * scale
+    carried = tl.exp2(start - top + log_scale)
     far_inverse, far_doverlap = inverse * carried, doverlap * carried
 
     dq, along, faded = tl.zeros((L, BE), ACC), tl.zeros((L,), ACC), -start
@@ -169,7 +169,7 @@ def queries_grad_kernel(
         score, k = _product(q, q_ptr + base, rows, ok, k_ptr + base, keys, there, H * E, E, BE, ACC)
         if not few:
             k = _load(k_ptr + base, keys, there, H * E, f0, E, BE)
-        decay = _decay(written[None, :] - top[:, None], rows[:, None], keys[None, :], r, scale)
+        decay = _decay(written[None, :] - (top - log_scale)[:, None], rows[:, None], keys[None, :], r)
         dscore = (dweight * inverse[:, None] + doverlap[:, None]) * decay
         along += tl.sum(score * dscore, 1)
         dq = _dot(dscore.to(k.dtype), k, dq)
@@ -183,7 +183,7 @@ def queries_grad_kernel(
         score, k = _product(q, q_ptr + base, rows, ok, k_ptr + base, keys, there, H * E, E, BE, ACC)
         if not few:
             k = _load(k_ptr + base, keys, there, H * E, f0, E, BE)
-        dscore = (dweight * far_inverse[:, None] + far_doverlap[:, None]) * tl.exp(written)[None, :]
+        dscore = (dweight * far_inverse[:, None] + far_doverlap[:, None]) * tl.exp2(written)[None, :]
         dlog = tl.sum(score * dscore, 1)
         along += dlog
         across += tl.where((places > earlier) & (places < p), 1.0, 0.0)[None, :] * dlog[:, None]
@@ -205,7 +205,7 @@ def queries_grad_kernel(
 def keys_grad_kernel(
     q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, start_ptr, top_ptr, inverse_ptr, doverlap_ptr, far_inverse_ptr,
     far_doverlap_ptr, along_ptr, dh_ptr, dk_ptr, dv_ptr, inside_ptr, column_ptr, future_ptr, B, S, H, N,
-    R: tl.constexpr, SHARED: tl.constexpr, scale: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr,
+    R: tl.constexpr, SHARED: tl.constexpr, log_scale: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr,
     PART: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one chunk of keys and of values, and sums of dlog for the gates.
@@ -245,7 +245,7 @@ def keys_grad_kernel(
             top = tl.load(top_ptr + at, mask=there, other=-NEVER)
             inverse = tl.load(inverse_ptr + at, mask=there, other=0.0)
             doverlap = tl.load(doverlap_ptr + at, mask=there, other=0.0)
-            decay = _decay(write[:, None] - top[None, :], rows[None, :], keys[:, None], r, scale)
+            decay = _decay(write[:, None] - (top - log_scale)[None, :], rows[None, :], keys[:, None], r)
             dv = _dot((score * decay * inverse[None, :]).to(dh.dtype), dh, dv)
             dscore = (dweight * inverse[None, :] + doverlap[None, :]) * decay
             column += tl.sum(score * dscore, 1)
@@ -261,7 +261,7 @@ def keys_grad_kernel(
             if not few:
                 q = _load(q_ptr + base, rows, there, H * E, f0, E, BE)
                 dh = _load(dh_ptr + base, rows, there, H * E, f0, E, BE)
-            written = tl.exp(write + faded - tl.load(start_ptr + head * (N - 1) + later - 1))
+            written = tl.exp2(write + faded - tl.load(start_ptr + head * (N - 1) + later - 1))
             inverse = tl.load(far_inverse_ptr + at, mask=there, other=0.0)
             doverlap = tl.load(far_doverlap_ptr + at, mask=there, other=0.0)
             dv = _dot((score * inverse[None, :] * written[:, None]).to(dh.dtype), dh, dv)

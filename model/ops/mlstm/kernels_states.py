@@ -52,8 +52,8 @@ def states_kernel(
         write = tl.load(write_ptr + head * S + rows, mask=ok, other=NEVER)
         last_fade = tl.min(tl.load(fade_ptr + head * S + rows, mask=ok, other=0.0), 0)
         top = tl.maximum(start, tl.max(write, 0))
-        keep = tl.exp(start - top)
-        written = k.to(ACC) * tl.exp(write - top)[:, None]
+        keep = tl.exp2(start - top)
+        written = k.to(ACC) * tl.exp2(write - top)[:, None]
         memory = _dot(tl.trans(written.to(k.dtype)), v, memory * keep)
         norm = norm * keep + tl.sum(written, 0)
         start = last_fade + top
@@ -91,7 +91,7 @@ def carry_states_kernel(
         peak = tl.load(peak_ptr + slot)
         kept = tl.load(fade_ptr + slot) + start
         start = tl.maximum(kept, peak)
-        keep, add = tl.exp(kept - start), tl.exp(peak - start)
+        keep, add = tl.exp2(kept - start), tl.exp2(peak - start)
         memory = memory * keep + tl.load(memory_ptr + slot * E * E + x, x < E * E, 0.0) * add
         tl.store(memory_ptr + slot * E * E + x, memory, x < E * E)
         if tl.program_id(0) == 0:
@@ -104,7 +104,7 @@ def carry_states_kernel(
 def states_grad_kernel(
     q_ptr, h_ptr, dh_ptr, rho_ptr, fade_ptr, peak_ptr, start_ptr, overlap_ptr, doverlap_ptr, dmemory0_ptr, dnorm0_ptr,
     keep0_ptr, dmemory_ptr, dnorm_ptr, B, S, H, N, segments, chunks, RHO: tl.constexpr, ENDS: tl.constexpr,
-    scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
+    log_scale: tl.constexpr, eps: tl.constexpr, E: tl.constexpr, L: tl.constexpr, BE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of every overlap, and of the memory and normaliser that every chunk but the first starts from.
 
@@ -134,11 +134,11 @@ def states_grad_kernel(
         overlap = tl.load(overlap_ptr + gate, mask=ok, other=0.0)
         if RHO:
             rho = tl.load(rho_ptr + gate, mask=ok, other=0.0)
-        carried = tl.exp(start - top) * scale
+        carried = tl.exp2(start - top + log_scale)
         fades = start - tl.maximum(start, tl.max(tl.where(ok, top, NEVER), 0))
         inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
         read = q.to(ACC) * (carried * inverse)[:, None]
-        dmemory = _dot(tl.trans(read.to(q.dtype)), dh, dmemory * tl.exp(fades))
+        dmemory = _dot(tl.trans(read.to(q.dtype)), dh, dmemory * tl.exp2(fades))
         if f0 == 0:
             if not RHO:
                 rho = tl.zeros((L,), ACC)
@@ -147,7 +147,7 @@ def states_grad_kernel(
                         dh = _load(dh_ptr + base, rows, ok, H * E, g0, E, BE)
                     rho += tl.sum(dh.to(ACC) * _load(h_ptr + base, rows, ok, H * E, g0, E, BE).to(ACC), 1)
             doverlap = _overlap_grad(rho, overlap, inverse, floor)
-            dnorm = dnorm * tl.exp(fades) + tl.sum(q.to(ACC) * (carried * doverlap)[:, None], 0)
+            dnorm = dnorm * tl.exp2(fades) + tl.sum(q.to(ACC) * (carried * doverlap)[:, None], 0)
             tl.store(doverlap_ptr + gate, doverlap, ok & (e0 == 0))
         log_keep += fades
         if not ENDS:
@@ -174,7 +174,7 @@ def carry_grads_kernel(
     dnorm = tl.load(dnorm_ptr + (row + segments - 2) * E + e, e < E, 0.0)
     for step in range(1, segments - 1):
         slot = row + segments - 2 - step
-        keep = tl.exp(tl.load(keep_ptr + slot))
+        keep = tl.exp2(tl.load(keep_ptr + slot))
         dmemory = dmemory * keep + tl.load(dmemory_ptr + slot * E * E + x, x < E * E, 0.0)
         tl.store(dmemory_ptr + slot * E * E + x, dmemory, x < E * E)
         if tl.program_id(0) == 0:

@@ -14,6 +14,8 @@ padded. Weights of maps are (16, I / 4), row 4 o + i from input i to output o of
 import triton
 import triton.language as tl
 
+from model.ops.rowwise import sigmoid
+
 TAPS = tl.constexpr(4)
 
 
@@ -122,7 +124,7 @@ def project_kernel(
     for r in tl.static_range(R):
         side = 2 * (r + FIRST) - 1
         conv = _convolve(x_ptr, w_ptr, bias_ptr, b, s, S, stride, c, side, I, ACC)
-        a = conv / (1.0 + tl.exp(-conv))
+        a = conv * sigmoid(conv)
         at = (row + r * rows)[:, None] * I + c[None, :]
         tl.store(a_ptr + at, a.to(x.dtype), ok[:, None])
         a0, a1, a2, a3 = _split(a)
@@ -220,11 +222,11 @@ def project_grad_kernel(
             if R == 2:
                 conv1 += tap * near[TAPS - 1 + j].to(ACC)
         at = row[:, None] * I + c[None, :]
-        gate = 1.0 / (1.0 + tl.exp(-conv0))
+        gate = sigmoid(conv0)
         dconv0 = da0 * gate * (1.0 + conv0 * (1.0 - gate))
         tl.store(dconv_ptr + at, dconv0.to(here.dtype), ok[:, None])
         if R == 2:
-            gate = 1.0 / (1.0 + tl.exp(-conv1))
+            gate = sigmoid(conv1)
             dconv1 = da1 * gate * (1.0 + conv1 * (1.0 - gate))
             tl.store(dconv_ptr + turn * I + at, dconv1.to(here.dtype), ok[:, None])
 

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from model.ops.rowwise import exp
+
 LN2 = tl.constexpr(0.6931471805599453)
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -113,7 +115,7 @@ def sample_kernel(
         sums = tl.zeros((L, W), ACC)
         probs = ()
         for p in tl.static_range(P):
-            prob = tl.exp(x[p] - most)
+            prob = exp(x[p] - most)
             sums += prob
             probs = probs + (prob,)
         total = tl.sum(sums, 1, keep_dims=True)
@@ -167,8 +169,8 @@ def sample_grad_kernel(
         v = p * W + tl.arange(0, W)
         dmean = tl.load(dmean_ptr + v + g * V, mask=v < V, other=0.0).to(ACC)[None, :]
         scores = _scores(logits_ptr, row, ok, p, V, W, ACC)
-        prob = tl.exp(scores - lse)
-        hot = tl.exp((scores + noise[p % 4].to(ACC) - top) * cold)
+        prob = exp(scores - lse)
+        hot = exp((scores + noise[p % 4].to(ACC) - top) * cold)
         total += hot
         along += hot * grad.to(ACC)
         mean_along += prob * dmean

@@ -41,7 +41,7 @@ CELL = {
     "ADD": True,
     "ENDS": False,
     "eps": 1e-6,
-    "scale": 0.1,
+    "log_scale": -3.0,
 }
 PROJECT = {"ACC": tl.float32, "I": 256, "R": 2, "FIRST": 0, "C": 32, "L": 16, "G": 16, "USED": 8, "H": 4}
 COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "STAGES": 2, "eps": 1e-5}

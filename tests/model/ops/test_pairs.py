@@ -32,7 +32,7 @@ def test_pair_kernels_compile_and_fit(name, rho, capability, dim, shared):
         "R": 2,
         "RHO": rho,
         "SHARED": shared,
-        "scale": 0.1,
+        "log_scale": -3.0,
         "eps": 1e-6,
         "E": dim,
         "L": cut.chunk,
