@@ -1,4 +1,4 @@
-"""Sums over the workers of a run."""
+"""Means over the workers of a run."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def begin_sum(x: Tensor, *, mean: bool = False) -> Callable[[], None]:
-    """Begins to replace x by its sum over all workers; returns what has to be called before the sum is read.
+def begin_mean(x: Tensor) -> Callable[[], None]:
+    """Begins to replace x by its mean over all workers; returns what has to be called before the mean is read.
 
-    On a GPU the sum goes on beside the kernels that follow only while a CUDA graph is recorded. Launched by the host, a
+    On a GPU this goes on beside the kernels that follow only while a CUDA graph is recorded. Launched by the host, a
     few kernels on a second stream are enough that for the rest of the process every kernel starts some 0.4 us later
     after the one before, also in graphs (H100, CUDA 13.0; docs/LOG.md, 2026-11-27): 0.3 of the 19.6 ms of a step.
-
-    Args:
-        mean: Divide by the number of workers.
     """
     beside = not x.is_cuda or torch.cuda.is_current_stream_capturing()
-    how = dist.ReduceOp.AVG if mean and x.is_cuda else dist.ReduceOp.SUM  # Gloo cannot average
+    how = dist.ReduceOp.AVG if x.is_cuda else dist.ReduceOp.SUM  # Gloo cannot average
     work = dist.all_reduce(x, how, async_op=beside)
 
     def end() -> None:
         if beside:
             work.wait()
-        if mean and not x.is_cuda:
+        if not x.is_cuda:
             x.div_(dist.get_world_size())
 
     return end

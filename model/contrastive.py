@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.collective import begin_sum
+from model.collective import begin_mean
 from model.ops.contrast.reference import counts_in
 from model.quantizer import perplexity
 
@@ -243,10 +243,10 @@ def global_mean(probs: Tensor) -> Callable[[], Tensor]:
     if not (dist.is_available() and dist.is_initialized()):
         return lambda: probs
     average = probs.detach().clone()
-    end = begin_sum(average, mean=True)
+    wait = begin_mean(average)
 
     def mean() -> Tensor:
-        end()
+        wait()
         return probs + (average - probs.detach())
 
     return mean

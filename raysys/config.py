@@ -120,6 +120,8 @@ class TrainConfig:
     validations_per_epoch: float = 4.0
     validate_every: int | None = None
     """Steps between validations; replaces `validations_per_epoch`."""
+    patience: int | None = None
+    """Validations in a row without a better `search.objective` after which the run ends; None: it uses up its budget."""
     val_windows: int = 2048
     """Fixed validation windows, the same for every seed, world size and resume."""
     keep_checkpoints: int = 2
@@ -138,6 +140,8 @@ class TrainConfig:
             raise ValueError(f"train.batch_size={self.batch_size} must be at least 1")
         if self.max_steps is None and self.epochs <= 0:
             raise ValueError(f"train.epochs={self.epochs} must be positive, or set train.max_steps")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"train.patience={self.patience} must be at least 1, or None for a run of the full budget")
         if self.num_workers < 1:
             raise ValueError(f"train.num_workers={self.num_workers} must be at least 1")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
@@ -292,7 +296,7 @@ HOW_NOT_WHAT = frozenset(
         *("train.num_workers", "train.min_workers", "train.cpus_per_worker"),
         # when to look, what to keep, when to give up
         *("train.log_every", "train.validate_every", "train.validations_per_epoch", "train.keep_checkpoints"),
-        *("train.max_failures", "train.max_bad_steps", "train.wait_for_nodes_h"),
+        *("train.max_failures", "train.max_bad_steps", "train.wait_for_nodes_h", "train.patience"),
     }
 )
 """Keys that say how a run is computed and not what: they may change when it is continued. All others decide its result."""

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from model.collective import begin_sum
+from model.collective import begin_mean
 
 
 class GradientMean:
@@ -58,10 +58,10 @@ def _begin_mean(parameters: list[nn.Parameter]) -> Callable[[], None]:
     """Begins to average a bucket's gradients; returns what makes the parameters' gradients their means."""
     flat = parameters[0].grad.new_empty(sum(p.numel() for p in parameters))
     torch._foreach_copy_(_places(flat, parameters), [p.grad for p in parameters])
-    end_sum = begin_sum(flat, mean=True)
+    wait = begin_mean(flat)
 
     def end() -> None:
-        end_sum()
+        wait()
         for parameter, mean in zip(parameters, _places(flat, parameters), strict=True):
             parameter.grad = mean
 

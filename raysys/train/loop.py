@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,23 @@ class Budget:
         total = train.max_steps * full if train.max_steps is not None else math.ceil(train.epochs * epoch_windows)
         every = train.validate_every * full if train.validate_every else epoch_windows / train.validations_per_epoch
         return cls(windows=total, between_validations=max(1, min(total, round(every))), full_batch=full)
+
+
+@dataclass(slots=True)
+class Best:
+    """The best score of a run so far, and how many validations have passed since."""
+
+    score: float | None = None
+    validations_since: int = 0
+
+    def see(self, score: float) -> None:
+        """Notes the score of one more validation; a NaN (a set without picks) says nothing."""
+        if math.isnan(score):
+            return
+        if self.score is None or score > self.score:
+            self.score, self.validations_since = score, 0
+        else:
+            self.validations_since += 1
 
 
 class Trainer:
@@ -93,14 +110,14 @@ class Trainer:
         self.model = PretrainModel(config.model, config.mask, config.loss).to(device)
         self.optimizer = build_optimizer(self.model, config.optim, device)
         self.guard = StepGuard(device)
-        self.step, self.windows = 0, 0
+        self.step, self.windows, self.best = 0, 0, Best()
         self._restore()
         if captures:
             self.model.compile_parts()
         step = TrainStep(self.model, self.optimizer, self.guard, config, device, world)
         self._take_step = CapturedStep(step) if captures else step
         self.step_windows = self.worker.global_batch * config.optim.accumulate
-        self.steps_left = math.ceil(max(0, self.budget.windows - self.windows) / self.step_windows)
+        self.steps_left = 0 if self.finished else math.ceil((self.budget.windows - self.windows) / self.step_windows)
         # With fewer workers than planned the global batch shrinks; the learning rate follows its square root.
         self.lr_scale = math.sqrt(self.step_windows / self.budget.full_batch)
         self.clock = WaitClock()
@@ -116,11 +133,12 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is used up."""
-        return self.windows >= self.budget.windows
+        """Whether the budget is used up, or the run's patience."""
+        patience = self.config.train.patience
+        return self.windows >= self.budget.windows or (patience is not None and self.best.validations_since >= patience)
 
     def run(self) -> dict[str, Any]:
-        """Returns the last metrics, after the budget is used up or a checkpoint is written because workers must leave."""
+        """Returns the last metrics, after the run is finished or a checkpoint is written because workers must leave."""
         metrics: dict[str, Any] = {}
         if self.step == 0:
             self._validate()  # what an untrained model scores
@@ -142,6 +160,7 @@ class Trainer:
                 metrics, line = self._write_line(line), None
             if validates:
                 metrics = metrics | self._validate()
+                self.best.see(metrics[self.config.search.objective])
             if validates or leave:
                 metrics = metrics | self._state()
                 self._report(metrics)
@@ -149,6 +168,15 @@ class Trainer:
                 log.warning(
                     "step %d: machines are taken away; the run leaves with a checkpoint of this step", self.step
                 )
+                break
+            if validates and self.finished:
+                if self.windows < self.budget.windows:
+                    words = (
+                        "step %d: %s has not been better than %.4f for %d validations (train.patience): the run ends"
+                    )
+                    log.info(
+                        words, self.step, self.config.search.objective, self.best.score, self.best.validations_since
+                    )
                 break
         self.log.close()
         return metrics
@@ -213,7 +241,7 @@ class Trainer:
     def _report(self, metrics: dict[str, Any]) -> None:
         start = time.perf_counter()
         if self.worker.rank == 0:
-            state, guard = self._state(), self.guard.state()
+            state, guard = self._state() | {"best": asdict(self.best)}, self.guard.state()
             save = Snapshot.take(self.model, self.optimizer, guard, state, metrics, self.config, self.record).write
         else:
             save = _nothing
@@ -227,6 +255,7 @@ class Trainer:
             tensors, state = load_checkpoint(folder, self.model, self.optimizer)
         self.guard.load(tensors)
         self.step, self.windows = state["step"], state["windows"]
+        self.best = Best(**state.get("best", {}))  # checkpoints before 37f9dc6 have none
         log.info("going on after step %d, %d windows", self.step, self.windows)
 
 

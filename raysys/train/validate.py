@@ -36,6 +36,11 @@ def validate(model: PretrainModel, config: RunConfig, data: TrainingData, rank: 
     metrics |= {f"codebook/hard_perplexity_{g}": value.item() for g, value in enumerate(groups)}
     metrics["codebook/used_fraction"] = used_fraction(counts).item()
     metrics |= probe(model, config, data, rank, world, device)
+    if dist.is_available() and dist.is_initialized():
+        # Ranks decide by them: they have to agree to the last bit, on whatever processors they computed.
+        shared = [metrics]
+        dist.broadcast_object_list(shared)
+        metrics = shared[0]
     model.train(was_training)
     return metrics | {"counts": counts}
 

@@ -69,6 +69,7 @@ def test_keys_that_may_change_leave_the_weights_as_they_are(smoke, tmp_path):
         "train.keep_checkpoints": 1,
         "train.max_failures": 0,
         "train.max_bad_steps": 2,
+        "train.patience": 100,
         "train.wait_for_nodes_h": 1.0,
     }
     elsewhere = {"train.num_workers", "train.min_workers", "data.reader", "data.root"}  # tests below and of the stream

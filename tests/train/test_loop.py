@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from raysys.train.data import prepare_training_data
-from raysys.train.loop import Budget
+from raysys.train.loop import Budget, Trainer
 from tests.train.local import local_trainer
 
 
@@ -98,6 +98,23 @@ def test_with_fewer_workers_than_planned_lr_and_global_batch_follow_the_rule(smo
     alone.windows, whole.windows = 4 * 12, 12  # the same progress: 12 of 32 windows, 48 of 128
     alone.step_windows, whole.step_windows = 4, 1
     assert alone._lr_factor() == pytest.approx(0.5 * whole._lr_factor())
+
+
+def test_a_run_ends_when_its_patience_does_also_across_a_restart(smoke, data, tmp_path, monkeypatch):
+    config = smoke.override({"train.max_steps": 12, "train.validate_every": 2, "train.patience": 2})
+    scores = iter([0.1, 0.3, float("nan"), 0.2, 0.3, 0.9])  # the first is that of the untrained model
+    monkeypatch.setattr(Trainer, "_validate", lambda _: {"probe/macro_ap": next(scores)})
+    first = local_trainer(config, data, tmp_path)
+    first.steps_left = 6
+    first.run()
+    assert not first.finished
+    second = local_trainer(config, data, tmp_path)
+    assert second.run()["step"] == 8, "steps 6 and 8 were no better than step 2"
+    assert second.finished
+    again = local_trainer(config, data, tmp_path)
+    assert again.finished
+    assert again.run() == {}
+    assert local_trainer(smoke.override({"train.max_steps": 12}), data, tmp_path).steps_left == 4
 
 
 def test_workers_that_must_leave_write_a_checkpoint_at_once_and_lose_no_step(smoke, data, tmp_path):
