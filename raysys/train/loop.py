@@ -164,22 +164,19 @@ class Trainer:
             if validates or leave:
                 metrics = metrics | self._state()
                 self._report(metrics)
-            if leave:
-                log.warning(
-                    "step %d: machines are taken away; the run leaves with a checkpoint of this step", self.step
-                )
-                break
-            if validates and self.finished:
-                if self.windows < self.budget.windows:
-                    words = (
-                        "step %d: %s has not been better than %.4f for %d validations (train.patience): the run ends"
-                    )
-                    log.info(
-                        words, self.step, self.config.search.objective, self.best.score, self.best.validations_since
-                    )
+            if leave or self.finished:
+                self._say_why(leave)
                 break
         self.log.close()
         return metrics
+
+    def _say_why(self, leaves: bool) -> None:
+        """Logs why the run ends before its budget is used up, if it does."""
+        if leaves:
+            log.warning("step %d: machines are taken away; the run leaves with a checkpoint of this step", self.step)
+        elif self.windows < self.budget.windows:
+            words = "step %d: %s has not been better than %.4f for %d validations (train.patience): the run ends"
+            log.info(words, self.step, self.config.search.objective, self.best.score, self.best.validations_since)
 
     def _train_step(self, batches: Iterator[Batch]) -> None:
         self.model.train()
