@@ -252,7 +252,7 @@ class Trainer:
             tensors, state = load_checkpoint(folder, self.model, self.optimizer)
         self.guard.load(tensors)
         self.step, self.windows = state["step"], state["windows"]
-        self.best = Best(**state.get("best", {}))  # checkpoints before 37f9dc6 have none
+        self.best = Best(**state.get("best", {}))  # older checkpoints have none
         log.info("going on after step %d, %d windows", self.step, self.windows)
 
 
