@@ -38,9 +38,9 @@ def validate(model: PretrainModel, config: RunConfig, data: TrainingData, rank: 
     metrics |= probe(model, config, data, rank, world, device)
     if dist.is_available() and dist.is_initialized():
         # Ranks decide by them: they have to agree to the last bit, on whatever processors they computed.
-        shared = [metrics]
-        dist.broadcast_object_list(shared)
-        metrics = shared[0]
+        of_ranks: list = [None] * world
+        dist.all_gather_object(of_ranks, metrics)
+        metrics = of_ranks[0]
     model.train(was_training)
     return metrics | {"counts": counts}
 
