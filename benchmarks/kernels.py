@@ -163,6 +163,7 @@ def measure_neighbours(shape):
     row = {"shape": list(shape)}
     for operator, tensors in zip((project, combine), neighbour_inputs(*shape), strict=True):
         for backend in ("triton", "torch"):
+            torch.compiler.reset()  # PyTorch compiles a line eight times, and then runs it as it is
             function = torch.compile(lambda *x, op=operator, how=backend: op(*x, backend=how))
             with torch.autocast("cuda", torch.bfloat16):
                 out = function(*tensors)
