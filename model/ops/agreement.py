@@ -54,7 +54,7 @@ def project_problem(batch, length, inner, heads, directions=(False, True), *, de
     shapes = ((batch, length, inner), (inner, 4), (inner,), maps, maps, maps, (2 * heads, 3 * inner), (2 * heads,))
     scales = (1, 0.5, 0.1, 0.5, 0.5, 0.5, 0.05, 1)
     inputs = [(normal(*shape) * scale).bfloat16() for shape, scale in zip(shapes, scales, strict=True)]
-    names = "conv q k v gates dx dtaps dbias dq_weight dk_weight dv_weight dgate_weight dgate_bias"
+    names = "conv k v gates dx dtaps dbias dq_weight dk_weight dv_weight dgate_weight dgate_bias"
     return _problem(partial(project, directions=directions), inputs, names)
 
 

@@ -31,12 +31,12 @@ def _constants(x, num_gates):
 def _prepared(wide, taps):
     """Room for the prepared weights, see kernels.py."""
     inner = len(taps)
-    return wide.new_empty(16 + 2 * project.GATES, inner, dtype=torch.promote_types(wide.dtype, torch.float32))
+    return wide.new_empty(12 + 2 * project.GATES, inner, dtype=torch.promote_types(wide.dtype, torch.float32))
 
 
 def _parts(prepared):
-    """Taps, maps of queries, keys and values, A and X as `project` takes them."""
-    return prepared.split([4, 4, 4, 4, project.GATES, project.GATES])
+    """Taps, maps of keys and values, A and X as `project` takes them."""
+    return prepared.split([4, 4, 4, project.GATES, project.GATES])
 
 
 def _heads(num_gates, *tensors):
@@ -48,8 +48,8 @@ def _heads(num_gates, *tensors):
 def mix_forward(
     wide: Tensor, taps: Tensor, conv_bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, gate_weight: Tensor,
     gate_bias: Tensor, norm_weight: Tensor, skip: Tensor, directions: int, cap: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(B, S, I), and what the gradient needs: a, q, k, v, gates, h, four tensors of the cell, prepared weights; contiguous inputs."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(B, S, I), and what the gradient needs: a, k, v, gates, h, four tensors of the cell, prepared weights; contiguous inputs."""
     require_gpu(wide)
     prepared = _prepared(wide, taps)
     inner, num_gates = len(taps), len(gate_bias)
@@ -58,18 +58,18 @@ def mix_forward(
     )
     taps, *rest = _parts(prepared)
     x, z = wide.chunk(2, dim=-1)
-    a, q, k, v, shares = project.project_shares(x, taps, conv_bias, *rest, num_gates, directions, 0)
-    heads = _heads(num_gates, q, k, v)
+    a, k, v, shares = project.project_shares(x, taps, conv_bias, *rest, num_gates, directions, 0)
+    heads = _heads(num_gates, a, k, v)
     gates, h, *saved = cell.cell_forward(*heads, shares[:, 0], shares[:, 1], reference.EPS, gate_bias, cap)
-    return combine_forward(h, a, z, norm_weight, skip), a, q, k, v, gates, h, *saved, prepared
+    return combine_forward(h, a, z, norm_weight, skip), a, k, v, gates, h, *saved, prepared
 
 
 @mix_forward.register_fake
 def _(wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip, directions, cap):
     x, z = wide.chunk(2, dim=-1)
-    a, q, k, v, shares = project.outputs(x, directions, len(gate_bias))
-    h, *saved = cell.outputs(*_heads(len(gate_bias), q))
-    return x.new_empty(z.shape), a, q, k, v, torch.empty_like(shares[0]), h, *saved, _prepared(wide, taps)
+    a, k, v, shares = project.outputs(x, directions, len(gate_bias))
+    h, *saved = cell.outputs(*_heads(len(gate_bias), a))
+    return x.new_empty(z.shape), a, k, v, torch.empty_like(shares[0]), h, *saved, _prepared(wide, taps)
 
 
 def _vectors(inner):
@@ -80,8 +80,8 @@ def _vectors(inner):
 @torch.library.custom_op("raysys::mix_grad", mutates_args=())
 def mix_backward(
     wide: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, gate_weight: Tensor, conv_bias: Tensor, norm_weight: Tensor, skip: Tensor,
-    a: Tensor, q: Tensor, k: Tensor, v: Tensor, gates: Tensor, h: Tensor, cell_gates: Tensor, memory: Tensor, norm: Tensor,
-    start: Tensor, prepared: Tensor, dy: Tensor, cap: float,
+    a: Tensor, k: Tensor, v: Tensor, gates: Tensor, h: Tensor, cell_gates: Tensor, memory: Tensor, norm: Tensor, start: Tensor,
+    prepared: Tensor, dy: Tensor, cap: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of `wide`, of taps (I, 4), of the maps (3, I / 4, 4, 4), of the gates' weights, and of vectors, one behind the other.
 
@@ -97,11 +97,12 @@ def mix_backward(
     dgates = gates.new_empty(*a.shape[:3], project.GATES)
     of_gates = dgates[..., : num_gates // 2], dgates[..., num_gates // 2 :]
     saved = (h, cell_gates, memory, norm, start)
-    grads = cell.cell_backward(*_heads(num_gates, q, k, v), *gates, reference.EPS, *saved, dh, *of_gates, cap, rho)
+    grads = cell.cell_backward(*_heads(num_gates, a, k, v), *gates, reference.EPS, *saved, dh, *of_gates, cap, rho)
 
     taps, *rest = _parts(prepared)
     inputs = (x, taps, conv_bias, *rest, directions, 0, num_gates, a, dconv.expand_as(a))
-    shares = project.project_grads(*inputs, *(t.flatten(-2) for t in grads), dgates, dx)
+    dq, dk, dv = (t.flatten(-2) for t in grads)
+    shares = project.project_grads(*inputs, dk, dv, dgates, dx, dq)
     sums = sum_each(*shares, dweights)
     dmaps, don, dtaps, _ = sums[: sum(project.sizes(inner))].split(project.sizes(inner))
     dtaps_out, dw, dgate = (sums.new_empty(size) for size in ((inner, 4), (3, inner // 4, 4, 4), gate_weight.shape))
@@ -113,7 +114,7 @@ def mix_backward(
 
 @mix_backward.register_fake
 def _(
-    wide, wq, wk, wv, gate_weight, conv_bias, norm_weight, skip, a, q, k, v, gates, h, cell_gates, memory, norm, start,
+    wide, wq, wk, wv, gate_weight, conv_bias, norm_weight, skip, a, k, v, gates, h, cell_gates, memory, norm, start,
     prepared, dy, cap,
 ):  # fmt: skip
     inner = wide.shape[-1] // 2

@@ -16,15 +16,15 @@ EPS = 1e-6
 def before_cell(
     x, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, *, directions=(False, True), cap=None, backend="auto"
 ):
-    """Returns the cell's (q, k, v, igate, fgate) and the convolved input (R, B, S, I), for x (B, S, I); arguments as of `mix`."""
+    """Returns the cell's (q, k, v, igate, fgate) and the convolved input, which is q, (R, B, S, I), for x (B, S, I); arguments as of `mix`."""
     maps = (wq, wk, wv)
-    conv, q, k, v, gates = project(
+    conv, k, v, gates = project(
         x, taps, conv_bias, *maps, gate_weight, gate_bias, directions=directions, backend=backend
     )
     if cap is not None:
         gates = cap * torch.tanh(gates / cap)
     heads = (len(gate_bias) // 2, -1)
-    return (*(t.unflatten(-1, heads) for t in (q, k, v)), *gates.chunk(2, dim=-1)), conv
+    return (*(t.unflatten(-1, heads) for t in (conv, k, v)), *gates.chunk(2, dim=-1)), conv
 
 
 def mix_reference(wide, *weights, both=True, cap=None, backend="torch"):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.ops.device import require_gpu
 from model.ops.project.kernels import convolve_grad_kernel, project_grad_kernel, project_kernel, weights_grad_kernel
+from model.ops.project.reference import gate_maps, keys_map
 from model.ops.sums import sum_each
 
 GATES = 16
@@ -74,21 +75,21 @@ def _runs(num_tiles, columns, launch):
 
 
 def outputs(x, directions, num_gates):
-    """Empty convolved input, queries, keys (R, B, S, I), values (1, B, S, I), and shares of the gates (I / C, 2, R, B, S, H)."""
+    """Empty convolved input, keys (R, B, S, I), values (1, B, S, I), and shares of the gates (I / C, 2, R, B, S, H)."""
     batch, length, inner = x.shape
-    a, q, k = (x.new_empty(directions, batch, length, inner) for _ in range(3))
+    a, k = (x.new_empty(directions, batch, length, inner) for _ in range(2))
     shares = (inner // _cut(x, FORWARD)[0], 2, directions, batch, length, num_gates // 2)
-    return a, q, k, x.new_empty(1, batch, length, inner), x.new_empty(shares, dtype=_exact(x))
+    return a, k, x.new_empty(1, batch, length, inner), x.new_empty(shares, dtype=_exact(x))
 
 
-def project_shares(x, taps, bias, wq, wk, wv, on_a, on_x, num_gates, directions, first):
+def project_shares(x, taps, bias, wk, wv, on_a, on_x, num_gates, directions, first):
     """Fills `outputs`; gates are the sum of their shares, one of each tile of channels, and of their bias."""
     require_gpu(x)
     batch, length, inner = x.shape
     filled = outputs(x, directions, num_gates)
     channels, frames = _cut(x, FORWARD)
     project_kernel[(inner // channels, triton.cdiv(length, frames), batch)](
-        x, taps, bias, wq, wk, wv, on_a, on_x, *filled, batch, length, x.stride(1), FIRST=first, G=GATES,
+        x, taps, bias, wk, wv, on_a, on_x, *filled, batch, length, x.stride(1), FIRST=first, G=GATES,
         H=num_gates // 2, **_constants(x, directions, FORWARD),
     )  # fmt: skip
     return filled
@@ -96,49 +97,49 @@ def project_shares(x, taps, bias, wq, wk, wv, on_a, on_x, num_gates, directions,
 
 @torch.library.custom_op("raysys::project", mutates_args=())
 def project_forward(
-    x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
-    gate_bias: Tensor, directions: int, first: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Convolved input, queries, keys (R, B, S, I), values (1, B, S, I), gates (R, B, S, 2 H); x is dense but for a row stride."""
-    *filled, shares = project_shares(x, taps, bias, wq, wk, wv, on_a, on_x, len(gate_bias), directions, first)
+    x: Tensor, taps: Tensor, bias: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor, gate_bias: Tensor,
+    directions: int, first: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Convolved input, keys (R, B, S, I), values (1, B, S, I), gates (R, B, S, 2 H); x is dense but for a row stride."""
+    *filled, shares = project_shares(x, taps, bias, wk, wv, on_a, on_x, len(gate_bias), directions, first)
     return *filled, shares.sum(0).movedim(0, -2).flatten(-2) + gate_bias
 
 
 @project_forward.register_fake
-def _(x, taps, bias, wq, wk, wv, on_a, on_x, gate_bias, directions, first):
+def _(x, taps, bias, wk, wv, on_a, on_x, gate_bias, directions, first):
     *filled, shares = outputs(x, directions, len(gate_bias))
     return *filled, shares.new_empty(*filled[0].shape[:3], len(gate_bias))
 
 
-def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dq, dk, dv, dgates, dx):
-    """Shares of the gradients of the maps (runs, 3, 16 I / 4), of A and X (runs, 2, I, G), of taps and bias (runs, 5, I), and of the
+def project_grads(x, taps, bias, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dk, dv, dgates, dx, dq=None):
+    """Shares of the gradients of the maps (runs, 2, 16 I / 4), of A and X (runs, 2, I, G), of taps and bias (runs, 5, I), and of the
     gates' bias (runs, G); that of x into `dx`.
 
     `dx` (B, S, I) is dense but for a row stride; dgates (R, B, S, G) are those of the gates before any cap, and may hold
-    anything in columns that are no gates.
+    anything in columns that are no gates. `dq`, if given, is added to `da`.
     """
     batch, length, inner = x.shape
     rows, extent, exact = batch * length, (batch, length, x.stride(1)), _exact(x)
-    dconv = torch.empty_like(dq)
+    dconv = torch.empty_like(dk)
 
     channels, frames = _cut(x, BACKWARD)
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, BACKWARD)
     turn = da.stride(0) if directions > 1 else 0
     project_grad_kernel[(inner // channels, runs)](
-        x, taps, bias, wq, wk, on_a, da, dq, dk, dgates, dconv, *extent, tiles, turn, FIRST=first, G=GATES,
-        USED=num_gates, **_constants(x, directions, BACKWARD),
+        x, taps, bias, wk, on_a, da, dq, dk, dgates, dconv, *extent, tiles, turn, QUERIES=dq is not None, FIRST=first,
+        G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
     )  # fmt: skip
 
     wide = x.element_size() > 2
     launch = replace(WEIGHTS_BACKWARD, channels=WEIGHTS_BACKWARD.channels // 2) if wide else WEIGHTS_BACKWARD
     channels, frames = _cut(x, launch)
     columns = inner // channels
-    tiles, runs = _runs(triton.cdiv(directions * rows, frames), 5 * columns, launch)
+    tiles, runs = _runs(triton.cdiv(directions * rows, frames), 4 * columns, launch)
     x_tiles = triton.cdiv(triton.cdiv(rows, frames), runs)
-    sums = (x.new_empty(runs, *size, dtype=exact) for size in ((3, BLOCK * inner), (2, inner, GATES), (GATES,)))
+    sums = (x.new_empty(runs, *size, dtype=exact) for size in ((2, BLOCK * inner), (2, inner, GATES), (GATES,)))
     dmaps, don, dgate_bias = sums
-    weights_grad_kernel[(5, columns, runs)](
-        dq, dk, dv, dgates, a, x, dmaps, don, dgate_bias, rows, x.stride(1), tiles, x_tiles, G=GATES, USED=num_gates,
+    weights_grad_kernel[(4, columns, runs)](
+        dk, dv, dgates, a, x, dmaps, don, dgate_bias, rows, x.stride(1), tiles, x_tiles, G=GATES, USED=num_gates,
         **_constants(x, directions, launch),
     )  # fmt: skip
 
@@ -154,23 +155,23 @@ def project_grads(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_
 
 def sizes(inner: int) -> tuple[int, int, int, int]:
     """Elements of the gradients of the maps, of A and X, of taps and bias, of the gates' bias."""
-    return 3 * BLOCK * inner, 2 * inner * GATES, (TAPS + 1) * inner, GATES
+    return 2 * BLOCK * inner, 2 * inner * GATES, (TAPS + 1) * inner, GATES
 
 
 @torch.library.custom_op("raysys::project_grad", mutates_args=())
 def project_backward(
-    x: Tensor, taps: Tensor, bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor,
-    directions: int, first: int, num_gates: int, a: Tensor, da: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, dgates: Tensor,
+    x: Tensor, taps: Tensor, bias: Tensor, wk: Tensor, wv: Tensor, on_a: Tensor, on_x: Tensor, directions: int,
+    first: int, num_gates: int, a: Tensor, da: Tensor, dk: Tensor, dv: Tensor, dgates: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradient of x, and one behind the other those of the maps (3, 16 I / 4), of A and X (2, I, G), of taps and bias (5, I), of the gates' bias (G,)."""
+    """Gradient of x, and one behind the other those of the maps (2, 16 I / 4), of A and X (2, I, G), of taps and bias (5, I), of the gates' bias (G,)."""
     dx = x.new_empty(x.shape)
     numbers = (directions, first, num_gates)
-    inputs = (x, taps, bias, wq, wk, wv, on_a, on_x)
-    return dx, sum_each(*project_grads(*inputs, *numbers, a, da, dq, dk, dv, dgates, dx))
+    inputs = (x, taps, bias, wk, wv, on_a, on_x)
+    return dx, sum_each(*project_grads(*inputs, *numbers, a, da, dk, dv, dgates, dx))
 
 
 @project_backward.register_fake
-def _(x, taps, bias, wq, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dq, dk, dv, dgates):
+def _(x, taps, bias, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dk, dv, dgates):
     return x.new_empty(x.shape), x.new_empty(sum(sizes(x.shape[-1])), dtype=_exact(x))
 
 
@@ -180,17 +181,16 @@ def _setup(ctx, inputs, output):
     ctx.save_for_backward(*tensors, output[0])
 
 
-def _backward(ctx, da, dq, dk, dv, dgates):
+def _backward(ctx, da, dk, dv, dgates):
     *tensors, a = ctx.saved_tensors
     if not da[0].is_contiguous():  # one gradient for all directions, expanded, is read as it is
         da = da.contiguous()
     padded = F.pad(dgates, (0, GATES - ctx.num_gates)).contiguous()
     numbers = (ctx.directions, ctx.first, ctx.num_gates)
-    dq, dk, dv = (g.contiguous() for g in (dq, dk, dv))
-    dx, sums = project_backward(*tensors, *numbers, a, da, dq, dk, dv, padded)
+    dx, sums = project_backward(*tensors, *numbers, a, da, dk.contiguous(), dv.contiguous(), padded)
     inner = dx.shape[-1]
     dmaps, don, dtaps, dgate_bias = sums.split(sizes(inner))
-    dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps.view(3, -1))
+    dmaps = (d.view(-1, BLOCK * BLOCK).t() for d in dmaps.view(2, -1))
     don_a, don_x = don.view(2, inner, GATES)
     dtaps = dtaps.view(TAPS + 1, inner)
     return dx, dtaps[:TAPS], dtaps[TAPS], *dmaps, don_a.t(), don_x.t(), dgate_bias[: ctx.num_gates], None, None
@@ -202,12 +202,6 @@ project_forward.register_autograd(_backward, setup_context=_setup)
 def _rows(weight):
     """(16, I / 4) for the blocks (I / 4, out, in)."""
     return weight.flatten(1).t().contiguous()
-
-
-def _through(weight, gate):
-    """(2 H, I): what the blocks (I / 4, out, in) followed by the gate weights (2 H, I) do to their input."""
-    num_blocks, out, _ = weight.shape
-    return (gate.view(-1, num_blocks, out, 1) * weight).sum(2).flatten(1)
 
 
 def require_fit(inner, map_weight, taps, num_gates):
@@ -229,10 +223,9 @@ def project_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate
     require_fit(x.shape[-1], q_weight, conv_weight, num_gates)
     if x.stride(-1) != 1 or x.stride(0) != x.shape[1] * x.stride(1):
         x = x.contiguous()
-    on_q, on_k, on_v = gate_weight.chunk(3, dim=1)
-    pad = (0, 0, 0, GATES - num_gates)
-    on_a = F.pad(_through(q_weight, on_q) + _through(k_weight, on_k), pad)
-    on_x = F.pad(_through(v_weight, on_v), pad)
-    maps = (_rows(w) for w in (q_weight, k_weight, v_weight))
+    on_a, on_x = (
+        F.pad(on, (0, 0, 0, GATES - num_gates)) for on in gate_maps(gate_weight, q_weight, k_weight, v_weight)
+    )
+    maps = (_rows(w) for w in (keys_map(q_weight, k_weight), v_weight))
     taps = conv_weight.t().contiguous()
     return project_forward(x, taps, conv_bias, *maps, on_a, on_x, gate_bias, len(directions), int(directions[0]))

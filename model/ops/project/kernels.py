@@ -1,6 +1,6 @@
 """Triton kernels of `project`.
 
-A thread holds whole blocks of 4 channels, so the 4 x 4 maps of queries, keys and values are plain multiplications in
+A thread holds whole blocks of 4 channels, so the 4 x 4 maps of keys and values are plain multiplications in
 registers: a tile (L, C) is split into the four tiles (L, C / 4) of the channels with the same place in their block, and no
 program waits for shared memory. Gates are linear in the convolved input a and in x, gates_r = a_r A + x X (README.md), and
 are products for the tensor cores, as are the gradients of the weights.
@@ -102,11 +102,11 @@ def _store_gates(gates_ptr, gates, r, row, ok, N, H: tl.constexpr, R: tl.constex
 
 @triton.jit
 def project_kernel(
-    x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, wv_ptr, on_a_ptr, on_x_ptr, a_ptr, q_ptr, k_ptr, v_ptr, gates_ptr, B, S, stride,
+    x_ptr, w_ptr, bias_ptr, wk_ptr, wv_ptr, on_a_ptr, on_x_ptr, a_ptr, k_ptr, v_ptr, gates_ptr, B, S, stride,
     I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr,
     H: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Convolved input, queries, keys and values of one tile, and its channels' share of the gates.
+    """Convolved input, keys and values of one tile, and its channels' share of the gates.
 
     Program axes: 0 tile of channels, 1 frames, 2 batch row.
     """
@@ -128,7 +128,6 @@ def project_kernel(
         at = (row + r * rows)[:, None] * I + c[None, :]
         tl.store(a_ptr + at, a.to(x.dtype), ok[:, None])
         a0, a1, a2, a3 = _split(a)
-        tl.store(q_ptr + at, _map(a0, a1, a2, a3, wq_ptr, n, I, False).to(x.dtype), ok[:, None])
         tl.store(k_ptr + at, _map(a0, a1, a2, a3, wk_ptr, n, I, False).to(x.dtype), ok[:, None])
     # Products for the tensor cores: their layout would spread to all of the above if they took the registers it has filled.
     tl.debug_barrier()
@@ -163,11 +162,11 @@ def _weights(w_ptr, n, I: tl.constexpr, ACC: tl.constexpr):
 
 @triton.jit
 def project_grad_kernel(
-    x_ptr, w_ptr, bias_ptr, wq_ptr, wk_ptr, on_a_ptr, da_ptr, dq_ptr, dk_ptr, dgates_ptr, dconv_ptr, B, S, stride, tiles,
-    da_turn, I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr,
-    USED: tl.constexpr, ACC: tl.constexpr,
+    x_ptr, w_ptr, bias_ptr, wk_ptr, on_a_ptr, da_ptr, dq_ptr, dk_ptr, dgates_ptr, dconv_ptr, B, S, stride, tiles,
+    da_turn, QUERIES: tl.constexpr, I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr,
+    L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradients before SiLU.
+    """Gradients before SiLU. With QUERIES those of a come in two parts, da and dq, else da is all.
 
     Program axes: 0 tile of channels, 1 run of `tiles` tiles of frames of the whole batch. USED of the G gates are real.
     """
@@ -195,20 +194,21 @@ def project_grad_kernel(
             for j in tl.static_range(TAPS - 1):
                 near = near + (_rows_at(x_ptr, b, s, S, stride, c, side * (TAPS - 1 - j)),)
             da = da + (_tile(da_ptr + r * tl.cast(da_turn, tl.int64), row, ok, I, c),)
-            dq = dq + (_tile(dq_ptr, row + r * turn, ok, I, c),)
+            if QUERIES:
+                dq = dq + (_tile(dq_ptr, row + r * turn, ok, I, c),)
             dk = dk + (_tile(dk_ptr, row + r * turn, ok, I, c),)
         for r in tl.static_range(R):
             for j in tl.static_range(USED):
                 dgates = dgates + (tl.load(dgates_ptr + (row + r * turn) * G + j, mask=ok, other=0.0)[:, None],)
 
-        wq = _weights(wq_ptr, n, I, ACC)
-        da0 = da[0].to(ACC) + _map_back(dq[0].to(ACC), wq)
-        if R == 2:
-            da1 = da[1].to(ACC) + _map_back(dq[1].to(ACC), wq)
         wk = _weights(wk_ptr, n, I, ACC)
-        da0 += _map_back(dk[0].to(ACC), wk)
+        da0 = da[0].to(ACC) + _map_back(dk[0].to(ACC), wk)
+        if QUERIES:
+            da0 += dq[0].to(ACC)
         if R == 2:
-            da1 += _map_back(dk[1].to(ACC), wk)
+            da1 = da[1].to(ACC) + _map_back(dk[1].to(ACC), wk)
+            if QUERIES:
+                da1 += dq[1].to(ACC)
         for j in tl.static_range(USED):
             on_a = tl.load(on_a_ptr + j * I + c).to(ACC)[None, :]
             da0 += dgates[j] * on_a
@@ -241,35 +241,33 @@ def _within_blocks(dw, C: tl.constexpr):
 
 @triton.jit
 def weights_grad_kernel(
-    dq_ptr, dk_ptr, dv_ptr, dgates_ptr, a_ptr, x_ptr, dmaps_ptr, don_ptr, dbias_ptr, N, stride, tiles, x_tiles,
+    dk_ptr, dv_ptr, dgates_ptr, a_ptr, x_ptr, dmaps_ptr, don_ptr, dbias_ptr, N, stride, tiles, x_tiles,
     I: tl.constexpr, R: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Each program's share of the gradients of the maps (3, I / 4, 4, 4), of A and X (2, I, G), or of the gates' bias (G,).
+    """Each program's share of the gradients of the maps (2, I / 4, 4, 4), of A and X (2, I, G), or of the gates' bias (G,).
 
-    Program axes: 0 weights, so that programs side by side read the same tiles: maps of queries and keys and A, which take
+    Program axes: 0 weights, so that programs side by side read the same tiles: map of keys and A, which take
     `tiles` tiles of the R N frames of all directions, map of values and X, which take `x_tiles` tiles of N frames;
     1 tile of channels; 2 run. A map's product has all pairs of the tile's channels, of which those within a block are kept.
     """
     which = tl.program_id(0)
-    of_x = which >= 3
+    of_x = which >= 2
+    of_gates = which % 2 == 1
     y_ptr = a_ptr
-    dy_ptr = dq_ptr
+    dy_ptr = dk_ptr
     rows = R * N
     hop = I
     count = tiles
     if of_x:
         y_ptr = x_ptr
+        dy_ptr = dv_ptr
         rows = N
         hop = stride
         count = x_tiles
-    if which == 1:
-        dy_ptr = dk_ptr
-    if which == 3:
-        dy_ptr = dv_ptr
     c = tl.program_id(1) * C + tl.arange(0, C)
     run = tl.program_id(2).to(tl.int64)
     # One product in a loop: with a second one Triton 3.6 fills that with garbage on Hopper.
-    if (which == 2) | (which == 4):
+    if of_gates:
         g = tl.arange(0, G)
         don = tl.zeros((C, G), ACC)
         dbias = tl.zeros((L, G), ACC)
@@ -284,7 +282,7 @@ def weights_grad_kernel(
             dbias += dgates
             y = _tile(y_ptr, row, ok, hop, c)
             don = _dot(tl.trans(y), dgates.to(y.dtype), don)
-        share = don_ptr + (run * 2 + which // 4) * (I * G)
+        share = don_ptr + (run * 2 + which // 2) * (I * G)
         tl.store(share + c[:, None] * G + g[None, :], don)
         if (tl.program_id(1) == 0) & of_x:
             tl.store(dbias_ptr + run * G + g, tl.sum(dbias, 0))
@@ -297,7 +295,7 @@ def weights_grad_kernel(
         o = tl.arange(0, 4)
         n = tl.program_id(1) * (C // 4) + tl.arange(0, C // 4)
         at = n[:, None, None] * 16 + o[None, :, None] * 4 + o[None, None, :]
-        share = dmaps_ptr + (run * 3 + which - which // 3) * (4 * I)
+        share = dmaps_ptr + (run * 2 + which // 2) * (4 * I)
         tl.store(share + at, _within_blocks(dw, C))
 
 

@@ -20,10 +20,10 @@ def project(
     directions=(False, True),
     backend="auto",
 ):
-    """What the mLSTM cell needs of x: (conv, q, k, v, gates), for each direction.
+    """What the mLSTM cell needs of x: (conv, k, v, gates), for each direction.
 
-    conv (R, B, S, I) is SiLU of the causal convolution of x; q and k (R, B, S, I) are block-diagonal maps of conv,
-    v (1, B, S, I) one of x; gates (R, B, S, 2 H) are linear in q, k and v together, in fp32.
+    conv (R, B, S, I) is SiLU of the causal convolution of x, and serves as queries; k (R, B, S, I) is a block-diagonal map
+    of conv, W_q^T W_k, v (1, B, S, I) one of x; gates (R, B, S, 2 H) are linear in W_q conv, W_k conv and v together, in fp32.
 
     Args:
         x: Up-projected input (B, S, I); may be a slice of a wider tensor's last dimension.

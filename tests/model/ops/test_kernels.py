@@ -91,10 +91,13 @@ def test_the_gradient_of_wide_heads_has_room_on_large_gpus():
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", ["project", "project_grad", "weights_grad", "convolve_grad"])
-def test_project_kernels_compile(name, capability):
+@pytest.mark.parametrize(
+    ("name", "queries"),
+    [("project", False), ("project_grad", False), ("project_grad", True), ("weights_grad", False), ("convolve_grad", False)],
+)
+def test_project_kernels_compile(name, queries, capability):
     kernel = getattr(project_kernels, f"{name}_kernel")
-    constants = {key: value for key, value in PROJECT.items() if key in kernel.arg_names}
+    constants = {key: value for key, value in (PROJECT | {"QUERIES": queries}).items() if key in kernel.arg_names}
     assert compile_kernel(kernel, capability, constants).metadata.shared <= SHARED_MEMORY
 
 
