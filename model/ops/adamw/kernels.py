@@ -10,33 +10,34 @@ import triton.language as tl
 
 
 @triton.jit
-def _chunk(table_ptr, row, C, ALIGNED: tl.constexpr):
-    """Address of this program's chunk in one of the table's rows."""
-    ptr = tl.load(table_ptr + row * C + tl.program_id(0)).to(tl.pointer_type(tl.float32))
+def _chunk(table_ptr, row, c, C, ALIGNED: tl.constexpr):
+    """Address of chunk c in one of the table's rows."""
+    ptr = tl.load(table_ptr + row * C + c).to(tl.pointer_type(tl.float32))
     return tl.multiple_of(ptr, 16) if ALIGNED else ptr
 
 
 @triton.jit
 def squares_kernel(table_ptr, squares_ptr, C, SIZE: tl.constexpr, ALIGNED: tl.constexpr):
-    """Sum of squares of the gradients of every chunk (C,)."""
-    count = tl.load(table_ptr + 4 * C + tl.program_id(0))
-    grad_ptr = _chunk(table_ptr, 1, C, ALIGNED) + tl.arange(0, SIZE)
+    """Sum of squares of the gradients of every chunk (C,), the last one first: what is read last is still in the cache for AdamW."""
+    c = C - 1 - tl.program_id(0)
+    count = tl.load(table_ptr + 4 * C + c)
+    grad_ptr = _chunk(table_ptr, 1, c, C, ALIGNED) + tl.arange(0, SIZE)
     # Without a mask four elements are loaded at once.
     if count == SIZE:
         grad = tl.load(grad_ptr)
     else:
         grad = tl.load(grad_ptr, mask=tl.arange(0, SIZE) < count, other=0.0)
-    tl.store(squares_ptr + tl.program_id(0), tl.sum(grad * grad, 0))
+    tl.store(squares_ptr + c, tl.sum(grad * grad, 0))
 
 
 @triton.jit
 def _update(
-    table_ptr, decay, lr, scale, correct1, correct2, C, ok, beta1: tl.constexpr, beta2: tl.constexpr, eps: tl.constexpr,
+    table_ptr, c, decay, lr, scale, correct1, correct2, C, ok, beta1: tl.constexpr, beta2: tl.constexpr, eps: tl.constexpr,
     SIZE: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     at = tl.arange(0, SIZE)
-    param_ptr, grad_ptr = _chunk(table_ptr, 0, C, ALIGNED) + at, _chunk(table_ptr, 1, C, ALIGNED) + at
-    first_ptr, second_ptr = _chunk(table_ptr, 2, C, ALIGNED) + at, _chunk(table_ptr, 3, C, ALIGNED) + at
+    param_ptr, grad_ptr = _chunk(table_ptr, 0, c, C, ALIGNED) + at, _chunk(table_ptr, 1, c, C, ALIGNED) + at
+    first_ptr, second_ptr = _chunk(table_ptr, 2, c, C, ALIGNED) + at, _chunk(table_ptr, 3, c, C, ALIGNED) + at
     grad, param = tl.load(grad_ptr, mask=ok), tl.load(param_ptr, mask=ok)
     first, second = tl.load(first_ptr, mask=ok), tl.load(second_ptr, mask=ok)
     grad = grad / scale
@@ -65,7 +66,7 @@ def adamw_kernel(
         correct2 = 1.0 - tl.exp(step * log_beta2)
         count = tl.load(table_ptr + 4 * C + c)
         if count == SIZE:
-            _update(table_ptr, decay, lr, scale, correct1, correct2, C, None, beta1, beta2, eps, SIZE, ALIGNED)
+            _update(table_ptr, c, decay, lr, scale, correct1, correct2, C, None, beta1, beta2, eps, SIZE, ALIGNED)
         else:
             ok = tl.arange(0, SIZE) < count
-            _update(table_ptr, decay, lr, scale, correct1, correct2, C, ok, beta1, beta2, eps, SIZE, ALIGNED)
+            _update(table_ptr, c, decay, lr, scale, correct1, correct2, C, ok, beta1, beta2, eps, SIZE, ALIGNED)

@@ -22,7 +22,7 @@ def _tile(tile, h, N, z_stride, I: tl.constexpr, E: tl.constexpr, L: tl.constexp
 
 
 @triton.jit
-def _normalise(x, ok, E: tl.constexpr, eps: tl.constexpr):
+def normalise_head(x, ok, E: tl.constexpr, eps: tl.constexpr):
     """Normalised rows of x (L, EP) and the inverse of their deviation (L, 1)."""
     x = tl.where(ok, x - tl.sum(x, 1, keep_dims=True) / E, 0.0)
     inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / E + eps)
@@ -36,14 +36,14 @@ def combine_kernel(
 ):  # fmt: skip
     """Gated sum of one tile of one head."""
     h = tl.program_id(1)
-    at, z_at, ok = _tile(tl.program_id(0), h, N, z_stride, I, E, L, EP)
+    at, z_at, ok = _tile(tl.num_programs(0) - 1 - tl.program_id(0), h, N, z_stride, I, E, L, EP)
     e = tl.arange(0, EP)
     weight = 1.0 + tl.load(weight_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
     skip = tl.load(skip_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
     total = tl.zeros((L, EP), ACC)
     for r in tl.static_range(R):
         turn = tl.cast(N, tl.int64) * I * r
-        normed, _inverse = _normalise(tl.load(h_ptr + turn + at, mask=ok, other=0.0).to(ACC), ok, E, eps)
+        normed, _inverse = normalise_head(tl.load(h_ptr + turn + at, mask=ok, other=0.0).to(ACC), ok, E, eps)
         conv = tl.load(conv_ptr + turn + at, mask=ok, other=0.0).to(ACC)
         total += normed * weight[None, :] + conv * skip[None, :]
     z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)
@@ -68,7 +68,8 @@ def combine_grad_kernel(
     dweight = tl.zeros((L, EP), ACC)
     dskip = tl.zeros((L, EP), ACC)
     for step in tl.range(tiles, num_stages=STAGES):
-        at, z_at, ok = _tile(tl.program_id(0) * tiles + step, h, N, z_stride, I, E, L, EP)
+        tile = (tiles - 1 - step) * tl.num_programs(0) + tl.program_id(0)
+        at, z_at, ok = _tile(tile, h, N, z_stride, I, E, L, EP)
         # All loads come before the first store, which none of them may pass: for all that the compiler knows they overlap.
         z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)
         dy = tl.load(dy_ptr + at, mask=ok, other=0.0).to(ACC)
@@ -84,19 +85,19 @@ def combine_grad_kernel(
         scaled = dtotal * weight[None, :]
         mean = tl.sum(scaled, 1, keep_dims=True) / E
         for r in tl.static_range(R):
-            normed, inverse = _normalise(hidden[r].to(ACC), ok, E, eps)
+            normed, inverse = normalise_head(hidden[r].to(ACC), ok, E, eps)
             normed_sum += normed
             along = tl.sum(scaled * normed, 1, keep_dims=True) / E
             dh = (scaled - mean - normed * along) * inverse
             dh = dh.to(dh_ptr.dtype.element_ty)
             tl.store(dh_ptr + r * tl.cast(N, tl.int64) * I + at, dh, ok)
             if RHO:
-                n = (tl.program_id(0) * tiles + step).to(tl.int64) * L + tl.arange(0, L)
+                n = tile.to(tl.int64) * L + tl.arange(0, L)
                 # (r B + b) H + h rows of S frames, for the frame n = b S + s of direction r
                 place = (r * tl.cast(N, tl.int64) + n - n % S) * tl.num_programs(1) + h * S + n % S
                 tl.store(rho_ptr + place, tl.sum(dh.to(ACC) * hidden[r].to(ACC), 1), n < N)
         total = normed_sum * weight[None, :] + conv_sum * skip[None, :]
-        _at, dz_at, _ok = _tile(tl.program_id(0) * tiles + step, h, N, dz_stride, I, E, L, EP)
+        _at, dz_at, _ok = _tile(tile, h, N, dz_stride, I, E, L, EP)
         tl.store(dz_ptr + dz_at, (dy * total * gate * (1.0 + z * (1.0 - gate))).to(dz_ptr.dtype.element_ty), ok)
         tl.store(dconv_ptr + at, (dtotal * skip[None, :]).to(dconv_ptr.dtype.element_ty), ok)
         dweight += dtotal * normed_sum

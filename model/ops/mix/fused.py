@@ -6,21 +6,27 @@ are brought into the kernels' layouts by one launch.
 Shape letters: R directions, B batch, S frames, I inner channels, H heads, E channels of a head.
 """
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from model.ops.combine.fused import combine_forward, combine_grads
+from model.ops.combine.reference import EPS as NORM_EPS
 from model.ops.device import require_gpu
 from model.ops.mix import reference
 from model.ops.mix.kernels import prepare_grad_kernel, prepare_kernel
+from model.ops.mix.kernels_hidden import hidden_combine_kernel
 from model.ops.mlstm import fused as cell
 from model.ops.project import fused as project
 from model.ops.sums import sum_each
 
 BLOCKS = 8
 """Blocks of four channels of a program that prepares weights."""
+NARROW = 64
+"""Most channels of a head that one kernel takes from states to what the down-projection reads; it may use all registers."""
 
 
 def _constants(x, num_gates):
@@ -44,6 +50,19 @@ def _heads(num_gates, *tensors):
     return (t.unflatten(-1, (num_gates // 2, -1)) for t in tensors)
 
 
+def _hidden_combine(a, k, v, z, norm_weight, skip, gates, states, cut):
+    """Hidden states (R, B, S, H, E) and what `combine` makes of them (B, S, I), for a, k (R, B, S, H, E), v (1, B, S, H, E)."""
+    directions, batch, length, heads, _ = a.shape
+    overlap, *scales = gates
+    h, y = torch.empty_like(a), a.new_empty(z.shape)
+    hidden_combine_kernel[(heads, cut.num_chunks, batch)](
+        a, k, v, z, *scales, *states, norm_weight, skip, h, overlap, y, batch, length, heads, cut.num_chunks, z.stride(1),
+        R=directions, norm_eps=NORM_EPS, **cell.scale_and_eps(a, reference.EPS),
+        **cell.constants_of(a, cut, replace(cut.hidden, registers=None)),
+    )  # fmt: skip
+    return h, y
+
+
 @torch.library.custom_op("raysys::mix", mutates_args=())
 def mix_forward(
     wide: Tensor, taps: Tensor, conv_bias: Tensor, wq: Tensor, wk: Tensor, wv: Tensor, gate_weight: Tensor,
@@ -59,8 +78,14 @@ def mix_forward(
     taps, *rest = _parts(prepared)
     x, z = wide.chunk(2, dim=-1)
     a, k, v, shares = project.project_shares(x, taps, conv_bias, *rest, num_gates, directions, 0)
-    heads = _heads(num_gates, a, k, v)
-    gates, h, *saved = cell.cell_forward(*heads, shares[:, 0], shares[:, 1], reference.EPS, gate_bias, cap)
+    heads = tuple(_heads(num_gates, a, k, v))
+    of_gates = shares[:, 0], shares[:, 1]
+    cut = cell.plan_of(heads[0])
+    if a.shape[-1] <= NARROW * heads[0].shape[-2] and not cut.pairs:
+        gates, cell_gates, states = cell.cell_states(*heads, *of_gates, gate_bias, cap)
+        h, y = _hidden_combine(*heads, z, norm_weight, skip, cell_gates, states, cut)
+        return y, a, k, v, gates, h, cell_gates, *states, prepared
+    gates, h, *saved = cell.cell_forward(*heads, *of_gates, reference.EPS, gate_bias, cap)
     return combine_forward(h, a, z, norm_weight, skip), a, k, v, gates, h, *saved, prepared
 
 
@@ -92,7 +117,7 @@ def mix_backward(
     dwide = torch.empty_like(wide)
     dx, dz = dwide.chunk(2, dim=-1)
     rho = torch.empty_like(cell_gates[0])
-    dh, dconv, dweights = combine_grads(h, a, z, norm_weight, skip, dy, dz, rho)
+    dh, da, dweights = combine_grads(h, a, z, norm_weight, skip, dy, dz, rho)
 
     dgates = gates.new_empty(*a.shape[:3], project.GATES)
     of_gates = dgates[..., : num_gates // 2], dgates[..., num_gates // 2 :]
@@ -100,7 +125,7 @@ def mix_backward(
     grads = cell.cell_backward(*_heads(num_gates, a, k, v), *gates, reference.EPS, *saved, dh, *of_gates, cap, rho)
 
     taps, *rest = _parts(prepared)
-    inputs = (x, taps, conv_bias, *rest, directions, 0, num_gates, a, dconv.expand_as(a))
+    inputs = (x, taps, conv_bias, *rest, directions, 0, num_gates, a, da.expand_as(a))
     dq, dk, dv = (t.flatten(-2) for t in grads)
     shares = project.project_grads(*inputs, dk, dv, dgates, dx, dq)
     sums = sum_each(*shares, dweights)

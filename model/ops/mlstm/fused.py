@@ -122,7 +122,8 @@ def _pairs(width):
     )
 
 
-def _plan_of(q):
+def plan_of(q):
+    """The plan for queries (R, B, S, H, E)."""
     directions, batch, length, heads, dim = q.shape
     return plan(directions * batch * heads, length, dim, q.element_size(), shared_memory_of(q.device))
 
@@ -131,14 +132,16 @@ def _exact(q):
     return torch.promote_types(q.dtype, torch.float32)
 
 
-def _constants(q, cut, launch):
+def constants_of(q, cut, launch):
+    """Sizes of tiles and settings of a launch."""
     acc = tl.float64 if q.dtype == torch.float64 else tl.float32
     constants = {"E": q.shape[-1], "L": cut.chunk, "BE": launch.tile, "ACC": acc}
     constants |= {"num_warps": launch.warps, "num_stages": launch.stages}
     return constants | ({"maxnreg": launch.registers} if launch.registers else {})
 
 
-def _math(q, eps):
+def scale_and_eps(q, eps):
+    """Log scale of the scores, and what is added to denominators."""
     return {"log_scale": -0.5 * math.log2(q.shape[-1]), "eps": eps}
 
 
@@ -153,7 +156,7 @@ def _states(q, slots, dtype, scales=None):
     )
 
 
-def _saved(q, cut):
+def saved_states(q, cut):
     """Empty memory, normaliser and log scale that every chunk but the first starts from; of pairs the log scale alone."""
     return _states(q, 0 if cut.pairs else cut.num_chunks - 1, q.dtype, cut.num_chunks - 1)
 
@@ -169,7 +172,7 @@ def _carry(kernel, q, segments, *tensors):
 def _chunk_states(q, k, v, fade, write, cut):
     """Memory, normaliser and log scale that every chunk but the first starts from."""
     directions, batch, length, heads, dim = q.shape
-    saved = _saved(q, cut)
+    saved = saved_states(q, cut)
     if cut.num_chunks == 1:
         return saved
     memory0, norm0, start0 = _states(q, cut.segments - 1, _exact(q))
@@ -179,7 +182,7 @@ def _chunk_states(q, k, v, fade, write, cut):
     def run(ends, segments, start):
         states_kernel[(segments * tiles, heads, directions * batch)](
             k, v, fade, write, memory0, norm0, start0, fade0, *saved[:2], start, batch, length, heads, cut.num_chunks,
-            cut.segments, cut.chunks, SHARED=len(v) == 1, ENDS=ends, **_constants(q, cut, cut.states),
+            cut.segments, cut.chunks, SHARED=len(v) == 1, ENDS=ends, **constants_of(q, cut, cut.states),
         )  # fmt: skip
 
     if cut.segments > 1:
@@ -189,27 +192,28 @@ def _chunk_states(q, k, v, fade, write, cut):
     return saved
 
 
-def _pair_constants(q, cut, launch):
-    return _constants(q, cut, launch) | {"PART": min(launch.part, cut.chunk)}
+def pair_constants(q, cut, launch):
+    """The same for a kernel over all pairs of frames."""
+    return constants_of(q, cut, launch) | {"PART": min(launch.part, cut.chunk)}
 
 
 def _hidden_pairs(q, k, v, h, gates, eps, cut):
     """Fills h and the overlaps by all pairs of frames; returns what is saved in place of states."""
     directions, batch, length, heads, dim = q.shape
     overlap, fade, write, peak = gates
-    saved = _saved(q, cut)
+    saved = saved_states(q, cut)
     tiles = triton.cdiv(dim, cut.pairs.hidden.tile)
     hidden_pairs_kernel[(cut.num_chunks * directions * tiles, heads, batch)](
         q, k, v, fade, write, peak, saved[2], h, overlap, batch, length, heads, cut.num_chunks, R=directions,
-        SHARED=len(v) == 1, MOST=triton.next_power_of_2(cut.num_chunks), **_math(q, eps),
-        **_pair_constants(q, cut, cut.pairs.hidden),
+        SHARED=len(v) == 1, MOST=triton.next_power_of_2(cut.num_chunks), **scale_and_eps(q, eps),
+        **pair_constants(q, cut, cut.pairs.hidden),
     )  # fmt: skip
     return saved
 
 
 def outputs(q):
     """Empty hidden states; overlaps and gates (4, R, B, H, S); states that chunks start from."""
-    return torch.empty_like(q), _gates(q), *_saved(q, _plan_of(q))
+    return torch.empty_like(q), _gates(q), *saved_states(q, plan_of(q))
 
 
 def _gates(q):
@@ -220,20 +224,21 @@ def _gates(q):
 def _gate_launch(q, cut):
     """Programs of the two kernels for gates, and their constants."""
     directions, batch, _, heads, _ = q.shape
-    acc = _constants(q, cut, cut.hidden)["ACC"]
+    acc = constants_of(q, cut, cut.hidden)["ACC"]
     constants = {"L": cut.chunk, "HP": triton.next_power_of_2(heads), "ACC": acc, "num_warps": GATE_WARPS}
     return (cut.num_chunks, directions * batch), constants
 
 
-def cell_forward(q, k, v, igate, fgate, eps, bias=None, cap=0.0):
-    """Capped gates (2, R, B, S, H), where they come in shares, then as `outputs`; contiguous inputs.
+def cell_states(q, k, v, igate, fgate, bias=None, cap=0.0):
+    """What comes before hidden states: capped gates, where they come in shares, the gates of `outputs`, and its states.
 
-    Gates are (R, B, S, H), or shares of them (P, R, B, S, H) without their bias (2 H,), views of one tensor.
+    Gates are (R, B, S, H), or shares of them (P, R, B, S, H) without their bias (2 H,), views of one tensor; capped ones are
+    (2, R, B, S, H). States are None where the cell goes over all pairs of frames.
     """
     require_gpu(q)
-    directions, batch, length, heads, _ = q.shape
-    cut = _plan_of(q)
-    h, gates = torch.empty_like(q), _gates(q)
+    _, batch, length, heads, _ = q.shape
+    cut = plan_of(q)
+    gates = _gates(q)
     overlap, fade, write, peak = gates
     capped = None if bias is None else gates.new_empty(2, *q.shape[:-1])
     programs, constants = _gate_launch(q, cut)
@@ -241,14 +246,23 @@ def cell_forward(q, k, v, igate, fgate, eps, bias=None, cap=0.0):
         igate, fgate, bias, capped, fade, write, peak, igate.stride(0), batch, length, heads, cut.num_chunks,
         overlap.numel(), SHARES=0 if bias is None else len(igate), CAP=cap, **constants,
     )  # fmt: skip
+    return capped, gates, None if cut.pairs else _chunk_states(q, k, v, fade, write, cut)
+
+
+def cell_forward(q, k, v, igate, fgate, eps, bias=None, cap=0.0):
+    """Capped gates, where they come in shares, then as `outputs`; contiguous inputs, gates as of `cell_states`."""
+    directions, batch, length, heads, _ = q.shape
+    cut = plan_of(q)
+    h = torch.empty_like(q)
+    capped, gates, states = cell_states(q, k, v, igate, fgate, bias, cap)
+    overlap, *scales = gates
     if cut.pairs:
         states = _hidden_pairs(q, k, v, h, gates, eps, cut)
     else:
-        states = _chunk_states(q, k, v, fade, write, cut)
         hidden_kernel[(cut.num_chunks * directions, heads, batch)](
-            q, k, v, fade, write, peak, *states, h, overlap, batch, length, heads, cut.num_chunks,
-            R=directions, SHARED=len(v) == 1, ONE_CHUNK=cut.num_chunks == 1, EARLY=cut.hidden.early, **_math(q, eps),
-            **_constants(q, cut, cut.hidden),
+            q, k, v, *scales, *states, h, overlap, batch, length, heads, cut.num_chunks, R=directions,
+            SHARED=len(v) == 1, ONE_CHUNK=cut.num_chunks == 1, EARLY=cut.hidden.early, **scale_and_eps(q, eps),
+            **constants_of(q, cut, cut.hidden),
         )  # fmt: skip
     return capped, h, gates, *states
 
@@ -280,8 +294,8 @@ def _chunk_state_grads(q, h, dh, rho, gates, start, eps, cut):
     def run(only_ends):
         states_grad_kernel[(cut.segments * tiles, heads, directions * batch)](
             q, h, dh, rho, fade, peak, start, overlap, doverlap, *ends, dmemory, dnorm, batch, length, heads,
-            cut.num_chunks, cut.segments, cut.chunks, RHO=rho is not None, ENDS=only_ends, **_math(q, eps),
-            **_constants(q, cut, cut.states_grad),
+            cut.num_chunks, cut.segments, cut.chunks, RHO=rho is not None, ENDS=only_ends, **scale_and_eps(q, eps),
+            **constants_of(q, cut, cut.states_grad),
         )  # fmt: skip
 
     if cut.segments > 1:
@@ -297,13 +311,13 @@ def _chunk_grads(inputs, states, h, dh, rho, gates, eps, cut, grads):
     directions, batch, length, heads, _ = q.shape
     overlap, fade, write, peak = gates
     sums = *torch.empty_like(gates[1:]), overlap.new_empty(directions, batch, heads, cut.num_chunks)
-    doverlap, *state_grads = _chunk_state_grads(q, h, dh, rho, gates, states[2], eps, cut)
     shared = len(v) == 1
+    doverlap, *state_grads = _chunk_state_grads(q, h, dh, rho, gates, states[2], eps, cut)
     for r in range(directions):
         grad_kernel[(cut.num_chunks, heads, batch)](
             *inputs, fade, write, peak, *states, overlap, doverlap, dh, *state_grads, *grads, *sums, r, batch, length,
             heads, cut.num_chunks, SHARED=shared, ADD=shared and r > 0, ONE_CHUNK=cut.num_chunks == 1,
-            EARLY=cut.grad.early, **_math(q, eps), **_constants(q, cut, cut.grad),
+            EARLY=cut.grad.early, **scale_and_eps(q, eps), **constants_of(q, cut, cut.grad),
         )  # fmt: skip
     return sums
 
@@ -318,18 +332,18 @@ def _pair_grads(inputs, start, h, dh, rho, gates, eps, cut, grads):
     sums = torch.empty_like(gates[1:])
     across = overlap.new_empty(cut.num_chunks, directions, batch, heads, cut.num_chunks)
     sizes = (batch, length, heads, cut.num_chunks)
-    constants = {"R": directions, "SHARED": len(v) == 1, "log_scale": _math(q, eps)["log_scale"]}
+    constants = {"R": directions, "SHARED": len(v) == 1, "log_scale": scale_and_eps(q, eps)["log_scale"]}
 
     launch = cut.pairs.queries_grad
     queries_grad_kernel[(cut.num_chunks * directions * triton.cdiv(dim, launch.tile), heads, batch)](
         *inputs, fade, write, peak, start, overlap, h, dh, rho, *of_queries, across, dq, *sizes, eps=eps,
-        RHO=rho is not None, **constants,
-        MOST=triton.next_power_of_2(cut.num_chunks), **_pair_constants(q, cut, launch),
+        RHO=rho is not None, MOST=triton.next_power_of_2(cut.num_chunks), **constants,
+        **pair_constants(q, cut, launch),
     )  # fmt: skip
     launch = cut.pairs.keys_grad
     keys_grad_kernel[(cut.num_chunks * len(v) * triton.cdiv(dim, launch.tile), heads, batch)](
         *inputs, fade, write, start, *of_queries, dh, dk, dv, *sums, *sizes, **constants,
-        **_pair_constants(q, cut, launch),
+        **pair_constants(q, cut, launch),
     )  # fmt: skip
     return *sums, sum_parts(across)
 
@@ -340,7 +354,7 @@ def cell_backward(q, k, v, igate, fgate, eps, h, gates, memory, norm, start, dh,
     `rho` (R, B, H, S), if it is known, holds the sums of dh h over channels, and h is not read.
     """
     _, batch, length, heads, _ = q.shape
-    cut = _plan_of(q)
+    cut = plan_of(q)
     inputs = (q, k, v)
     grads = [torch.empty_like(x) for x in inputs]
     if cut.pairs:

@@ -149,6 +149,20 @@ def gates_kernel(
 
 
 @triton.jit
+def hidden_of_chunk(
+    q, k, v, memory, norm, start, write, top, floor, r, L: tl.constexpr, log_scale: tl.constexpr, eps: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """Hidden states (L, E) of a chunk, and overlaps n.q (L,); memory and norm are 0 where no state came in."""
+    weight = _dot(q, tl.trans(k), tl.zeros((L, L), ACC)) * _decay(write, top, r, L, log_scale)
+    carried = tl.exp2(start - top + log_scale)
+    overlap = tl.sum(q.to(ACC) * norm[None, :], 1) * carried + tl.sum(weight, 1)
+    inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
+    out = _dot(q, memory, tl.zeros(q.shape, ACC)) * carried[:, None]
+    return _dot(weight.to(v.dtype), v, out) * inverse[:, None], overlap
+
+
+@triton.jit
 def hidden_kernel(
     q_ptr, k_ptr, v_ptr, fade_ptr, write_ptr, peak_ptr, memory_ptr, norm_ptr, start_ptr, h_ptr, overlap_ptr, B, S, H,
     N, R: tl.constexpr, SHARED: tl.constexpr, ONE_CHUNK: tl.constexpr, log_scale: tl.constexpr, eps: tl.constexpr,
@@ -222,7 +236,8 @@ def grad_kernel(
 
     With ADD the gradient of the values is added to what the direction before has left there. EARLY as above.
     """
-    n, h, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    n, h = tl.program_id(0), tl.program_id(1)
+    b = tl.where(r == 0, B - 1 - tl.program_id(2), tl.program_id(2))
     base, head = _head(r, b, h, B, S, H, E)
     v_base = b.to(tl.int64) * S * H * E + h * E if SHARED else base
     p = tl.where(r == 0, n, N - 1 - n)

@@ -39,10 +39,12 @@ class Launch:
 
 
 FORWARD = Launch(64, 32)
-BACKWARD = Launch(64, 16, 792, registers=168)
+BACKWARD = Launch(64, 16, 396, registers=168)
 WEIGHTS_BACKWARD = Launch(128, 64, 264, stages=3)
 """Half as many channels of wider elements, which take as much shared memory."""
-CONVOLVE = Launch(64, 32, 264)
+CONVOLVE = Launch(64, 32, 528, registers=128)
+FOLD = 8
+"""Frames of a tile that different threads hold; sums over the others stay within a thread."""
 
 
 def fits(inner: int, block: int, taps: int, num_gates: int) -> bool:
@@ -125,9 +127,10 @@ def project_grads(x, taps, bias, wk, wv, on_a, on_x, directions, first, num_gate
     channels, frames = _cut(x, BACKWARD)
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, BACKWARD)
     turn = da.stride(0) if directions > 1 else 0
+    dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
     project_grad_kernel[(inner // channels, runs)](
-        x, taps, bias, wk, on_a, da, dq, dk, dgates, dconv, *extent, tiles, turn, QUERIES=dq is not None, FIRST=first,
-        G=GATES, USED=num_gates, **_constants(x, directions, BACKWARD),
+        x, taps, bias, wk, on_a, da, dq, dk, dgates, dconv, dtaps, *extent, tiles, turn, QUERIES=dq is not None,
+        FIRST=first, G=GATES, USED=num_gates, FOLD=min(frames, FOLD), **_constants(x, directions, BACKWARD),
     )  # fmt: skip
 
     wide = x.element_size() > 2
@@ -145,10 +148,8 @@ def project_grads(x, taps, bias, wk, wv, on_a, on_x, directions, first, num_gate
 
     channels, frames = _cut(x, CONVOLVE)
     tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
-    dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
     convolve_grad_kernel[(inner // channels, runs)](
-        x, taps, wv, on_x, dconv, dv, dgates, dx, dtaps, *extent, tiles, dx.stride(1), FIRST=first, G=GATES,
-        USED=num_gates, **_constants(x, directions, CONVOLVE),
+        taps, wv, on_x, dconv, dv, dgates, dx, batch, length, tiles, dx.stride(1), FIRST=first, G=GATES, USED=num_gates, **_constants(x, directions, CONVOLVE),
     )  # fmt: skip
     return dmaps, don, dtaps, dgate_bias
 

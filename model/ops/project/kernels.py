@@ -110,8 +110,8 @@ def project_kernel(
 
     Program axes: 0 tile of channels, 1 frames, 2 batch row.
     """
-    b = tl.program_id(2)
-    s = tl.program_id(1) * L + tl.arange(0, L)
+    b = B - 1 - tl.program_id(2)
+    s = (tl.num_programs(1) - 1 - tl.program_id(1)) * L + tl.arange(0, L)
     ok = s < S
     c = tl.program_id(0) * C + tl.arange(0, C)
     n = tl.program_id(0) * (C // 4) + tl.arange(0, C // 4)
@@ -161,12 +161,20 @@ def _weights(w_ptr, n, I: tl.constexpr, ACC: tl.constexpr):
 
 
 @triton.jit
+def _fold(x, FOLD: tl.constexpr):
+    """Sums (FOLD, C) of the frames of a tile (L, C) that a thread holds."""
+    return tl.sum(tl.reshape(x, (x.shape[0] // FOLD, FOLD, x.shape[1])), 0)
+
+
+@triton.jit
 def project_grad_kernel(
-    x_ptr, w_ptr, bias_ptr, wk_ptr, on_a_ptr, da_ptr, dq_ptr, dk_ptr, dgates_ptr, dconv_ptr, B, S, stride, tiles,
+    x_ptr, w_ptr, bias_ptr, wk_ptr, on_a_ptr, da_ptr, dq_ptr, dk_ptr, dgates_ptr, dconv_ptr, dw_ptr, B, S, stride, tiles,
     da_turn, QUERIES: tl.constexpr, I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr,
-    L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, ACC: tl.constexpr,
+    L: tl.constexpr, FOLD: tl.constexpr, G: tl.constexpr, USED: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradients before SiLU. With QUERIES those of a come in two parts, da and dq, else da is all.
+    """Gradients before SiLU, and each program's share of those of taps and bias (5, I).
+
+    With QUERIES gradients of a come in two parts, da and dq, else da is all.
 
     Program axes: 0 tile of channels, 1 run of `tiles` tiles of frames of the whole batch. USED of the G gates are real.
     """
@@ -175,8 +183,14 @@ def project_grad_kernel(
     n = tl.program_id(0) * (C // 4) + tl.arange(0, C // 4)
     per_row = tl.cdiv(S, L)
     turn = tl.cast(B, tl.int64) * S
+    # Sums over frames stay in their threads until the end.
+    dw0 = tl.zeros((FOLD, C), ACC)
+    dw1 = tl.zeros((FOLD, C), ACC)
+    dw2 = tl.zeros((FOLD, C), ACC)
+    dw3 = tl.zeros((FOLD, C), ACC)
+    dbias = tl.zeros((FOLD, C), ACC)
     for step in range(tiles):
-        tile = tl.program_id(1) * tiles + step
+        tile = (tiles - 1 - step) * tl.num_programs(1) + tl.program_id(1)
         b = tile // per_row
         s = (tile % per_row) * L + tl.arange(0, L)
         ok = (s < S) & (b < B)
@@ -224,11 +238,29 @@ def project_grad_kernel(
         at = row[:, None] * I + c[None, :]
         gate = sigmoid(conv0)
         dconv0 = da0 * gate * (1.0 + conv0 * (1.0 - gate))
-        tl.store(dconv_ptr + at, dconv0.to(here.dtype), ok[:, None])
+        both = dconv0
         if R == 2:
             gate = sigmoid(conv1)
             dconv1 = da1 * gate * (1.0 + conv1 * (1.0 - gate))
+            both += dconv1
+            dw0 += _fold(dconv0 * near[0].to(ACC) + dconv1 * near[TAPS - 1].to(ACC), FOLD)
+            dw1 += _fold(dconv0 * near[1].to(ACC) + dconv1 * near[TAPS].to(ACC), FOLD)
+            dw2 += _fold(dconv0 * near[2].to(ACC) + dconv1 * near[TAPS + 1].to(ACC), FOLD)
+        else:
+            dw0 += _fold(dconv0 * near[0].to(ACC), FOLD)
+            dw1 += _fold(dconv0 * near[1].to(ACC), FOLD)
+            dw2 += _fold(dconv0 * near[2].to(ACC), FOLD)
+        dw3 += _fold(both * here.to(ACC), FOLD)
+        dbias += _fold(both, FOLD)
+        tl.store(dconv_ptr + at, dconv0.to(here.dtype), ok[:, None])
+        if R == 2:
             tl.store(dconv_ptr + turn * I + at, dconv1.to(here.dtype), ok[:, None])
+    out = dw_ptr + tl.program_id(1).to(tl.int64) * 5 * I + c
+    tl.store(out, tl.sum(dw0, 0))
+    tl.store(out + I, tl.sum(dw1, 0))
+    tl.store(out + 2 * I, tl.sum(dw2, 0))
+    tl.store(out + 3 * I, tl.sum(dw3, 0))
+    tl.store(out + 4 * I, tl.sum(dbias, 0))
 
 
 @triton.jit
@@ -272,7 +304,7 @@ def weights_grad_kernel(
         don = tl.zeros((C, G), ACC)
         dbias = tl.zeros((L, G), ACC)
         for step in range(count):
-            row = (run * count + step) * L + tl.arange(0, L)
+            row = (step * tl.num_programs(2) + run) * L + tl.arange(0, L)
             ok = row < rows
             there = ok[:, None] & (g < USED)[None, :]
             at = dgates_ptr + row[:, None] * G + g[None, :]
@@ -289,7 +321,7 @@ def weights_grad_kernel(
     else:
         dw = tl.zeros((C, C), ACC)
         for step in range(count):
-            row = (run * count + step) * L + tl.arange(0, L)
+            row = (step * tl.num_programs(2) + run) * L + tl.arange(0, L)
             ok = row < rows
             dw = _dot(tl.trans(_tile(dy_ptr, row, ok, I, c)), _tile(y_ptr, row, ok, hop, c), dw)
         o = tl.arange(0, 4)
@@ -301,25 +333,17 @@ def weights_grad_kernel(
 
 @triton.jit
 def convolve_grad_kernel(
-    x_ptr, w_ptr, wv_ptr, on_x_ptr, dconv_ptr, dv_ptr, dgates_ptr, dx_ptr, dw_ptr, B, S, stride, tiles, dx_stride,
-    I: tl.constexpr, R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr,
-    USED: tl.constexpr, ACC: tl.constexpr,
+    w_ptr, wv_ptr, on_x_ptr, dconv_ptr, dv_ptr, dgates_ptr, dx_ptr, B, S, tiles, dx_stride, I: tl.constexpr,
+    R: tl.constexpr, FIRST: tl.constexpr, C: tl.constexpr, L: tl.constexpr, G: tl.constexpr, USED: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of x, and each program's share of those of taps and bias (5, I).
-
-    Program axes as above.
-    """
+    """Gradient of x. Program axes as above."""
     c = tl.program_id(0) * C + tl.arange(0, C)
     n = tl.program_id(0) * (C // 4) + tl.arange(0, C // 4)
     per_row = tl.cdiv(S, L)
-    # Sums over frames stay in their threads until the end.
-    dw0 = tl.zeros((L, C), ACC)
-    dw1 = tl.zeros((L, C), ACC)
-    dw2 = tl.zeros((L, C), ACC)
-    dw3 = tl.zeros((L, C), ACC)
-    dbias = tl.zeros((L, C), ACC)
+    turn = tl.cast(B, tl.int64) * S
     for step in range(tiles):
-        tile = tl.program_id(1) * tiles + step
+        tile = (tiles - 1 - step) * tl.num_programs(1) + tl.program_id(1)
         b = tile // per_row
         s = (tile % per_row) * L + tl.arange(0, L)
         ok = (s < S) & (b < B)
@@ -329,30 +353,11 @@ def convolve_grad_kernel(
         for j in tl.static_range(USED):
             dgate = tl.load(dgates_ptr + row * G + j, mask=ok, other=0.0)
             if R == 2:
-                dgate += tl.load(dgates_ptr + (row + tl.cast(B, tl.int64) * S) * G + j, mask=ok, other=0.0)
+                dgate += tl.load(dgates_ptr + (row + turn) * G + j, mask=ok, other=0.0)
             dx += dgate[:, None] * tl.load(on_x_ptr + j * I + c).to(ACC)[None, :]
         for r in tl.static_range(R):
             side = 2 * (r + FIRST) - 1
-            dconv_r = dconv_ptr + r * tl.cast(B, tl.int64) * S * I
-            here = _rows_at(dconv_r, b, s, S, I, c, 0).to(ACC)
-            dbias += here
             for j in tl.static_range(TAPS):
-                shift = side * (TAPS - 1 - j)
-                there = here if j == TAPS - 1 else _rows_at(dconv_r, b, s, S, I, c, -shift).to(ACC)
-                dx += _tap(w_ptr, c, j, I, ACC) * there
-                share = here * _rows_at(x_ptr, b, s, S, stride, c, shift).to(ACC)
-                if j == 0:
-                    dw0 += share
-                elif j == 1:
-                    dw1 += share
-                elif j == 2:
-                    dw2 += share
-                else:
-                    dw3 += share
+                there = _rows_at(dconv_ptr + r * turn * I, b, s, S, I, c, -side * (TAPS - 1 - j))
+                dx += _tap(w_ptr, c, j, I, ACC) * there.to(ACC)
         tl.store(dx_ptr + row[:, None] * dx_stride + c[None, :], dx.to(dx_ptr.dtype.element_ty), ok[:, None])
-    out = dw_ptr + tl.program_id(1).to(tl.int64) * 5 * I + c
-    tl.store(out, tl.sum(dw0, 0))
-    tl.store(out + I, tl.sum(dw1, 0))
-    tl.store(out + 2 * I, tl.sum(dw2, 0))
-    tl.store(out + 3 * I, tl.sum(dw3, 0))
-    tl.store(out + 4 * I, tl.sum(dbias, 0))

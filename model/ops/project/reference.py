@@ -44,6 +44,7 @@ def project_reference(x, conv_weight, conv_bias, q_weight, k_weight, v_weight, g
     """Convolved input, keys (R, B, S, I), values (1, B, S, I) and gates (R, B, S, 2 H); see `project`."""
     conv = F.silu(torch.stack([convolve(x, conv_weight, conv_bias, backward) for backward in directions]))
     k = F.linear(conv, block_diagonal(keys_map(q_weight, k_weight)))
+    conv = conv.to(k.dtype)  # under autocast
     v = F.linear(x, block_diagonal(v_weight))[None]
     on_a, on_x = gate_maps(gate_weight, q_weight, k_weight, v_weight)
     gates = F.linear(conv, on_a) + F.linear(x, on_x) + gate_bias

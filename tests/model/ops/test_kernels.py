@@ -43,7 +43,7 @@ CELL = {
     "eps": 1e-6,
     "log_scale": -3.0,
 }
-PROJECT = {"ACC": tl.float32, "I": 256, "R": 2, "FIRST": 0, "C": 32, "L": 16, "G": 16, "USED": 8, "H": 4}
+PROJECT = {"ACC": tl.float32, "I": 256, "R": 2, "FIRST": 0, "C": 32, "L": 16, "G": 16, "USED": 8, "H": 4, "FOLD": 8}
 COMBINE = {"ACC": tl.float32, "I": 256, "E": 64, "R": 2, "L": 8, "EP": 64, "STAGES": 2, "eps": 1e-5}
 
 
@@ -93,7 +93,13 @@ def test_the_gradient_of_wide_heads_has_room_on_large_gpus():
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize(
     ("name", "queries"),
-    [("project", False), ("project_grad", False), ("project_grad", True), ("weights_grad", False), ("convolve_grad", False)],
+    [
+        ("project", False),
+        ("project_grad", False),
+        ("project_grad", True),
+        ("weights_grad", False),
+        ("convolve_grad", False),
+    ],
 )
 def test_project_kernels_compile(name, queries, capability):
     kernel = getattr(project_kernels, f"{name}_kernel")
