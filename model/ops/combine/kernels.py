@@ -1,4 +1,4 @@
-"""Triton kernels of `combine`: every tensor is read and written once.
+"""Triton kernels of `combine`: every tensor is read and written once, from the end of the batch, which is still in the cache.
 
 Shape letters: R directions, B batch, S frames, H heads, E channels of a head, I = H E inner channels, N = B S rows,
 L rows of a tile. Program axes: 0 (run of) tiles of rows, 1 head.

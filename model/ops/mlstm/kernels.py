@@ -237,6 +237,7 @@ def grad_kernel(
     With ADD the gradient of the values is added to what the direction before has left there. EARLY as above.
     """
     n, h = tl.program_id(0), tl.program_id(1)
+    # Direction 1 begins where direction 0 has ended: that is still in the cache.
     b = tl.where(r == 0, B - 1 - tl.program_id(2), tl.program_id(2))
     base, head = _head(r, b, h, B, S, H, E)
     v_base = b.to(tl.int64) * S * H * E + h * E if SHARED else base

@@ -5,6 +5,8 @@ registers: a tile (L, C) is split into the four tiles (L, C / 4) of the channels
 program waits for shared memory. Gates are linear in the convolved input a and in x, gates_r = a_r A + x X (README.md), and
 are products for the tensor cores, as are the gradients of the weights.
 
+Kernels go through the batch from its end or from its start, whichever the kernel before has done last: that is in the cache.
+
 Shape letters: R directions, B batch, S frames, I inner channels, C channels of a tile, L frames of a tile, G gate columns,
 padded. Weights of maps are (16, I / 4), row 4 o + i from input i to output o of a block; taps are (4, I).
 """
