@@ -12,12 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu, shared_memory_of
-from model.ops.mlstm.kernels import (
-    gates_grad_kernel,
-    gates_kernel,
-    grad_kernel,
-    hidden_kernel,
-)
+from model.ops.mlstm.kernels import gates_grad_kernel, gates_kernel, grad_kernel, hidden_kernel
 from model.ops.mlstm.kernels_pairs import hidden_pairs_kernel, keys_grad_kernel, queries_grad_kernel
 from model.ops.mlstm.kernels_states import carry_grads_kernel, carry_states_kernel, states_grad_kernel, states_kernel
 from model.ops.sums import sum_parts
