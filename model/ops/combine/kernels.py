@@ -41,12 +41,14 @@ def combine_kernel(
     weight = 1.0 + tl.load(weight_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
     skip = tl.load(skip_ptr + h * E + e, mask=e < E, other=0.0).to(ACC)
     total = tl.zeros((L, EP), ACC)
+    # What is read here nothing reads before the way back: it need not push y from the cache.
     for r in tl.static_range(R):
         turn = tl.cast(N, tl.int64) * I * r
-        normed, _inverse = normalise_head(tl.load(h_ptr + turn + at, mask=ok, other=0.0).to(ACC), ok, E, eps)
-        conv = tl.load(conv_ptr + turn + at, mask=ok, other=0.0).to(ACC)
+        hidden = tl.load(h_ptr + turn + at, mask=ok, other=0.0, eviction_policy="evict_first")
+        conv = tl.load(conv_ptr + turn + at, mask=ok, other=0.0, eviction_policy="evict_first").to(ACC)
+        normed, _inverse = normalise_head(hidden.to(ACC), ok, E, eps)
         total += normed * weight[None, :] + conv * skip[None, :]
-    z = tl.load(z_ptr + z_at, mask=ok, other=0.0).to(ACC)
+    z = tl.load(z_ptr + z_at, mask=ok, other=0.0, eviction_policy="evict_first").to(ACC)
     tl.store(y_ptr + at, (total * z * sigmoid(z)).to(y_ptr.dtype.element_ty), ok)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.ops.device import require_gpu
 from model.ops.dropout import threshold
-from model.ops.ffn.kernels import ffn_grad_kernel, ffn_kernel
+from model.ops.ffn.kernels import ffn_grad_kernel, ffn_kernel, weights_grad_kernel
 from model.ops.ffn.reference import EPS, SPARE
 from model.ops.sums import sum_parts
 
@@ -33,7 +33,10 @@ class Launch:
     """Most registers a thread may use; fewer let more programs share a multiprocessor."""
 
 
-LAUNCH = Launch(64, 32, 4)
+FORWARD = Launch(64, 32, 4, 3)
+BACKWARD = Launch(64, 32, 4, 3)
+WEIGHTS, WEIGHTS_PROGRAMS = Launch(64, 64, 4, 3), 264
+"""For the gradients of weights, and how many programs there should be, about."""
 
 
 def fits(hidden: int, width: int) -> bool:
@@ -45,78 +48,116 @@ def _exact(x):
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def _tile(size, x):
+    """`size`, or less where elements are wider: they take as much shared memory."""
+    return size * 2 // max(2, x.element_size())
+
+
+def _constants(x, width, hidden, frames, launch):
+    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    constants = {
+        "D": width,
+        "F": hidden,
+        "L": frames,
+        "ACC": acc,
+        "num_warps": launch.warps,
+        "num_stages": launch.stages,
+    }
+    return constants | ({"maxnreg": launch.registers} if launch.registers else {})
+
+
 def launched(x, hidden, launch, dropout):
     """Rows of x, programs, and the constants of a kernel."""
     width = x.shape[-1]
-    # Tiles of wider elements take as much shared memory with half as many frames.
-    frames = max(16, launch.frames * 2 // max(2, x.element_size()))
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
-    constants = {"D": width, "F": hidden, "L": frames, "P": launch.piece, "BELOW": threshold(dropout), "eps": EPS}
-    constants |= {"ACC": acc, "num_warps": launch.warps, "num_stages": launch.stages}
-    if launch.registers:
-        constants["maxnreg"] = launch.registers
+    frames = max(16, _tile(launch.frames, x))
+    constants = _constants(x, width, hidden, frames, launch)
     rows = x.numel() // width
+    constants |= {"P": max(16, _tile(launch.piece, x)), "BELOW": threshold(dropout), "eps": EPS}
     return rows, triton.cdiv(rows, frames), constants
+
+
+def weights_launched(dh, width):
+    """How many tiles of frames a program does, the programs, and the constants of the kernel."""
+    rows, hidden = dh.shape
+    frames = max(16, _tile(WEIGHTS.frames, dh))
+    piece = min(_tile(WEIGHTS.piece, dh), triton.next_power_of_2(hidden + SPARE))
+    across = triton.cdiv(hidden + SPARE, piece)
+    num_tiles = triton.cdiv(rows, frames)
+    tiles = triton.cdiv(num_tiles, max(1, WEIGHTS_PROGRAMS // (2 * across)))
+    constants = _constants(dh, width, hidden, frames, WEIGHTS)
+    return tiles, (triton.cdiv(num_tiles, tiles), across, 2), constants | {"W": piece}
 
 
 @torch.library.custom_op("raysys::ffn", mutates_args=())
 def ffn_forward(
     x: Tensor, update: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, seeds: Tensor,
     dropout: float,
-) -> Tensor:  # fmt: skip
-    """(B, S, D); everything is contiguous, w1 (F, D) and the transpose w2 (F, D) in the dtype of x."""
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Output and first residual sum (B, S, D); everything is contiguous, w1 (F, D) and the transpose w2 (F, D) in the dtype of x."""
     require_gpu(x)
-    rows, programs, constants = launched(x, len(w1), LAUNCH, dropout)
-    y = torch.empty_like(x)
-    ffn_kernel[(programs,)](x, update, gamma, beta, w1, b1, w2, b2, seeds, y, rows, **constants)
-    return y
+    rows, programs, constants = launched(x, len(w1), FORWARD, dropout)
+    r, y = torch.empty_like(x), torch.empty_like(x)
+    ffn_kernel[(programs,)](x, update, gamma, beta, w1, b1, w2, b2, seeds, r, y, rows, **constants)
+    return y, r
 
 
 @ffn_forward.register_fake
 def _(x, update, gamma, beta, w1, b1, w2, b2, seeds, dropout):
-    return torch.empty_like(x)
+    return torch.empty_like(x), torch.empty_like(x)
 
 
 @torch.library.custom_op("raysys::ffn_grad", mutates_args=())
 def ffn_backward(
-    x: Tensor, update: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, seeds: Tensor,
-    dropout: float, dy: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, of update, of w1 and b1 (F, D + 8), of w2 and b2 (F + 8, D), and of gamma and beta (2, D).
-
-    Biases stand in the first column, or row, beside the weights.
-    """
-    rows, programs, constants = launched(x, len(w1), LAUNCH, dropout)
+    r: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    seeds: Tensor,
+    dropout: float,
+    dy: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, of update, of gamma and beta (2, D), and `weights_grad` of the others."""
+    rows, programs, constants = launched(r, len(w1), BACKWARD, dropout)
     hidden, width = w1.shape
-    dx, normed = torch.empty_like(x), x.new_empty(rows, width + SPARE)
-    dupdate, dout = (torch.empty_like(x), torch.empty_like(x)) if dropout else (dx, dy)
-    a, dh = x.new_empty(rows, hidden + SPARE), x.new_empty(rows, hidden)
-    shares = x.new_empty(programs, 2, width, dtype=_exact(x))
+    dx, dupdate, normed = (torch.empty_like(r) for _ in range(3))
+    dout = torch.empty_like(r) if dropout else dy
+    a, dh = r.new_empty(rows, hidden + SPARE), r.new_empty(rows, hidden)
+    shares = r.new_empty(programs, 2, width, dtype=_exact(r))
     ffn_grad_kernel[(programs,)](
-        x, update, gamma, beta, w1, b1, w2, seeds, dy, dx, dupdate, normed, a, dh, dout, shares, rows, **constants
+        r, gamma, beta, w1, b1, w2, seeds, dy, dx, dupdate, normed, a, dh, dout, shares, rows, **constants
     )
-    dfirst, dsecond = dh.t() @ normed, a.t() @ dout.view(rows, width)
-    return dx, dupdate if dropout else dx.clone(), dfirst, dsecond, sum_parts(shares)
+    return dx, dupdate, sum_parts(shares), weights_grad(dh, normed, a, dout)
+
+
+def weights_grad(dh: Tensor, normed: Tensor, a: Tensor, dout: Tensor) -> Tensor:
+    """dh^T normed and (a, 1)^T dout, with the sums of dh and a behind them (2, (F + 8) (D + 1))."""
+    rows, hidden, width = *dh.shape, normed.shape[-1]
+    tiles, grid, constants = weights_launched(dh, width)
+    shares = dh.new_empty(grid[0], 2, (hidden + SPARE) * (width + 1), dtype=_exact(dh))
+    weights_grad_kernel[grid](dh, normed, a, dout, shares, rows, tiles, **constants)
+    return sum_parts(shares)
 
 
 @ffn_backward.register_fake
-def _(x, update, gamma, beta, w1, b1, w2, seeds, dropout, dy):
+def _(r, gamma, beta, w1, b1, w2, seeds, dropout, dy):
     hidden, width = w1.shape
-    sizes = ((hidden, width + SPARE), (hidden + SPARE, width))
-    norms = x.new_empty(2, width, dtype=_exact(x))
-    return torch.empty_like(x), torch.empty_like(x), *(x.new_empty(size) for size in sizes), norms
+    sizes = ((2, width), (2, (hidden + SPARE) * (width + 1)))
+    return torch.empty_like(r), torch.empty_like(r), *(r.new_empty(size, dtype=_exact(r)) for size in sizes)
 
 
 def _setup(ctx, inputs, output):
-    *tensors, _b2, seeds, ctx.dropout = inputs
-    ctx.save_for_backward(*tensors, seeds)
+    _x, _update, *tensors, _b2, seeds, ctx.dropout = inputs
+    ctx.save_for_backward(output[1], *tensors, seeds)
 
 
-def _backward(ctx, dy):
-    dx, dupdate, dfirst, dsecond, dnorms = ffn_backward(*ctx.saved_tensors, ctx.dropout, dy.contiguous())
-    hidden, width = len(dfirst), dx.shape[-1]
-    first, second = (dfirst[:, :width], dfirst[:, width]), (dsecond[:hidden], dsecond[hidden])
-    return dx, dupdate, *dnorms, *first, *second, None, None
+def _backward(ctx, dy, _):
+    dx, dupdate, dnorms, dweights = ffn_backward(*ctx.saved_tensors, ctx.dropout, dy.contiguous())
+    hidden, width = ctx.saved_tensors[3].shape
+    products, sums = dweights.split([(hidden + SPARE) * width, hidden + SPARE], 1)
+    dw1, dw2 = products.unflatten(1, (hidden + SPARE, width))
+    return dx, dupdate, *dnorms, dw1[:hidden], sums[0, :hidden], dw2[:hidden], dw2[hidden], None, None
 
 
 ffn_forward.register_autograd(_backward, setup_context=_setup)
@@ -140,4 +181,4 @@ def ffn_triton(x, update, norm_weight, norm_bias, w1, b1, w2, b2, dropout, seeds
     tensors = (
         t.contiguous() for t in (x, update.to(x.dtype), norm_weight, norm_bias, w1.to(x.dtype), b1, w2.to(x.dtype), b2)
     )
-    return ffn_forward(*tensors, seeds, dropout)
+    return ffn_forward(*tensors, seeds, dropout)[0]

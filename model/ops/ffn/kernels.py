@@ -8,10 +8,10 @@ Shape letters: N frames, L frames of a tile, D channels, F hidden channels, P hi
 import triton
 import triton.language as tl
 
-from model.ops.rowwise import gaussian, kept_scale
+from model.ops.rowwise import gaussian, kept_scale, normalise_grad
 
 SPARE = tl.constexpr(8)
-"""Columns beside the factors of the weights' gradients, the first of them 1, so that the products have the biases' too."""
+"""Columns beside a, the first of them 1, so that its product with dout has the gradient of b2 too."""
 
 
 @triton.jit
@@ -25,29 +25,21 @@ def _vector(ptr, at, size, ACC: tl.constexpr):
 
 
 @triton.jit
-def _normed(
-    x_ptr, update_ptr, gamma_ptr, beta_ptr, seeds_ptr, sum_ptr, at, ok, row, D: tl.constexpr, BELOW: tl.constexpr,
-    eps: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """The norm's output (L, D), in the dtype of x, and mean and inverse deviation (L, 1) of the first residual sum.
+def _normed(r, gamma, beta, D: tl.constexpr, eps: tl.constexpr):
+    """The norm of rows r (L, D), their mean and their inverse deviation (L, 1)."""
+    mean = tl.sum(r, 1, keep_dims=True) / D
+    r -= mean
+    inverse = 1.0 / tl.sqrt(tl.sum(r * r, 1, keep_dims=True) / D + eps)
+    return r * inverse * gamma + beta, mean, inverse
 
-    That sum is left at sum_ptr, so that it fills no registers while hidden channels are done.
-    """
-    d = tl.arange(0, D)
-    x = tl.load(x_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
-    update = tl.load(update_ptr + at, mask=ok[:, None], other=0.0).to(ACC)
-    if BELOW > 0:
-        update *= kept_scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
-    x = (x + update).to(sum_ptr.dtype.element_ty)
-    tl.store(sum_ptr + at, x, ok[:, None])
-    x = x.to(ACC)
-    mean = tl.sum(x, 1, keep_dims=True) / D
-    x -= mean
-    inverse = 1.0 / tl.sqrt(tl.sum(x * x, 1, keep_dims=True) / D + eps)
-    normed = x * inverse * _vector(gamma_ptr, d, D, ACC) + _vector(beta_ptr, d, D, ACC)
+
+@triton.jit
+def _reloaded(ptr, x, ok):
+    """x, by way of memory: products read it where they need it, and after one it is back in threads as rows are best written."""
+    tl.store(ptr, x, ok)
     # What one thread has written another one may read.
     tl.debug_barrier()
-    return normed.to(x_ptr.dtype.element_ty), mean, inverse
+    return tl.load(ptr, mask=ok, other=0.0)
 
 
 @triton.jit
@@ -58,86 +50,127 @@ def _piece(w_ptr, f, d, F: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def ffn_kernel(
-    x_ptr, update_ptr, gamma_ptr, beta_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr, seeds_ptr, y_ptr, N, D: tl.constexpr,
+    x_ptr, update_ptr, gamma_ptr, beta_ptr, w1_ptr, b1_ptr, w2_ptr, b2_ptr, seeds_ptr, r_ptr, y_ptr, N, D: tl.constexpr,
     F: tl.constexpr, L: tl.constexpr, P: tl.constexpr, BELOW: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Output of L frames. w1 and the transpose of w2 are (F, D), in the dtype of x."""
+    """Residual sum r and output y of L frames. w1 and the transpose of w2 are (F, D), in the dtype of x."""
     row = tl.program_id(0) * L + tl.arange(0, L)
-    ok = row < N
+    ok = (row < N)[:, None]
     d = tl.arange(0, D)
     at = row.to(tl.int64)[:, None] * D + d[None, :]
-    normed, _mean, _inverse = _normed(
-        x_ptr, update_ptr, gamma_ptr, beta_ptr, seeds_ptr, y_ptr, at, ok, row, D, BELOW, eps, ACC
-    )
+    dtype = y_ptr.dtype.element_ty
+    x, update = tl.load(x_ptr + at, mask=ok, other=0.0), tl.load(update_ptr + at, mask=ok, other=0.0).to(ACC)
+    gamma, beta, b2 = _vector(gamma_ptr, d, D, ACC), _vector(beta_ptr, d, D, ACC), _vector(b2_ptr, d, D, ACC)
+    b1 = _vector(b1_ptr, tl.arange(0, P), F, ACC)
+    if BELOW > 0:
+        update *= kept_scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
+    r = (x.to(ACC) + update).to(dtype)
+    tl.store(r_ptr + at, r, ok)
+    normed, _mean, _inverse = _normed(r.to(ACC), gamma, beta, D, eps)
+    normed = _reloaded(y_ptr + at, normed.to(dtype), ok)
     out = tl.zeros((L, D), ACC)
     for f0 in range(0, F, P):
         f = f0 + tl.arange(0, P)
-        h = _dot(normed, tl.trans(_piece(w1_ptr, f, d, F, D)), tl.zeros((L, P), ACC)) + _vector(b1_ptr, f, F, ACC)
+        h = _dot(normed, tl.trans(_piece(w1_ptr, f, d, F, D)), tl.zeros((L, P), ACC)) + b1
+        # Products would wait for what is loaded where it is used.
+        b1 = _vector(b1_ptr, f + P, F, ACC)
         below, _density = gaussian(h)
-        out = _dot((h * below).to(normed.dtype), _piece(w2_ptr, f, d, F, D), out)
-    out += _vector(b2_ptr, d, D, ACC)
+        out = _dot((h * below).to(dtype), _piece(w2_ptr, f, d, F, D), out)
+    r = tl.load(r_ptr + at, mask=ok, other=0.0)
+    tl.debug_barrier()
+    out = _reloaded(y_ptr + at, out.to(dtype), ok).to(ACC) + b2
     if BELOW > 0:
         out *= kept_scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)
-    out += tl.load(y_ptr + at, mask=ok[:, None], other=0.0)
-    tl.store(y_ptr + at, out.to(y_ptr.dtype.element_ty), ok[:, None])
-
-
-@triton.jit
-def _store_spare(row_ptr, width: tl.constexpr, ok):
-    """Writes 1, 0, 0, ... behind the first `width` columns of rows."""
-    spare = tl.arange(0, SPARE)
-    one = tl.where(spare == 0, 1.0, 0.0).to(row_ptr.dtype.element_ty)
-    tl.store(row_ptr[:, None] + width + spare[None, :], one[None, :].broadcast_to((ok.shape[0], SPARE)), ok[:, None])
+    tl.store(y_ptr + at, (r.to(ACC) + out).to(dtype), ok)
 
 
 @triton.jit
 def ffn_grad_kernel(
-    x_ptr, update_ptr, gamma_ptr, beta_ptr, w1_ptr, b1_ptr, w2_ptr, seeds_ptr, dy_ptr, dx_ptr, dupdate_ptr, normed_ptr,
-    a_ptr, dh_ptr, dout_ptr, shares_ptr, N, D: tl.constexpr, F: tl.constexpr, L: tl.constexpr, P: tl.constexpr,
-    BELOW: tl.constexpr, eps: tl.constexpr, ACC: tl.constexpr,
+    r_ptr, gamma_ptr, beta_ptr, w1_ptr, b1_ptr, w2_ptr, seeds_ptr, dy_ptr, dx_ptr, dupdate_ptr, normed_ptr, a_ptr, dh_ptr,
+    dout_ptr, shares_ptr, N, D: tl.constexpr, F: tl.constexpr, L: tl.constexpr, P: tl.constexpr, BELOW: tl.constexpr,
+    eps: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of x and update of L frames, and what those of the weights are products of.
 
-    Those are: dh (N, F) and normed (N, D + 8) for w1 and b1, a (N, F + 8) and dout (N, D) for w2 and b2. With it the program's share
-    (2, D) of the gradients of gamma and beta. Without dropout dout is dy and dupdate dx, and neither is written.
+    Those are: dh (N, F) and normed (N, D) for w1, a (N, F + 8) and dout (N, D) for w2 and b2. With it the program's share
+    (2, D) of the gradients of gamma and beta. Without dropout dout is dy, and not written.
     """
     row = tl.program_id(0) * L + tl.arange(0, L)
-    ok = row < N
+    ok = (row < N)[:, None]
     d = tl.arange(0, D)
     at = row.to(tl.int64)[:, None] * D + d[None, :]
     dtype = dy_ptr.dtype.element_ty
-    normed, mean, inverse = _normed(
-        x_ptr, update_ptr, gamma_ptr, beta_ptr, seeds_ptr, dx_ptr, at, ok, row, D, BELOW, eps, ACC
-    )
-    _store_spare(normed_ptr + row.to(tl.int64) * (D + SPARE), D, ok)
-    tl.store(normed_ptr + row.to(tl.int64)[:, None] * (D + SPARE) + d[None, :], normed, ok[:, None])
-    _store_spare(a_ptr + row.to(tl.int64) * (F + SPARE), F, ok)
-    dout = tl.load(dy_ptr + at, mask=ok[:, None], other=0.0)
+    r, dy = tl.load(r_ptr + at, mask=ok, other=0.0).to(ACC), tl.load(dy_ptr + at, mask=ok, other=0.0)
+    gamma, beta = _vector(gamma_ptr, d, D, ACC), _vector(beta_ptr, d, D, ACC)
+    b1 = _vector(b1_ptr, tl.arange(0, P), F, ACC)
+    normed, mean, inverse = _normed(r, gamma, beta, D, eps)
+    tl.store(normed_ptr + at, normed.to(dtype), ok)
+    spare = tl.arange(0, SPARE)[None, :]
+    one = tl.where(spare == 0, 1.0, 0.0).to(dtype).broadcast_to((L, SPARE))
+    tl.store(a_ptr + row.to(tl.int64)[:, None] * (F + SPARE) + F + spare, one, ok)
     if BELOW > 0:
-        dout = (dout.to(ACC) * kept_scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)).to(dtype)
-        tl.store(dout_ptr + at, dout, ok[:, None])
+        dout = dy.to(ACC) * kept_scale(tl.load(seeds_ptr + 1), row, D, BELOW, ACC)
+        tl.store(dout_ptr + at, dout.to(dtype), ok)
+    tl.debug_barrier()
+    normed = tl.load(normed_ptr + at, mask=ok, other=0.0)
+    dout = tl.load(dout_ptr + at, mask=ok, other=0.0)
     dnormed = tl.zeros((L, D), ACC)
     for f0 in range(0, F, P):
         f = f0 + tl.arange(0, P)
         w1 = _piece(w1_ptr, f, d, F, D)
-        h = _dot(normed, tl.trans(w1), tl.zeros((L, P), ACC)) + _vector(b1_ptr, f, F, ACC)
+        h = _dot(normed, tl.trans(w1), tl.zeros((L, P), ACC)) + b1
+        b1 = _vector(b1_ptr, f + P, F, ACC)
         da = _dot(dout, tl.trans(_piece(w2_ptr, f, d, F, D)), tl.zeros((L, P), ACC))
         below, density = gaussian(h)
         dh = (da * (below + h * density)).to(dtype)
-        there = ok[:, None] & (f < F)[None, :]
+        there = ok & (f < F)[None, :]
         tl.store(a_ptr + row.to(tl.int64)[:, None] * (F + SPARE) + f[None, :], (h * below).to(dtype), there)
         tl.store(dh_ptr + row.to(tl.int64)[:, None] * F + f[None, :], dh, there)
         dnormed = _dot(dh, w1, dnormed)
-    unit = (tl.load(dx_ptr + at, mask=ok[:, None], other=0.0).to(ACC) - mean) * inverse
+    r, dy = tl.load(r_ptr + at, mask=ok, other=0.0), tl.load(dy_ptr + at, mask=ok, other=0.0)
+    dnormed = _reloaded(dupdate_ptr + at, dnormed.to(dtype), ok).to(ACC)
+    unit = (r.to(ACC) - mean) * inverse
     share = shares_ptr + tl.program_id(0).to(tl.int64) * (2 * D) + d
     tl.store(share, tl.sum(dnormed * unit, 0))
     tl.store(share + D, tl.sum(dnormed, 0))
-    dunit = dnormed * _vector(gamma_ptr, d, D, ACC)
-    along = tl.sum(dunit * unit, 1, keep_dims=True) / D
-    dx = tl.load(dy_ptr + at, mask=ok[:, None], other=0.0).to(ACC) + inverse * (
-        dunit - tl.sum(dunit, 1, keep_dims=True) / D - unit * along
-    )
-    tl.store(dx_ptr + at, dx.to(dtype), ok[:, None])
+    dx = dy.to(ACC) + normalise_grad(dnormed * gamma, unit, inverse, D)
+    tl.store(dx_ptr + at, dx.to(dtype), ok)
     if BELOW > 0:
         dx *= kept_scale(tl.load(seeds_ptr), row, D, BELOW, ACC)
-        tl.store(dupdate_ptr + at, dx.to(dtype), ok[:, None])
+    tl.debug_barrier()
+    tl.store(dupdate_ptr + at, dx.to(dtype), ok)
+
+
+@triton.jit
+def weights_grad_kernel(
+    dh_ptr, normed_ptr, a_ptr, dout_ptr, shares_ptr, N, tiles, D: tl.constexpr, F: tl.constexpr, W: tl.constexpr,
+    L: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Each program's shares of dh^T normed and of (a, 1)^T dout (F + 8, D), and behind each those of the left one's sums (F + 8,).
+
+    Program axes: 0 run of `tiles` tiles of frames, 1 tile of hidden channels, 2 which of the products.
+    """
+    which = tl.program_id(2)
+    left_ptr, right_ptr = dh_ptr, normed_ptr
+    if which == 1:
+        left_ptr, right_ptr = a_ptr, dout_ptr
+    f = tl.program_id(1) * W + tl.arange(0, W)
+    d = tl.arange(0, D)
+    columns = F + SPARE * which
+    ones = tl.full((L, 16), 1.0, left_ptr.dtype.element_ty)
+    product = tl.zeros((W, D), ACC)
+    sums = tl.zeros((W, 16), ACC)
+    for step in range(tiles):
+        # The frames that were written last come first: they may still be in the cache.
+        row = ((tiles - 1 - step) * tl.num_programs(0) + tl.program_id(0)) * L + tl.arange(0, L)
+        ok = (row < N)[:, None]
+        row = row.to(tl.int64)[:, None]
+        left = tl.load(left_ptr + row * columns + f[None, :], mask=ok & (f < columns)[None, :], other=0.0)
+        right = tl.load(right_ptr + row * D + d[None, :], mask=ok, other=0.0)
+        product = _dot(tl.trans(left), right, product)
+        sums = _dot(tl.trans(left), ones, sums)
+    there = f < F + SPARE
+    share = shares_ptr + (tl.program_id(0).to(tl.int64) * 2 + which) * ((F + SPARE) * (D + 1))
+    tl.store(share + f[:, None] * D + d[None, :], product, there[:, None])
+    # All columns are the same.
+    tl.store(share + (F + SPARE) * D + f, tl.sum(sums, 1) / 16, there)

@@ -53,7 +53,7 @@ class Product:
 FORWARD = Launch(2560, 4, 660)
 BACKWARD = Launch(2560, 4)
 CODEBOOK = Product(64, 64, 128, 4, 3, 264)
-COUNT_FRAMES, COUNT_CODES, COUNT_PROGRAMS = 64, 64, 1056
+COUNT_FRAMES, COUNT_CODES, COUNT_PROGRAMS = 128, 16, 2640
 """Frames and codes of a tile of the counts, and how many programs there should be, about."""
 
 

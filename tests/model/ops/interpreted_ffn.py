@@ -5,7 +5,7 @@ import torch
 from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradients  # noqa: F401
 
 from model.ops.dropout import keep_mask
-from model.ops.ffn import ffn
+from model.ops.ffn import ffn, fused
 
 SEEDS = torch.tensor([0x1234_5678_9ABC_DEF, 2**61 + 5])
 SIZES = {
@@ -30,6 +30,12 @@ def both(sizes, dtype=torch.float64, **settings):
 @pytest.mark.parametrize("case", SIZES)
 def test_ffn_equals_reference(case, dropout):
     assert_equal(*both(SIZES[case], dropout=dropout, seeds=SEEDS), 1e-10)
+
+
+def test_programs_that_do_several_tiles(monkeypatch):
+    monkeypatch.setattr(fused, "WEIGHTS_PROGRAMS", 16)
+    assert fused.weights_launched(torch.empty(150, 56, dtype=torch.float64), 32)[0] > 1
+    assert_equal(*both(SIZES["several tiles, ragged"], dropout=0.25, seeds=SEEDS), 1e-10)
 
 
 def test_ffn_in_single_precision():
