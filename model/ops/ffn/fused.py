@@ -28,9 +28,7 @@ class Launch:
     piece: int
     """Hidden channels done at a time."""
     warps: int
-    stages: int = 2
-    registers: int | None = None
-    """Most registers a thread may use; fewer let more programs share a multiprocessor."""
+    stages: int
 
 
 FORWARD = Launch(64, 32, 4, 3)
@@ -55,15 +53,8 @@ def _tile(size, x):
 
 def _constants(x, width, hidden, frames, launch):
     acc = tl.float64 if x.dtype == torch.float64 else tl.float32
-    constants = {
-        "D": width,
-        "F": hidden,
-        "L": frames,
-        "ACC": acc,
-        "num_warps": launch.warps,
-        "num_stages": launch.stages,
-    }
-    return constants | ({"maxnreg": launch.registers} if launch.registers else {})
+    sizes = {"D": width, "F": hidden, "L": frames, "ACC": acc}
+    return sizes | {"num_warps": launch.warps, "num_stages": launch.stages}
 
 
 def launched(x, hidden, launch, dropout):
