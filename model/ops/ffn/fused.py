@@ -31,8 +31,7 @@ class Launch:
     stages: int
 
 
-FORWARD = Launch(64, 32, 4, 3)
-BACKWARD = Launch(64, 32, 4, 3)
+LAUNCH = Launch(64, 32, 4, 3)
 WEIGHTS, WEIGHTS_PROGRAMS = Launch(64, 64, 4, 3), 264
 """For the gradients of weights, and how many programs there should be, about."""
 
@@ -47,8 +46,8 @@ def _exact(x):
 
 
 def _tile(size, x):
-    """`size`, or less where elements are wider: they take as much shared memory."""
-    return size * 2 // max(2, x.element_size())
+    """`size`, or less where elements are wider, which then take as much shared memory."""
+    return max(16, size * 2 // max(2, x.element_size()))
 
 
 def _constants(x, width, hidden, frames, launch):
@@ -57,20 +56,18 @@ def _constants(x, width, hidden, frames, launch):
     return sizes | {"num_warps": launch.warps, "num_stages": launch.stages}
 
 
-def launched(x, hidden, launch, dropout):
-    """Rows of x, programs, and the constants of a kernel."""
-    width = x.shape[-1]
-    frames = max(16, _tile(launch.frames, x))
-    constants = _constants(x, width, hidden, frames, launch)
+def launched(x, hidden, dropout):
+    """Rows of x, programs, and the constants of `ffn_kernel` and `ffn_grad_kernel`."""
+    width, frames = x.shape[-1], _tile(LAUNCH.frames, x)
     rows = x.numel() // width
-    constants |= {"P": max(16, _tile(launch.piece, x)), "BELOW": threshold(dropout), "eps": EPS}
-    return rows, triton.cdiv(rows, frames), constants
+    constants = {"P": _tile(LAUNCH.piece, x), "BELOW": threshold(dropout), "eps": EPS}
+    return rows, triton.cdiv(rows, frames), _constants(x, width, hidden, frames, LAUNCH) | constants
 
 
 def weights_launched(dh, width):
     """How many tiles of frames a program does, the programs, and the constants of the kernel."""
     rows, hidden = dh.shape
-    frames = max(16, _tile(WEIGHTS.frames, dh))
+    frames = _tile(WEIGHTS.frames, dh)
     piece = min(_tile(WEIGHTS.piece, dh), triton.next_power_of_2(hidden + SPARE))
     across = triton.cdiv(hidden + SPARE, piece)
     num_tiles = triton.cdiv(rows, frames)
@@ -86,7 +83,7 @@ def ffn_forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Output and first residual sum (B, S, D); everything is contiguous, w1 (F, D) and the transpose w2 (F, D) in the dtype of x."""
     require_gpu(x)
-    rows, programs, constants = launched(x, len(w1), FORWARD, dropout)
+    rows, programs, constants = launched(x, len(w1), dropout)
     r, y = torch.empty_like(x), torch.empty_like(x)
     ffn_kernel[(programs,)](x, update, gamma, beta, w1, b1, w2, b2, seeds, r, y, rows, **constants)
     return y, r
@@ -99,18 +96,10 @@ def _(x, update, gamma, beta, w1, b1, w2, b2, seeds, dropout):
 
 @torch.library.custom_op("raysys::ffn_grad", mutates_args=())
 def ffn_backward(
-    r: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    seeds: Tensor,
-    dropout: float,
-    dy: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, seeds: Tensor, dropout: float, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, of update, of gamma and beta (2, D), and `weights_grad` of the others."""
-    rows, programs, constants = launched(r, len(w1), BACKWARD, dropout)
+    rows, programs, constants = launched(r, len(w1), dropout)
     hidden, width = w1.shape
     dx, dupdate, normed = (torch.empty_like(r) for _ in range(3))
     dout = torch.empty_like(r) if dropout else dy

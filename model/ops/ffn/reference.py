@@ -9,7 +9,7 @@ from model.ops.dropout import drop
 
 EPS = 1e-5
 SPARE = 8
-"""Columns that the kernels keep beside the factors of the weights' gradients (kernels.py)."""
+"""Columns that the kernels keep beside the hidden channels (kernels.py)."""
 
 
 def ffn_reference(x, update, norm_weight, norm_bias, w1, b1, w2, b2, dropout, seeds):

@@ -20,12 +20,11 @@ def test_ffn_in_the_interpreter():
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("name", ["ffn", "ffn_grad", "weights_grad"])
 def test_ffn_kernels_compile_and_fit(name, capability, element, dropout):
-    launch = {"ffn": fused.FORWARD, "ffn_grad": fused.BACKWARD, "weights_grad": fused.WEIGHTS}[name]
     if name == "weights_grad":
-        *_, constants = fused.weights_launched(torch.empty(64, 208, dtype=element), 128)
+        launch, (*_, constants) = fused.WEIGHTS, fused.weights_launched(torch.empty(64, 208, dtype=element), 128)
     else:
-        *_, constants = fused.launched(torch.empty(1, 64, 128, dtype=element), 208, launch, dropout)
-    constants = {key: value for key, value in constants.items() if not key.startswith(("num_", "maxnreg"))}
+        launch, (*_, constants) = fused.LAUNCH, fused.launched(torch.empty(1, 64, 128, dtype=element), 208, dropout)
+    constants = {key: value for key, value in constants.items() if not key.startswith("num_")}
     kernel, stored = getattr(kernels, f"{name}_kernel"), "fp32" if element == torch.float32 else "bf16"
     types = {"seeds": "i64"} | dict.fromkeys(FLOATS, "fp32")
     compiled = compile_kernel(
