@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from raysys.cluster import configure_logging
 from raysys.config import RunConfig
+from raysys.console import configure_logging
 from raysys.presets import PRESETS
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Trainer

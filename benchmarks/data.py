@@ -26,8 +26,9 @@ from ray._private.internal_api import memory_summary
 from ray.train.torch import TorchTrainer
 
 import raysys  # noqa: F401  (sets what Ray reads when it is imported)
-from raysys.cluster import configure_logging, connect
+from raysys.cluster import connect
 from raysys.config import DataConfig, RunConfig
+from raysys.console import configure_logging
 from raysys.data.corpus import load_corpus, select, train_plan
 from raysys.data.shards import prepare
 from raysys.data.source import cut

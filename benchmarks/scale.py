@@ -35,8 +35,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import raysys  # noqa: F401  (sets what Ray reads when it is imported)
-from raysys.cluster import configure_logging, connect
+from raysys.cluster import connect
 from raysys.config import RunConfig
+from raysys.console import configure_logging
 from raysys.data.miniature import write_miniatures
 from raysys.data.shards import prepare
 from raysys.presets import PRESETS

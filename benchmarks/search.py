@@ -26,8 +26,9 @@ from scipy.stats import spearmanr
 
 from benchmarks.gpu_watch import GpuWatch
 from benchmarks.picking_head import head_scores
-from raysys.cluster import configure_logging, connect
+from raysys.cluster import connect
 from raysys.config import RunConfig
+from raysys.console import configure_logging
 from raysys.data.windows import whole_traces
 from raysys.presets import PRESETS
 from raysys.train.data import prepare_training_data

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from raysys.cluster import configure_logging
 from raysys.config import RunConfig
+from raysys.console import configure_logging
 from raysys.presets import PRESETS
 from raysys.record import read_config
 
@@ -34,7 +34,9 @@ def parse(
 ) -> tuple[RunConfig, Any]:
     """Returns the configuration and the job's options: `JOB [PRESET] [--optim.lr 3e-4 ...] [--dry-run]`.
 
-    Exits with a message that names the key and the nearest known one when an argument is unknown.
+    Ends the program where there is nothing to run: after the text of `--help` or `--dry-run`, or with a message that
+    names the key and the nearest known one when an argument is unknown. A job imports what it runs after this, since
+    Ray and PyTorch take seconds.
     """
     configure_logging()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -54,6 +56,11 @@ def parse(
         )
     except ValueError as error:  # a check of the configuration itself
         raise SystemExit(f"error: {error}") from error
+    if arguments.options.dry_run:
+        from raysys.train.describe import describe
+
+        print(describe(arguments.config))
+        raise SystemExit
     return arguments.config, arguments.options
 
 

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 
 from jobs.command import Options, parse, run
-from raysys.demo import run_demo
-from raysys.train.describe import describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +14,9 @@ class DemoOptions(Options):
 
 def main() -> None:
     config, options = parse(__doc__, DemoOptions, preset="demo")
-    print(describe(config)) if options.dry_run else run_demo(config, options.data, options.out)
+    from raysys.demo import run_demo
+
+    run_demo(config, options.data, options.out)
 
 
 if __name__ == "__main__":

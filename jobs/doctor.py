@@ -6,9 +6,11 @@ from raysys.doctor.software import require_packages
 def main() -> None:
     require_packages()
     from jobs.command import parse  # only now: it imports those packages
+
+    config, _ = parse(__doc__)
     from raysys.doctor.diagnose import doctor
 
-    raise SystemExit(doctor(parse(__doc__)[0]))
+    raise SystemExit(doctor(config))
 
 
 if __name__ == "__main__":

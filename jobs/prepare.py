@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 
 from jobs.command import Options, parse, run
-from raysys.cluster import connect
-from raysys.data.shards import prepare
-from raysys.train.describe import describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +15,9 @@ class PrepareOptions(Options):
 
 def main() -> None:
     config, options = parse(__doc__, PrepareOptions)
-    if options.dry_run:
-        return print(describe(config))
+    from raysys.cluster import connect
+    from raysys.data.shards import prepare
+
     connect()
     prepare(config, options.out, fetch=options.download)
 

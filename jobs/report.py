@@ -2,12 +2,13 @@
 
 import tyro
 
-from raysys.cluster import configure_logging
-from raysys.report.write import write_report
+from raysys.console import configure_logging
 
 
 def main(directories: tyro.conf.Positional[tuple[str, ...]], out: str | None = None) -> None:
     configure_logging()
+    from raysys.report.write import write_report
+
     print(write_report(directories, out))
 
 

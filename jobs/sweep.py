@@ -4,14 +4,14 @@ import shlex
 import sys
 
 from jobs.command import parse, run
-from raysys.train.describe import describe
-from raysys.tune.sweep import sweep
 
 
 def main() -> None:
-    config, options = parse(__doc__)
+    config, _ = parse(__doc__)
+    from raysys.tune.sweep import sweep
+
     try:
-        print(describe(config)) if options.dry_run else sweep(config)
+        sweep(config)
     except KeyboardInterrupt:
         again = shlex.join(["python", "-m", "jobs.sweep", *sys.argv[1:]])
         print(f"interrupted; nothing finished is lost. Go on with:\n{again}", file=sys.stderr)

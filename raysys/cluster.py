@@ -3,8 +3,6 @@
 import logging
 import os
 import socket
-import sys
-import warnings
 from contextlib import contextmanager
 
 import ray
@@ -22,6 +20,7 @@ def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
         num_cpus: of a cluster started here, also beside one of `ray start`; None takes the machine's.
         temp_dir: session folder of a cluster started here.
     """
+    quieten()
     if ray.is_initialized():
         return
     if address := os.environ.get("RAY_ADDRESS") or (num_cpus is None and find_bootstrap_address(temp_dir)):
@@ -60,14 +59,11 @@ def _address_for_children():
                 os.environ[key] = value
 
 
-def configure_logging() -> None:
-    """Sends one line a message to standard error, without the chatter of Ray Data and Ray Train."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+def quieten() -> None:
+    """Takes the chatter of Ray Data and Ray Train out of this process's log."""
     for chatty in ("ray.data", "ray.train", ray.train.v2._internal.execution.context.logger.name):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch|raysys")
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import torch
 
 from raysys.config import RunConfig, differences
 
@@ -22,6 +21,8 @@ _OF_A_CONTINUATION = ("time", "command", "git_commit", "git_diff", "versions", "
 
 def run_record(config: RunConfig, data_fingerprint: str, data: dict[str, Any]) -> dict[str, Any]:
     """Returns commit, uncommitted changes, versions, seed, hardware, data and command line of this process."""
+    import torch  # here, and not above: a command line that reads a configuration need not wait for it
+
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": " ".join(sys.orig_argv),

@@ -51,8 +51,8 @@ def test_a_value_of_the_wrong_type_names_its_key():
 
 
 def test_the_command_line_speaks_the_same_keys():
-    config, options = parse("", argv=["smoke", "--optim.lr", "3e-4", "--data.datasets", "ETHZ", "STEAD", "--dry-run"])
-    assert (config.optim.lr, config.data.datasets, options.dry_run) == (3e-4, ("ETHZ", "STEAD"), True)
+    config, options = parse("", argv=["smoke", "--optim.lr", "3e-4", "--data.datasets", "ETHZ", "STEAD"])
+    assert (config.optim.lr, config.data.datasets, options.dry_run) == (3e-4, ("ETHZ", "STEAD"), False)
     assert all(config_key in keys(config) for config_key in ("optim.lr", "data.datasets"))
 
 

@@ -11,8 +11,9 @@ import ray.train
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
-from raysys.cluster import configure_logging, connect
+from raysys.cluster import connect, quieten
 from raysys.config import HOW_NOT_WHAT, RunConfig
+from raysys.console import configure_logging
 from raysys.record import run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Trainer
@@ -108,6 +109,7 @@ def trainer(
 def train_worker(args: dict[str, Any]) -> dict[str, Any]:
     """Runs the loop in one Ray Train worker; returns whether the run is "finished" or only had to leave."""
     configure_logging()
+    quieten()
     context = ray.train.get_context()
     folder, mirror = args["log_folder"], None
     if context.get_world_rank() != 0:

@@ -15,8 +15,9 @@ from ray import tune
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from raysys.cluster import configure_logging
+from raysys.cluster import quieten
 from raysys.config import RunConfig
+from raysys.console import configure_logging
 from raysys.train.data import TrainingData
 from raysys.train.driver import scaling, storage_path, uses_gpu
 from raysys.train.loop import Trainer
@@ -122,6 +123,7 @@ def train_trial(
         tell: takes the last words of a trial that is not finite.
     """
     configure_logging()
+    quieten()
     if torch.cuda.is_available():
         import triton
 

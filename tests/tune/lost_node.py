@@ -21,8 +21,8 @@ import raysys  # noqa: F401  (sets what Ray reads when it is imported)
 import ray
 from ray.cluster_utils import Cluster
 
-from raysys.cluster import configure_logging
 from raysys.config import RunConfig
+from raysys.console import configure_logging
 from raysys.tune import sweep as module
 
 STEP_S = 1.0
