@@ -4,7 +4,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
+
+from raysys.data.index import load_index
+from raysys.data.windows import Traces
 
 
 def write_set(
@@ -40,3 +44,23 @@ def noise_set(tmp_path):
     rng = np.random.default_rng(0)
     waveforms = [rng.standard_normal((3, 900 + 10 * i)).astype(np.float32) for i in range(10)]
     return write_set(tmp_path / "noise", waveforms, columns={"split": ["train"] * 8 + ["dev", "test"]}), waveforms
+
+
+@pytest.fixture(scope="session")
+def mixed(tmp_path_factory) -> Traces:
+    """Traces of seven files: four rates, three types, four component orders, compressed and plain, of many lengths."""
+    folder, rng, tables = tmp_path_factory.mktemp("mixed"), np.random.default_rng(5), []
+    for name, num, rate_hz, dtype, order, storage in (
+        ("direct", 12, 100.0, "<f4", "ZNE", {}),
+        ("double", 40, 100.0, "<f8", "ENZ", {}),
+        ("packed", 30, 100.0, "<f4", "ZRT", {"compression": "gzip"}),
+        ("coarse", 34, 40.0, "<f4", "Z", {}),
+        ("sparse", 5, 20.0, "<f4", "ZNE", {}),
+        ("fine", 20, 250.0, "<i4", "21Z", {}),
+        ("coarse_packed", 4, 40.0, "<f4", "NE", {"compression": "gzip"}),
+    ):
+        lengths = np.round(rng.choice([300, 301, 455], num) * rate_hz / 100).astype(int)
+        waveforms = [np.round(1000 * rng.standard_normal((len(order), n)) + 300).astype(dtype) for n in lengths]
+        write_set(folder / name, waveforms, rate_hz=rate_hz, order=order, **storage)
+        tables.append(load_index(str(folder / name), name, str(folder / "cache")))
+    return Traces.from_table(pa.concat_tables([table.replace_schema_metadata(None) for table in tables]))

@@ -1,6 +1,7 @@
 """Downloads against a local server in place of the repository: they go on where they broke off, and are verified."""
 
 import fcntl
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,10 +16,13 @@ BLOCK = module._BLOCK
 
 
 class Repository:
-    """An HTTP server for a folder, with byte ranges; it breaks its first transfers off after so many bytes (`breaks`)."""
+    """An HTTP server for a folder, with byte ranges.
+
+    It breaks its first transfers off after so many bytes (`breaks`), and answers its first requests with `busy`.
+    """
 
     def __init__(self, folder: Path):
-        self.folder, self.breaks, self.ranges, self.log = folder, [], True, []
+        self.folder, self.breaks, self.ranges, self.log, self.busy = folder, [], True, [], []
         repository = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -33,15 +37,15 @@ class Repository:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
 
     def serve(self, request) -> None:
         path = self.folder / request.path.lstrip("/")
         asked = request.headers.get("Range")
         self.log.append((path.name, asked))
-        if not path.is_file():
-            request.send_response(404)
+        if self.busy or not path.is_file():
+            request.send_response(self.busy.pop(0) if self.busy else 404)
             request.send_header("Content-Length", "0")
             request.end_headers()
             return
@@ -49,7 +53,11 @@ class Repository:
         start = int(asked.split("=")[1].rstrip("-")) if asked and self.ranges else 0
         if start and request.headers.get("If-Range", tag) != tag:
             start = 0
-        request.send_response(206 if start else 200)
+        if start >= len(content):
+            content, start = b"", 0
+            request.send_response(416)
+        else:
+            request.send_response(206 if start else 200)
         request.send_header("Content-Length", str(len(content) - start))
         request.send_header("ETag", tag)
         request.end_headers()
@@ -115,6 +123,74 @@ def test_a_part_of_another_version_or_a_server_without_ranges_starts_over(reposi
     repository.ranges, repository.breaks = False, [BLOCK, BLOCK]
     [other] = download(config(tmp_path / "other", "Iquique"))
     assert same(other, miniatures / "iquique")
+
+
+def test_a_part_with_nothing_after_it_starts_over(repository, miniatures, tmp_path):
+    source, folder = miniatures / "iquique/waveforms.hdf5", tmp_path / "data/iquique"
+    folder.mkdir(parents=True)
+    (folder / "waveforms.hdf5.part").write_bytes(b"x" * source.stat().st_size)
+    download(config(tmp_path, "Iquique"))
+    assert same(folder, miniatures / "iquique")
+    size = source.stat().st_size
+    assert [asked for name, asked in repository.log if name == source.name] == [f"bytes={size}-", None]
+
+
+def test_breaks_count_only_while_nothing_comes(repository, miniatures, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_ATTEMPTS", 2)
+    repository.breaks = [BLOCK, 0, BLOCK, 0, 2 * BLOCK]
+    [folder] = download(config(tmp_path, "Iquique"))
+    assert same(folder, miniatures / "iquique")
+
+
+@pytest.mark.parametrize("status", [429, 503, 500])
+def test_a_busy_server_is_asked_six_times(repository, miniatures, tmp_path, status):
+    repository.busy = [status] * 5
+    [folder] = download(config(tmp_path, "Iquique"))
+    assert same(folder, miniatures / "iquique")
+    repository.busy = [status] * 6
+    with pytest.raises(OSError, match=rf"no answer in 6 attempts \(status {status}\)"):
+        download(config(tmp_path / "other", "Iquique"))
+
+
+def test_waits_double_up_to_half_a_minute():
+    assert [module._wait_s(attempt) for attempt in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_the_ledger_knows_what_came_and_what_is_gone_comes_again(repository, miniatures, tmp_path):
+    [folder] = download(config(tmp_path, "Iquique", "IQUIQUE"))
+    files = ["metadata.csv", "waveforms.hdf5"]
+    ledger = json.loads((folder / "download.json").read_text())
+    assert {name: (e["size"], e["etag"], e["url"]) for name, e in ledger.items()} == {
+        name: (path.stat().st_size, f'"{path.stat().st_mtime_ns}"', f"{repository.url}iquique/{name}")
+        for name, path in ((name, miniatures / "iquique" / name) for name in files)
+    }
+    assert [name for name, _ in repository.log] == ["chunks", *files]
+    content = (folder / "metadata.csv").read_bytes()
+    (folder / "metadata.csv").write_bytes(content[:-1])
+    repository.log.clear()
+    download(config(tmp_path, "Iquique"))
+    assert [name for name, _ in repository.log] == ["chunks", "metadata.csv"]
+    assert (folder / "metadata.csv").read_bytes() == content
+    (folder / "download.json").unlink()
+    repository.log.clear()
+    download(config(tmp_path, "Iquique"))
+    assert repository.log == [], "waveforms that somebody else brought are left alone"
+
+
+def test_the_mirror_is_asked_where_the_repository_is_away(repository, monkeypatch):
+    import seisbench
+
+    monkeypatch.setattr(seisbench, "remote_data_root", "http://127.0.0.1:9/")
+    monkeypatch.setattr(
+        seisbench, "use_backup_repository", lambda: setattr(seisbench, "remote_data_root", repository.url)
+    )
+    assert module._repository("ETHZ").rstrip("/") == f"{repository.url}ethz"
+    monkeypatch.setattr(
+        seisbench, "use_backup_repository", lambda: setattr(seisbench, "remote_data_root", "http://127.0.0.1:9/")
+    )
+    seisbench.remote_data_root = "http://127.0.0.1:9/"
+    with pytest.raises(OSError, match="ETHZ: neither SeisBench's repository nor its mirror answers"):
+        module._repository("ETHZ")
 
 
 def test_all_chunks_of_a_chunked_set_come(repository, miniatures, tmp_path):

@@ -1,16 +1,21 @@
 """What an index says of good files, and what is said of bad ones."""
 
+import hashlib
 import logging
+import os
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from raysys.config import DataConfig
+from raysys.data import index as module
 from raysys.data.catalog import resolve
 from raysys.data.corpus import load_corpus, summary
-from raysys.data.index import assign_missing_split, dropped_rows, load_index
+from raysys.data.index import SCHEMA, assign_missing_split, dropped_rows, load_index, write_atomically
 from tests.data.conftest import write_set
 
 
@@ -22,7 +27,9 @@ def test_every_twin_is_indexed_with_its_quirks(miniatures, tmp_path):
     assert all(row["p_labels"] > 0 for row in rows.values()), "upper and lower case phases, Pg, Pn ... are found"
     assert len(rows["ETHZ"]["rates_hz"]) > 1
     assert rows["MLAAPDE"]["rates_hz"] == [40.0]
-    assert all(row["train"] > row["dev"] > 0 or row["train"] > 0 for row in rows.values())
+    assert all(row["train"] + row["dev"] + row["test"] == 40 for row in rows.values())
+    assert all(min(row["train"], row["test"]) > 0 for row in rows.values()), "no set is for one purpose only"
+    assert rows["GEOFON"]["p_labels"] > rows["GEOFON"]["s_labels"] > 0
 
 
 def test_a_second_look_comes_from_the_cache_until_a_file_changes(noise_set, tmp_path, caplog):
@@ -103,17 +110,180 @@ def test_an_unknown_name_gets_a_suggestion_and_a_missing_set_a_command(miniature
         resolve(("all",), str(tmp_path / "missing"))
 
 
-def test_a_missing_split_never_parts_an_event_and_never_follows_the_row_order(miniatures, tmp_path):
+def test_noise_and_quakes_of_a_set_without_splits_are_in_training_and_in_testing(miniatures, tmp_path):
     table = load_index(str(miniatures / "obst2024"), "OBST2024", str(tmp_path))
-    noise = np.array(
-        [not e and np.isnan(p) for e, p in zip(table["event"].to_pylist(), table["p_s"].to_pylist(), strict=True)]
-    )
+    noise = np.isnan(table["p_s"].to_numpy())
     splits = np.array(table["split"].to_pylist())
-    assert set(splits[noise]) >= {"train"}
-    assert set(splits[~noise]) >= {"train"}
-    events = ["a", "a", "b", "b", "c", "c"] * 50
-    made = table.slice(0, 1).take([0] * 300)
-    for name, values in (("event", events), ("split", [""] * 300)):
-        made = made.set_column(made.schema.get_field_index(name), name, pa.array(values))
-    got = assign_missing_split(made, "x", seed=0)["split"].to_pylist()
-    assert {len({s for s, e in zip(got, events, strict=True) if e == event}) for event in "abc"} == {1}
+    assert set(splits[noise]) >= {"train", "test"}
+    assert set(splits[~noise]) >= {"train", "test"}
+
+
+def traces_without_split(**columns: list) -> pa.Table:
+    n = len(next(iter(columns.values())))
+    empty = {"split": [""] * n, "event": [""] * n, "station": [""] * n, "start_time": [""] * n}
+    names = {"trace_name": [f"t{i}" for i in range(n)]}
+    return pa.table({name: pa.array(values, pa.string()) for name, values in (empty | names | columns).items()})
+
+
+def splits_of(table: pa.Table, name="set", seed=0) -> list[str]:
+    return assign_missing_split(table, name, seed)["split"].to_pylist()
+
+
+def drawn(key: str) -> str:
+    """The split of a key, worked out by hand: training below 0.6 of the range of the hash, then dev up to 0.7."""
+    draw = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big") / 2**32
+    return "train" if draw < 0.6 else "dev" if draw < 0.7 else "test"
+
+
+def test_a_split_is_drawn_by_event_or_day_and_station_or_station_or_name():
+    rows = {
+        "event": ["e1", "e1", "e2", "", "", "", "", ""] * 8,
+        "station": ["GE.A", "GE.B", "", "GE.A", "GE.A", "GE.B", "GE.B", ""] * 8,
+        "start_time": ["2010-01-01T00", "", "2010-01-02T00", "2010-01-01T05", "2010-01-01T23", "", "2011", ""] * 8,
+    }
+    rows = {key: [f"{v}{i // 8}" if key == "event" and v else v for i, v in enumerate(vs)] for key, vs in rows.items()}
+    table = traces_without_split(**rows)
+    for name, seed in (("set", 0), ("set", 3), ("other", 3)):
+        keys = [
+            event or (f"{station}/{time[:10]}" if time else station or trace)
+            for event, station, time, trace in zip(*(table[c].to_pylist() for c in [*rows, "trace_name"]), strict=True)
+        ]
+        assert splits_of(table, name, seed) == [drawn(f"{seed}/{name}/{key}") for key in keys]
+    assert splits_of(table, "set", 0) != splits_of(table, "set", 3), "another seed, another split"
+    assert splits_of(table, "set", 3) != splits_of(table, "other", 3), "two sets that count their events alike"
+
+
+def test_six_traces_in_ten_are_for_training_one_for_validation_and_three_for_testing():
+    got = splits_of(traces_without_split(event=[str(i) for i in range(8000)]))
+    share = [got.count(split) / len(got) for split in ("train", "dev", "test")]
+    np.testing.assert_allclose(share, [0.6, 0.1, 0.3], atol=0.015)
+
+
+def test_a_split_that_is_given_stays_whatever_the_seed():
+    given = ["train", "dev", "test", "", "validation"] * 20
+    table = traces_without_split(split=given)
+    for seed in (0, 1):
+        got = splits_of(table, seed=seed)
+        assert [s for s, g in zip(got, given, strict=True) if g in ("train", "dev", "test")] == given[:3] * 20
+        assert set(got) == {"train", "dev", "test"}
+
+
+def test_two_seeds_have_two_splits_and_each_comes_back(tmp_path):
+    folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 40)
+    one, two, again = (
+        load_index(str(folder), "set", str(tmp_path / "cache"), seed)["split"].to_pylist() for seed in (0, 1, 0)
+    )
+    assert one == again
+    assert one != two
+
+
+def touched(path: Path) -> None:
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+
+
+@pytest.mark.parametrize(
+    ("change", "rebuilt"),
+    [
+        (lambda folder, monkeypatch: None, False),
+        (lambda folder, monkeypatch: touched(folder / "waveforms_b.hdf5"), True),
+        (lambda folder, monkeypatch: touched(folder / "metadata_a.csv"), True),
+        (lambda folder, monkeypatch: monkeypatch.setattr(module, "VERSION", module.VERSION + 1), True),
+    ],
+    ids=["nothing", "waveforms of the last chunk", "metadata of the first", "schema"],
+)
+def test_whatever_an_index_is_made_from_makes_it_anew(tmp_path, monkeypatch, caplog, change, rebuilt):
+    caplog.set_level(logging.INFO)
+    for chunk in ("_a", "_b"):
+        folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 2, chunk=chunk)
+    load_index(str(folder), "set", str(tmp_path / "cache"))
+    caplog.clear()
+    change(folder, monkeypatch)
+    load_index(str(folder), "set", str(tmp_path / "cache"))
+    assert ("indexed 4 traces" in caplog.text) == rebuilt
+
+
+def test_two_folders_and_two_names_share_a_cache_without_mixing(tmp_path):
+    folders = [tmp_path / place / "set" for place in ("here", "there")]
+    for folder, rate_hz in zip(folders, (20.0, 30.0), strict=True):
+        write_set(folder, [np.ones((3, 500), np.float32)] * 2, rate_hz=rate_hz)
+        for file in folder.iterdir():
+            os.utime(file, (0, 0))
+    for _ in range(2):
+        for folder, name, rate_hz in ((folders[0], "a", 20.0), (folders[0], "b", 20.0), (folders[1], "a", 30.0)):
+            table = load_index(str(folder), name, str(tmp_path / "cache"))
+            assert table["dataset"].to_pylist() == [name] * 2
+            assert table["rate_hz"].to_pylist() == [rate_hz] * 2
+            assert set(table["file"].to_pylist()) == {f"{folder}/waveforms.hdf5"}
+
+
+def test_an_index_is_in_file_order_and_holds_the_first_of_twins(tmp_path):
+    """Rows of the metadata in any order; a name twice in a chunk is one trace, in two chunks it is two."""
+    lines = {"_b": [1, 0], "_a": [2, 0, 1, 2, 2]}
+    for chunk, rows in lines.items():
+        folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 3, chunk=chunk)
+        text = "".join(f'"bucket0${row},:3,:500",100,e{i}\n' for i, row in enumerate(rows))
+        (folder / f"metadata{chunk}.csv").write_text(
+            f"trace_name,trace_sampling_rate_hz,source_id\n{text}absent,100,\n"
+        )
+    table = load_index(str(folder), "set", str(tmp_path / "cache"))
+    found = list(zip(*(table[c].to_pylist() for c in ("chunk", "node_row", "event")), strict=True))
+    assert found == [("_a", 0, "e1"), ("_a", 1, "e2"), ("_a", 2, "e0"), ("_b", 0, "e1"), ("_b", 1, "e0")]
+    assert (np.diff(table["offset"].to_numpy()[:3]) > 0).all()
+    assert dropped_rows(table) == {
+        "duplicate identity": 2,
+        "no such trace in the waveform file (or beyond its end)": 2,
+    }
+
+
+def test_traces_of_compressed_files_are_in_the_order_of_their_blocks(tmp_path):
+    folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 12, compression="gzip")
+    header, *lines = (folder / "metadata.csv").read_text().splitlines()
+    (folder / "metadata.csv").write_text("\n".join([header, *lines[::-1]]) + "\n")
+    table = load_index(str(folder), "set", str(tmp_path / "cache"))
+    assert set(table["offset"].to_pylist()) == {-1}
+    assert table["node_row"].to_pylist() == list(range(12))
+
+
+def test_a_scan_flags_the_rows_that_are_flawed_however_many_are_looked_at_together(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(module, "_SCAN_ROWS", 3)
+    waveforms = [np.random.default_rng(i).standard_normal((3, 900)).astype(np.float32) for i in range(10)]
+    for dead in (1, 3, 9):
+        waveforms[dead][:] = 4.0
+    folder = write_set(tmp_path / "set", waveforms)
+    blind = load_index(str(folder), "set", str(tmp_path / "cache"))
+    assert not blind["flags"].to_numpy().any()
+    for _ in range(2):
+        seen = load_index(str(folder), "set", str(tmp_path / "cache"), scan=True)
+        assert np.flatnonzero(seen["flags"]).tolist() == [1, 3, 9]
+    assert caplog.text.count("looking at 10 traces, once") == 1
+    assert seen.drop_columns("flags").to_pandas().equals(blind.drop_columns("flags").to_pandas())
+
+
+def test_an_index_that_came_with_shards_gets_its_name_and_place_and_must_fit(noise_set, tmp_path):
+    folder, _ = noise_set
+    table = load_index(str(folder), "noise", str(tmp_path / "cache"))
+    files = pa.array([f"shard-{i % 2}.arrow" for i in range(10)])
+    (tmp_path / "moved").mkdir()
+    pq.write_table(table.set_column(SCHEMA.names.index("file"), "file", files), tmp_path / "moved/index.parquet")
+    moved = load_index(f"{tmp_path}/moved/", "other", str(tmp_path / "cache"))
+    assert moved["dataset"].to_pylist() == ["other"] * 10
+    assert moved["file"].to_pylist() == [f"{tmp_path}/moved/shard-{i % 2}.arrow" for i in range(10)]
+    assert moved.schema.names == SCHEMA.names
+    pq.write_table(table.drop_columns("scale"), tmp_path / "moved/index.parquet")
+    with pytest.raises(ValueError, match="has another layout: prepare the shards again"):
+        load_index(f"{tmp_path}/moved", "other", str(tmp_path / "cache"))
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "new/file"
+    write_atomically(target, lambda partial: Path(partial).write_text("old"))
+
+    def fail(partial):
+        Path(partial).write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(target, fail)
+    assert target.read_text() == "old"
+    assert list(target.parent.iterdir()) == [target]

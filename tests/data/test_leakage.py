@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from raysys.config import DataConfig
+from raysys.data import leakage
 from raysys.data.corpus import LEAKED, load_corpus
 from raysys.data.leakage import leak_report, leaks, origin_seconds
 from raysys.data.quality import quality_report, quality_table
@@ -65,7 +66,100 @@ def test_identifiers_decide_within_a_data_set_and_origins_between():
     assert leaks(corpus(*rows))[0].tolist() == [True, False]
 
 
-def test_the_audit_equals_a_comparison_of_all_pairs():
+def moved(seconds=0.0, latitude=0.0, longitude=0.0, of=(0.0, 0.0)) -> list[tuple]:
+    """Two origins in two data sets; `of` is where the first lies."""
+    stamp = str(np.datetime64("2014-04-01T12:00:00.000") + np.timedelta64(round(1000 * seconds), "ms"))
+    return [
+        ("A", "train", "", "2014-04-01T12:00:00.000", *of),
+        ("B", "dev", "", stamp, of[0] + latitude, of[1] + longitude),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "same"),
+    [
+        (moved(4.9), True),
+        (moved(-4.9), True),
+        (moved(5.1), False),
+        (moved(-5.1), False),
+        (moved(latitude=0.449), True),  # 49.93 km
+        (moved(latitude=-0.450), False),  # 50.04 km
+        (moved(longitude=0.449), True),
+        (moved(longitude=0.450), False),
+        (moved(longitude=-0.899, of=(60, 10)), True),  # half as long a degree
+        (moved(longitude=-0.901, of=(60, 10)), False),
+        (moved(longitude=-359.8, of=(-10, 179.9)), True),
+        (moved(latitude=0.2, longitude=180, of=(89.9, 0)), True),  # over the pole
+        (moved(latitude=np.nan), False),
+        (moved(longitude=np.nan), False),
+    ],
+)
+def test_origins_are_one_event_within_five_seconds_and_fifty_kilometres(rows, same):
+    assert leaks(corpus(*rows))[0].tolist() == [same, False]
+
+
+def test_the_tolerances_of_an_audit_are_those_asked_for():
+    assert leaks(corpus(*moved(8, latitude=0.7)), time_s=10, distance_km=80)[0].any()
+    assert not leaks(corpus(*moved(8, latitude=0.7)), time_s=7, distance_km=80)[0].any()
+    assert not leaks(corpus(*moved(8, latitude=0.7)), time_s=10, distance_km=70)[0].any()
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "time", "same"),
+    [
+        ("B", "12:00:59", True),
+        ("B", "11:59:01", True),
+        ("B", "12:01:01", False),
+        ("B", "11:58:59", False),
+        ("B", "", True),
+        ("A", "13:00:00", True),
+    ],
+)
+def test_one_identifier_is_one_event_within_a_minute_or_a_data_set(evaluation, time, same):
+    """A data set knows its own events; another may only count alike."""
+    rows = [
+        ("A", "train", "7", "2014-04-01T12:00:00", 0, 0),
+        (evaluation, "dev", "7", f"2014-04-01T{time}" if time else "", 9, 9),
+    ]
+    assert leaks(corpus(*rows))[0].tolist() == [same, False]
+
+
+def test_a_table_of_leaks_counts_events_and_training_traces_by_pair_of_data_sets():
+    place = (1.0, 2.0)
+    rows = [
+        ("B", "test", "q", "2014-04-01T00:00:01", *place),
+        *[("A", "train", "x", "2014-04-01T00:00:00", *place)] * 3,
+        ("C", "dev", "r", "2014-04-01T00:00:02", *place),
+        *[("A", "train", "", "2014-04-03T00:00:00", *place)] * 2,  # no identifier: one event by its origin
+        ("C", "test", "s", "2014-04-03T00:00:00", *place),
+        ("C", "dev", "s", "2014-04-03T00:00:00", *place),
+        ("B", "train", "q", "2014-04-01T00:00:01", *place),
+        ("B", "train", "z", "2014-04-09T00:00:00", *place),
+        ("C", "train", "", "", *place),
+        ("C", "test", "", "", *place),
+        (
+            "B",
+            "dev",
+            "p",
+            "2014-04-01T00:00:03",
+            *place,
+        ),  # a second event of B that may be x is one more pair, no more traces
+        ("A", "train", "", "2014-04-05T00:00:00", *place),
+    ]
+    leaking, table = leaks(corpus(*rows))
+    assert np.flatnonzero(leaking).tolist() == [1, 2, 3, 5, 6, 9]
+    assert {(x.train, x.evaluation): (x.events, x.traces) for x in table} == {
+        ("A", "B"): (1, 3),
+        ("A", "C"): (2, 5),
+        ("B", "B"): (1, 1),
+        ("B", "C"): (1, 1),
+    }
+
+
+@pytest.mark.parametrize("pairs", [4_000_000, 40, 1])
+def test_the_audit_equals_a_comparison_of_all_pairs(monkeypatch, pairs):
+    """However many candidate pairs are compared at a time."""
+    monkeypatch.setattr(leakage, "_PAIRS", pairs)
     rng = np.random.default_rng(0)
     n = 400
     seconds = rng.uniform(0, 4000, n)

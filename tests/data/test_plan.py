@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raysys.data.plan import Plan, crop_starts, mixture
+from raysys.data.plan import Plan, _mix, crop_starts, epoch_order, mixture
 
 PLAN = Plan(sizes=(1000, 200, 37, 0, 400), quotas=(1000, 200, 37, 0, 400), seed=3, shuffle_rows=256)
 
@@ -32,6 +32,44 @@ def test_a_global_batch_does_not_depend_on_the_number_of_workers():
         [PLAN.rank_visits(64, 0, 6, rank=r, world=2, batch=4)[1].reshape(6, 4) for r in (0, 1)], axis=1
     )
     np.testing.assert_array_equal(one, two)
+
+
+def test_a_rank_that_starts_later_sees_the_later_part_of_what_it_would_have_seen():
+    where = {"rank": 2, "world": 3, "batch": 5}
+    whole, later = PLAN.rank_visits(1600, 0, 9, **where), PLAN.rank_visits(1600, 4, 5, **where)
+    assert set(whole[0]) == {0, 1}, "it crosses the end of an epoch"
+    for expected, got in zip(whole, later, strict=True):
+        np.testing.assert_array_equal(got, expected[4 * 5 :])
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 0), (0, 12), (12, 12), (11, 2), (5, 30), (23, 1)])
+def test_a_stretch_is_a_piece_of_the_endless_sequence(start, count):
+    plan = Plan(sizes=(7, 5), quotas=(7, 5), seed=1)
+    endless = np.concatenate([epoch_order(plan, epoch) for epoch in range(4)])
+    epochs, visits = plan.visits(start, count)
+    np.testing.assert_array_equal(visits, endless[start : start + count])
+    np.testing.assert_array_equal(epochs, np.repeat(np.arange(4), 12)[start : start + count])
+    assert (epochs.dtype, visits.dtype) == (np.int32, np.int64)
+
+
+@pytest.mark.parametrize("rows", [{"run_rows": 1, "shuffle_rows": 1}, {"run_rows": 500, "shuffle_rows": 500}])
+def test_seeds_and_epochs_order_the_runs_and_shuffle_them_otherwise(rows):
+    """With one row a stretch nothing is shuffled, and with one run nothing else happens."""
+    first, of_seed, of_epoch = (
+        epoch_order(Plan(sizes=(500,), quotas=(500,), seed=seed, **rows), epoch)
+        for seed, epoch in ((1, 1), (2, 1), (1, 2))
+    )
+    assert (first != of_seed).mean() > 0.9
+    assert (first != of_epoch).mean() > 0.9
+
+
+def test_a_seed_gives_the_order_that_it_always_gave():
+    """A run that was begun with an earlier version continues in its own order."""
+    plan = Plan(sizes=(5, 0, 7), quotas=(8, 0, 3), seed=11, crops=2, run_rows=2, shuffle_rows=6)
+    third = [14, 17, 15, 5, 3, 2, 12, 13, 6, 1, 18, 0, 4, 16, 26, 27, 38, 39, 36, 24, 9, 21]
+    assert epoch_order(plan, 3).tolist() == third
+    starts = crop_starts(np.array(third[:8]), np.full(8, 3), 11, np.arange(8) * 1000)
+    assert starts.tolist() == [0, 249, 1995, 68, 2238, 2738, 3009, 5276]
 
 
 def test_epochs_differ_and_seeds_differ_and_both_repeat():
@@ -74,16 +112,35 @@ def test_several_crops_of_a_trace_stay_together_and_differ():
     assert len(np.unique(starts)) > 180
 
 
+def test_crops_of_repeated_passes_are_visits_of_their_own():
+    plan = Plan(sizes=(30, 20), quotas=(75, 20), seed=0, crops=3)
+    visits = epoch_order(plan, 0)
+    assert len(np.unique(visits)) == plan.epoch_windows == 3 * 95
+    repeats = np.bincount(visits[visits % 50 < 30] // 50)
+    assert repeats.tolist() == [30] * 6 + [15] * 3, "two whole passes and half of one, three crops each"
+
+
+def test_what_a_quota_takes_of_a_last_pass_changes_with_the_epoch():
+    plan = Plan(sizes=(1000,), quotas=(100,), seed=0, run_rows=10)
+    first, second = (set(epoch_order(plan, epoch).tolist()) for epoch in (0, 1))
+    assert len(first) == len(second) == 100
+    assert len(first & second) < 50
+
+
 def test_the_mixture_follows_alpha_or_weights():
     sizes = {"a": 900, "b": 100}
     assert mixture(sizes, 1.0, {}) == sizes
     assert mixture(sizes, 0.0, {}) == {"a": 500, "b": 500}
     assert mixture(sizes, 0.5, {}) == {"a": 750, "b": 250}
     assert mixture(sizes, 1.0, {"b": 2.0}) == {"a": 0, "b": 1000}
+    assert mixture(sizes, 1.0, {"a": 1.0, "b": 3.0}) == {"a": 250, "b": 750}
+    assert mixture(sizes | {"c": 0}, 0.0, {}) == {"a": 500, "b": 500, "c": 0}, "nothing is taken of an empty one"
+    assert mixture({"a": 5, "b": 2}, 0.5, {}) == {"a": 4, "b": 3}, "4.29 and 2.71"
     with pytest.raises(ValueError, match=r"data\.weights names \['c'\]"):
         mixture(sizes, 1.0, {"c": 1.0})
-    with pytest.raises(ValueError, match="must not be negative"):
-        mixture(sizes, 1.0, {"a": -1.0, "b": 3.0})
+    for weights in ({"a": -1.0, "b": 3.0}, {"a": 0.0}):
+        with pytest.raises(ValueError, match="must not be negative, and one must be positive"):
+            mixture(sizes, 1.0, weights)
 
 
 def test_crops_are_uniform_and_repeatable():
@@ -94,3 +151,21 @@ def test_crops_are_uniform_and_repeatable():
     np.testing.assert_array_equal(starts, crop_starts(visits, np.zeros(20_000, int), 5, np.full(20_000, 9)))
     assert (starts != crop_starts(visits, np.ones(20_000, int), 5, np.full(20_000, 9))).mean() > 0.8
     assert (crop_starts(visits, np.zeros(20_000, int), 5, np.full(20_000, -5)) == 0).all()
+
+
+def test_two_seeds_cut_differently():
+    visits, epochs, room = np.arange(1000), np.zeros(1000, int), np.full(1000, 9999)
+    assert (crop_starts(visits, epochs, 5, room) != crop_starts(visits, epochs, 6, room)).mean() > 0.98
+
+
+def test_every_crop_fits_the_room_of_its_own_trace():
+    room = np.arange(3000) % 3
+    starts = crop_starts(np.arange(3000), np.zeros(3000, int), 0, room)
+    for largest in range(3):
+        assert np.unique(starts[room == largest]).tolist() == list(range(largest + 1))
+
+
+def test_the_hash_is_splitmix64():
+    """The first numbers of the published generator from the seed 1234567."""
+    states = (1234567 + np.arange(3, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
+    assert _mix(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]

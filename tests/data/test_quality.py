@@ -5,7 +5,7 @@ import pytest
 
 from raysys.config import DataConfig
 from raysys.data.corpus import load_corpus
-from raysys.data.quality import FLAGS, quality_report, quality_table, trace_flags
+from raysys.data.quality import FLAGS, mask, quality_report, quality_row, quality_table, reasons, trace_flags
 from tests.data.conftest import write_set
 
 
@@ -38,6 +38,78 @@ def test_each_flaw_is_found_and_no_other(reason):
 def test_a_sound_trace_has_no_flag_at_any_amplitude(amplitude):
     assert trace_flags(noise(amplitude=amplitude)) == 0
     assert trace_flags(np.round(noise(amplitude=50)) + 3000) == 0, "whole counts repeat now and then"
+
+
+def cut(level: float, component: int, low: bool, high: bool) -> np.ndarray:
+    """Noise of which one component is clipped on one side or both."""
+    bounds = -level if low else -np.inf, level if high else np.inf
+    return changed(lambda w: np.clip(w[component], *bounds, out=w[component]))
+
+
+def still(samples: int, components=slice(None)) -> np.ndarray:
+    """Noise of which some components stand still for so many samples."""
+    return changed(lambda w: w.__setitem__((components, slice(100, 100 + samples)), 0.25))
+
+
+def at_rail(samples: int) -> np.ndarray:
+    """Noise with so many samples that repeat the largest value, of 3000."""
+    return changed(lambda w: w.__setitem__((2, slice(700, 701 + samples)), 9.0))
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate_hz", "found"),
+    [
+        pytest.param(cut(0.5, 1, True, False), 100, ["clipped"], id="one component clipped below"),
+        pytest.param(cut(0.5, 2, False, True), 100, ["clipped"], id="one component clipped above"),
+        pytest.param(at_rail(14), 100, [], id="14 of 2999 steps at the largest value"),
+        pytest.param(at_rail(16), 100, ["clipped"], id="16 of 2999 steps at the largest value"),
+        pytest.param(still(101), 100, ["gap"], id="a second without motion"),
+        pytest.param(still(100), 100, [], id="less than a second"),
+        pytest.param(still(51), 50, ["gap"], id="a second at 50 Hz"),
+        pytest.param(still(50), 50, [], id="less than a second at 50 Hz"),
+        pytest.param(still(150, 1), 100, [], id="one component still, the others not"),
+        pytest.param(still(150, slice(2)), 100, [], id="two components still, the third not"),
+        pytest.param(
+            changed(lambda w: w.__setitem__(([[0], [2]], [[*range(100, 250)]]), 0.25) or w.__setitem__(1, 3.0)),
+            100,
+            ["dead component", "gap"],
+            id="both live components still, the third dead",
+        ),
+        pytest.param(noise(499), 100, ["short"], id="short of five seconds"),
+        pytest.param(noise(500), 100, [], id="five seconds"),
+        pytest.param(noise(250), 50, [], id="five seconds at 50 Hz"),
+        pytest.param(noise(999), 200, ["short"], id="short of five seconds at 200 Hz"),
+        pytest.param(np.full((3, 100), 2.0), 100, ["dead", "short"], id="dead and short"),
+        pytest.param(np.full((3, 900), np.nan), 100, ["dead", "not finite"], id="nothing finite"),
+        pytest.param(changed(lambda w: w.__setitem__((2, 7), -np.inf)), 100, ["not finite"], id="infinite"),
+        pytest.param(changed(lambda w: w.__setitem__(slice(1, 3), 2.0)), 100, ["dead component"], id="one is live"),
+        pytest.param(noise()[:1], 100, [], id="one component, and it is sound"),
+    ],
+)
+def test_a_flaw_begins_where_its_definition_says(waveform, rate_hz, found):
+    assert reasons(np.array([trace_flags(waveform, rate_hz)])) == dict.fromkeys(found, 1)
+
+
+def test_flags_are_bits_that_are_counted_and_chosen_one_by_one():
+    assert sorted(FLAGS.values()) == [1, 2, 4, 8, 16, 32]
+    flags = np.array([0, 2, 2 + 32, 8 + 2, 8])
+    assert reasons(flags) == {"dead": 3, "clipped": 2, "short": 1}
+    assert mask(()) == 0
+    assert mask(("clipped", "dead", "clipped")) == 10
+
+
+def test_the_report_tells_left_out_kept_and_unknown_apart():
+    rows = [
+        quality_row("one", 7, {"dead": 2, "duplicate identity": 1}, {"gap": 3}, True),
+        quality_row("second", 12, {"duplicate identity": 4, "dead": 5}, {"dead": 6}, False),
+    ]
+    assert quality_table(rows) == "\n".join(
+        [
+            "data set  traces  dead       duplicate identity  gap",
+            "one       7       -2         -1                  3 kept",
+            "second    12      -5 6 kept  -4                  ?",
+        ]
+    )
 
 
 def test_a_scan_counts_every_flaw_and_the_policy_drops_the_named_ones(tmp_path, caplog):

@@ -1,5 +1,6 @@
 """Shards: the same windows as from the source, finished work kept through kills and full disks, known contents."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -12,13 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import ray
 
 from raysys.config import DataConfig, RunConfig
+from raysys.data import shards as module
 from raysys.data.corpus import load_corpus
+from raysys.data.index import dropped_rows, load_index
 from raysys.data.quality import FLAGS
-from raysys.data.shards import prepare, to_half, verify
+from raysys.data.shards import Prepared, prepare, to_half, verify
 from raysys.data.windows import Traces, read_windows
 from tests.data.conftest import write_set
 
@@ -82,6 +86,182 @@ def test_half_precision_keeps_shape_to_a_thousandth_at_any_amplitude():
     assert scale == 1
     assert not half.any()
     assert np.isnan(to_half(np.array([[np.nan, 1, 2]], np.float32))[0]).tolist() == [[True, False, False]]
+
+
+def test_half_precision_takes_each_mean_of_what_is_finite_and_one_scale_for_all():
+    waveform = np.array([[1, 3, np.nan, 5], [-80, 0, 0, 0], [np.inf, 9, 9, 9]], np.float32)
+    half, scale = to_half(waveform)
+    assert scale == np.float32(60 / 32768), "the largest value of a trace is 2 ** 15 in float16"
+    expected = np.array([[-2, 0, np.nan, 2], [-60, 20, 20, 20], [np.inf, 0, 0, 0]])
+    np.testing.assert_array_equal(half.astype(np.float32), (expected * 32768 / 60).astype(np.float16))
+    assert half.dtype == np.float16
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Shards are written by this process, one after the other, in place of Ray tasks."""
+    write = module._write_shard._function
+    monkeypatch.setattr(module, "_write_all", lambda name, folder, calls: [write(*call) for call in calls])
+
+
+ASSORTED = 14
+
+
+@pytest.fixture
+def assorted(tmp_path) -> RunConfig:
+    """A set for several shards of 1 MB: lengths and amplitudes differ, traces 0, 5 and 9 are dead, 7 is not sound."""
+    rng = np.random.default_rng(0)
+    waveforms = [
+        10.0 ** (i % 3) * rng.standard_normal((3, 15_000 + 700 * i)).astype(np.float32) for i in range(ASSORTED)
+    ]
+    for dead in (0, 5, 9):
+        waveforms[dead][:] = 3.0
+    waveforms[7][1] = 0.0
+    waveforms[7][0, 5] = np.nan
+    columns = {
+        "source_id": [f"e{i}" for i in range(ASSORTED)],
+        "trace_P_arrival_sample": [150 + i for i in range(ASSORTED)],
+        "trace_S_arrival_sample": [400 + 3 * i for i in range(ASSORTED)],
+        "trace_sampling_rate_hz": [100.0] * 11 + [50.0, 0.0, 50.0],
+    }
+    folder = write_set(tmp_path / "source/assorted", waveforms, order="ENZ", columns=columns)
+    with (folder / "metadata.csv").open("a") as file:
+        file.write('"absent",100,x,1,2\n')
+    return run_config(tmp_path / "source", tmp_path / "cache", shard_mb=1, split_seed=2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_shards_hold_what_is_kept_with_its_own_labels_and_amplitudes(in_process, assorted, tmp_path, dtype):
+    config = dataclasses.replace(assorted, data=dataclasses.replace(assorted.data, shard_dtype=dtype))
+    [done] = prepare(config, f"{tmp_path}/shards")
+    out = tmp_path / "shards/assorted"
+    left_out = {
+        "no such trace in the waveform file (or beyond its end)": 1,
+        "sampling rate is zero, negative or missing": 1,
+        "dead": 3,
+    }
+    assert done == Prepared("assorted", str(out), 10, left_out, {"not finite": 1, "dead component": 1})
+    shards = load_index(str(out), "assorted", "unused")
+    source = load_index(f"{tmp_path}/source/assorted", "assorted", str(tmp_path / "cache"), split_seed=2)
+    kept = [i for i, event in enumerate(source["event"].to_pylist()) if event not in ("e0", "e5", "e9")]
+    source = source.take(kept)
+    same = ["chunk", "trace_name", "event", "split", "p_s", "s_s", "p_phase", "s_phase", "latitude", "start_time"]
+    assert shards.select(same).to_pandas().equals(source.select(same).to_pandas())
+    assert dropped_rows(shards) == left_out
+    assert np.flatnonzero(shards["flags"].to_numpy()).tolist() == [5]
+    constant = {"rate_hz": 100.0, "components": "ZNE", "num_components": 3, "node": "", "node_row": -1}
+    constant |= {"dtype": np.dtype(dtype).str}
+    assert {name: set(shards[name].to_pylist()) for name in constant} == {k: {v} for k, v in constant.items()}
+    left, right = Traces.from_table(source), Traces.from_table(shards)
+    ids = np.arange(len(kept))
+    assert shards["num_samples"].to_pylist() == left.output_samples(ids).tolist() == shards["stride"].to_pylist()
+    one, two = (read_windows(traces, ids, np.full(10, 7001), WINDOW)[0] for traces in (left, right))
+    if dtype == "float32":
+        np.testing.assert_array_equal(one, two)
+        return
+    mean = [
+        np.nanmean(read_windows(left, ids[i : i + 1], [0], n)[0][0], axis=-1)
+        for i, n in enumerate(left.output_samples(ids))
+    ]
+    peak = np.abs(one).max(axis=(1, 2), keepdims=True)
+    assert (np.abs(one - np.array(mean)[:, :, None] - two) <= 1e-3 * peak).all()
+
+
+def test_shards_are_cut_where_they_are_full(assorted, tmp_path):
+    """Every row is in one shard; a shard ends with the trace before the next megabyte of all."""
+    index = load_index(f"{tmp_path}/source/assorted", "assorted", str(tmp_path / "cache"))
+    size = 12 * Traces.from_table(index).output_samples(np.arange(len(index)))
+    for limit in (1 << 20, 400_000, 1000, 1 << 30):
+        parts = module._parts(index, limit)
+        rows = [list(range(first, first + count)) for first, count in parts]
+        assert [i for one in rows for i in one] == list(range(len(index)))
+        number = np.cumsum(size) // limit
+        assert [len(set(number[one])) for one in rows] == [1] * len(rows)
+        assert len(parts) == len(set(number))
+
+
+def test_a_manifest_is_of_its_shards(in_process, assorted, tmp_path):
+    prepare(assorted, f"{tmp_path}/shards")
+    out = tmp_path / "shards/assorted"
+    manifest = json.loads((out / "manifest.json").read_text())
+    shards = [f"shard-0000{k}.arrow" for k in range(4)]
+    assert [shard["file"] for shard in manifest["shards"]] == shards
+    assert sorted(path.name for path in out.iterdir()) == ["index.parquet", "manifest.json", *shards]
+    assert sum(shard["traces"] for shard in manifest["shards"]) == 10
+    assert (manifest["rate_hz"], manifest["components"], manifest["dropped_for"]) == (100, "ZNE", ["dead", "short"])
+    files = load_index(str(out), "assorted", "unused")
+    for shard in manifest["shards"]:
+        content = (out / shard["file"]).read_bytes()
+        assert (shard["bytes"], shard["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+        rows = files.filter(pc.equal(files["file"], f"{out}/{shard['file']}"))
+        assert (len(rows), set(rows["file_size"].to_pylist())) == (shard["traces"], {len(content)})
+    assert verify(str(out)) == []
+    (out / shards[0]).unlink()
+    (out / shards[3]).write_bytes(content + b" ")
+    assert verify(str(out)) == [shards[0], shards[3]]
+    with pytest.raises(FileNotFoundError, match="nothing was prepared"):
+        verify(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({}, False),
+        ({"drop": ("short", "dead")}, False),
+        ({"drop": ("dead",)}, True),
+        ({"shard_dtype": "float16"}, True),
+        ({"shard_mb": 2}, True),
+        ({"split_seed": 3}, True),
+    ],
+    ids=str,
+)
+def test_shards_of_another_form_or_source_are_written_again(in_process, assorted, tmp_path, change, again):
+    prepare(assorted, f"{tmp_path}/shards")
+    out = tmp_path / "shards/assorted"
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    config = dataclasses.replace(assorted, data=dataclasses.replace(assorted.data, **change))
+    prepare(config, f"{tmp_path}/shards")
+    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert (after != before) == again
+    fresh = prepare(config, f"{tmp_path}/fresh")
+    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "fresh/assorted").iterdir()}
+    assert (fresh[0].traces, fresh[0].flagged) == (10, {"not finite": 1, "dead component": 1})
+
+
+def test_a_shard_that_is_finished_is_kept_and_one_of_another_source_is_not(assorted, tmp_path):
+    index = load_index(f"{tmp_path}/source/assorted", "assorted", str(tmp_path / "cache"))
+    write = module._write_shard._function
+    first = write(index.slice(0, 3), str(tmp_path), 4, "made from this", assorted.data)
+    when = (tmp_path / "shard-00004.arrow").stat().st_mtime_ns
+    assert write(index.slice(0, 3), str(tmp_path), 4, "made from this", assorted.data) == first
+    assert (tmp_path / "shard-00004.arrow").stat().st_mtime_ns == when
+    other = write(index.slice(3, 2), str(tmp_path), 4, "made from that", assorted.data)
+    assert (first["traces"], first["left_out"], other["traces"], other["left_out"]) == (2, {"dead": 1}, 2, {})
+
+
+def test_shards_that_are_written_again_are_no_data_set_until_they_are_whole(
+    in_process, assorted, tmp_path, monkeypatch
+):
+    prepare(assorted, f"{tmp_path}/shards")
+    out = tmp_path / "shards/assorted"
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_write_all", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(dataclasses.replace(assorted, data=dataclasses.replace(assorted.data, drop=())), f"{tmp_path}/shards")
+    assert {path.suffix for path in out.iterdir()} == {".arrow"}
+
+
+def test_only_the_flaws_that_are_dropped_for_count_as_left_out(in_process, assorted, tmp_path):
+    config = dataclasses.replace(assorted, data=dataclasses.replace(assorted.data, drop=("dead component",)))
+    [done] = prepare(config, f"{tmp_path}/shards")
+    assert (done.traces, done.flagged) == (12, {"dead": 3})
+    assert done.left_out["dead component"] == 1
+    assert not {"dead", "not finite"} & set(done.left_out)
+    [none] = prepare(run_config(tmp_path / "source", tmp_path / "cache", drop=()), f"{tmp_path}/all")
+    assert (none.traces, none.flagged) == (13, {"not finite": 1, "dead": 3, "dead component": 1})
 
 
 def test_float16_shards_are_read_like_any_other(ray_cluster, noise_set, tmp_path):

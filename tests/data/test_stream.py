@@ -32,7 +32,7 @@ BATCH = 4
 
 @pytest.fixture(scope="module")
 def data(miniatures, tmp_path_factory):
-    """Configuration with small blocks, training split and plan of the eight twins."""
+    """Configuration with small blocks and several executions a run, training split and plan of the eight twins."""
     config = DataConfig(
         root=str(miniatures),
         datasets=("all",),
@@ -41,6 +41,7 @@ def data(miniatures, tmp_path_factory):
         blocks_per_task=3,
         shuffle_rows=64,
         cpus_per_read=0.5,
+        segment_rows=64,
     )
     traces = Traces.from_table(select(load_corpus(config), "train"))
     return config, traces, train_plan(config, traces, seed=1)
@@ -117,6 +118,10 @@ def test_a_vanished_reading_process_is_replaced_and_no_batch_changes(ray_cluster
     assert step == steps - 1
 
 
+def crc(batch: Batch) -> int:
+    return zlib.crc32(batch.waveform.numpy().tobytes())
+
+
 def consume(args: dict) -> None:
     """A training worker that only logs what it was given, reports its position, and may be killed once."""
     context = ray.train.get_context()
@@ -132,8 +137,7 @@ def consume(args: dict) -> None:
     )
     with (Path(args["folder"]) / f"{attempt}-{rank}.jsonl").open("w") as log:
         for step, batch in enumerate(stream, start=1):
-            crc = zlib.crc32(batch.waveform.numpy().tobytes())
-            line = [position, batch.trace.tolist(), batch.epoch.tolist(), crc]
+            line = [position, batch.trace.tolist(), batch.epoch.tolist(), crc(batch)]
             log.write(json.dumps(line) + "\n")
             log.flush()
             position += world * BATCH
@@ -168,48 +172,39 @@ def fit(data, folder: Path, *, workers: int, end: int, position: int = 0, kill_a
     return attempts
 
 
-def ids(*histories: dict) -> list[tuple[int, int]]:
-    """(epoch, trace) of every window that was delivered."""
-    return [pair for h in histories for trace, epoch, _ in h.values() for pair in zip(epoch, trace, strict=True)]
+def planned(data, *, workers: int, end: int, position: int = 0) -> dict:
+    """Returns (position, rank) -> what the plan has there, read by this process without Ray."""
+    config, traces, plan = data
+    steps, found = (end - position) // (workers * BATCH), {}
+    for rank in range(workers):
+        stream = process_batches(traces, plan, config, WINDOW, Worker(rank, workers, BATCH), position, steps)
+        for step, batch in enumerate(stream):
+            place = position + step * workers * BATCH
+            found[place, rank] = [batch.trace.tolist(), batch.epoch.tolist(), crc(batch)]
+    return found
 
 
-@pytest.fixture(scope="module")
-def undisturbed(ray_cluster, data, tmp_path_factory):
-    """What two workers see in one epoch and a half."""
-    end = int(1.5 * data[2].epoch_windows) // 40 * 40
-    return fit(data, tmp_path_factory.mktemp("undisturbed"), workers=2, end=end)[0], end
+def ids(*histories: dict) -> collections.Counter:
+    """How often every (epoch, trace) was delivered."""
+    batches = [what for history in histories for what in history.values()]
+    return collections.Counter(pair for trace, epoch, _ in batches for pair in zip(epoch, trace, strict=True))
 
 
 @pytest.mark.slow
-def test_exactly_once_by_two_ray_train_workers(data, undisturbed):
+def test_exactly_once_through_a_killed_worker_and_a_change_of_their_number(ray_cluster, data, tmp_path):
+    """What the model has seen, in the lives of two workers of which one is killed, then of one, is the plan."""
     _, traces, plan = data
-    history, _ = undisturbed
-    seen = collections.Counter(ids(history))
-    assert max(seen.values()) == 1
-    assert sum(1 for epoch, _ in seen if epoch == 0) == plan.epoch_windows == len(traces)
-    assert sum(1 for epoch, _ in seen if epoch == 1) > 0
-
-
-@pytest.mark.slow
-def test_exactly_once_after_a_worker_was_killed_in_mid_epoch(data, undisturbed, tmp_path):
-    """What the model has seen, before the checkpoint in one life and after it in the next, is the undisturbed run."""
-    _, _, plan = data
-    history, end = undisturbed
-    lives = fit(data, tmp_path, workers=2, end=end, kill_at=plan.epoch_windows // 2)
+    change, end = (int(epochs * plan.epoch_windows) // 8 * 8 for epochs in (0.8, 1.5))
+    lives = fit(data, tmp_path / "two", workers=2, end=change, kill_at=plan.epoch_windows // 2)
     assert sorted(lives) == [0, 1]
     resumed = min(place for place, _ in lives[1])
     assert 0 < resumed <= plan.epoch_windows // 2
-    effective = {key: what for key, what in lives[0].items() if key[0] < resumed} | lives[1]
-    assert effective == history, "ids, epochs and samples, batch for batch and rank for rank"
-
-
-@pytest.mark.slow
-def test_exactly_once_when_the_number_of_workers_changes_in_mid_epoch(data, undisturbed, tmp_path):
-    _, _, plan = data
-    history, end = undisturbed
-    change = plan.epoch_windows // 3 // 8 * 8
-    two = fit(data, tmp_path / "two", workers=2, end=change)[0]
-    one = fit(data, tmp_path / "one", workers=1, position=change, end=end)[0]
-    together = ids(two, one)
-    assert len(together) == len(set(together)) == end
-    assert sorted(together) == sorted(ids(history)), "the rest of the epoch, nothing twice and nothing lost"
+    two = {key: what for key, what in lives[0].items() if key[0] < resumed} | lives[1]
+    assert two == planned(data, workers=2, end=change), "ids, epochs and samples, batch for batch and rank for rank"
+    [one] = fit(data, tmp_path / "one", workers=1, position=change, end=end).values()
+    assert one == planned(data, workers=1, position=change, end=end)
+    seen = ids(two, one)
+    assert (max(seen.values()), seen.total()) == (1, end)
+    assert {trace for epoch, trace in seen if epoch == 0} == set(range(len(traces))), "the epoch's rest, nothing lost"
+    executions = change // 2 // data[0].segment_rows, (end - change) // data[0].segment_rows
+    assert min(executions) >= 1, "each run needs more than one execution of Ray Data"

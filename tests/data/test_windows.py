@@ -1,23 +1,85 @@
 """Windows hold the right samples: in place, in order, at 100 Hz."""
 
+import dataclasses
 import errno
 import os
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from scipy.signal import upfirdn
 
 from raysys.config import DataConfig
-from raysys.data import files
+from raysys.data import files, windows
 from raysys.data.corpus import load_corpus
 from raysys.data.index import load_index
 from raysys.data.resample import low_pass
-from raysys.data.windows import RATE_HZ, Traces, read_windows
+from raysys.data.windows import RATE_HZ, Traces, read_windows, whole_traces
 from tests.data.conftest import write_set
 
 
 def traces_of(folder, cache) -> Traces:
     return Traces.from_table(load_index(str(folder), folder.name, str(cache)))
+
+
+def shuffled(traces: Traces) -> tuple[np.ndarray, np.ndarray]:
+    """Every trace, some of them twice, and where to cut them."""
+    rng = np.random.default_rng(0)
+    ids = rng.permutation(np.append(np.arange(len(traces)), [0, 50, 90]))
+    return ids, rng.integers(0, 250, len(ids))
+
+
+def test_windows_read_together_are_those_read_one_by_one(mixed):
+    ids, starts = shuffled(mixed)
+    x, valid = read_windows(mixed, ids, starts, 200)
+    assert np.unique(valid).size > 20, "some traces end within their window"
+    for k in range(len(ids)):
+        alone, samples = read_windows(mixed, ids[k : k + 1], starts[k : k + 1], 200)
+        np.testing.assert_array_equal(x[k], alone[0])
+        assert valid[k] == samples[0]
+
+
+def test_an_object_store_gives_the_windows_of_the_disk(mixed):
+    memory = fsspec.filesystem("memory")
+    there = tuple(f"memory://{number}/waveforms.hdf5" for number in range(len(mixed.files)))
+    for path, url in zip(mixed.files, there, strict=True):
+        memory.pipe_file(url, Path(path).read_bytes())
+    far = dataclasses.replace(mixed, files=there)
+    ids, starts = shuffled(mixed)
+    assert far.remote(ids).all()
+    assert not mixed.remote(ids).any()
+    for expected, got in zip(read_windows(mixed, ids, starts, 200), read_windows(far, ids, starts, 200), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_what_no_trace_fills_is_zero_whatever_the_memory_held_before(mixed, monkeypatch):
+    ids, starts = shuffled(mixed)
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.ones(shape, dtype) * np.array(99).astype(dtype))
+    x, valid = read_windows(mixed, ids, starts, 200)
+    missing = {"coarse": [1, 2], "coarse_packed": [0]}
+    for window, samples, trace in zip(x, valid, ids, strict=True):
+        absent = missing.get(mixed.datasets[mixed.dataset[trace]], [])
+        assert (window[:, samples:] == 0).all()
+        assert (window[absent] == 0).all()
+
+
+def test_stored_units_are_scaled(mixed):
+    ids, starts = shuffled(mixed)
+    scaled = dataclasses.replace(mixed, scale=(0.5 + np.arange(len(mixed)) % 3 / 2).astype(np.float32))
+    x, y = read_windows(mixed, ids, starts, 200)[0], read_windows(scaled, ids, starts, 200)[0]
+    np.testing.assert_allclose(y, x * scaled.scale[ids][:, None, None], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, None), (3, 9), (5, 60)])
+def test_whole_traces_come_with_their_numbers_a_few_at_a_time(mixed, monkeypatch, first, last):
+    monkeypatch.setattr(windows, "_READ_BYTES", 3 * 12 * 300)
+    traces = list(whole_traces(mixed, first, last))
+    assert [number for number, _ in traces] == list(range(first, last or len(mixed)))
+    for number, waveform in traces:
+        length = int(mixed.output_samples(np.array([number]))[0])
+        assert waveform.shape == (3, length)
+        np.testing.assert_array_equal(waveform, read_windows(mixed, [number], [0], length)[0][0])
 
 
 @pytest.mark.parametrize("storage", [{}, {"chunks": (1, 3, 128)}, {"compression": "gzip"}])
@@ -33,7 +95,15 @@ def test_windows_are_the_stored_samples_however_they_are_stored(tmp_path, storag
 
 
 @pytest.mark.parametrize(
-    ("order", "rows"), [("ENZ", [2, 1, 0]), ("Z12", [0, 1, 2]), ("NE", [None, 0, 1]), ("Z", [0, None, None])]
+    ("order", "rows"),
+    [
+        ("ENZ", [2, 1, 0]),
+        ("Z12", [0, 1, 2]),
+        ("NE", [None, 0, 1]),
+        ("Z", [0, None, None]),
+        ("ZRT", [0, 1, 2]),
+        ("2Z1", [1, 2, 0]),
+    ],
 )
 def test_components_come_out_as_zne_and_missing_ones_are_zero(tmp_path, order, rows):
     waveforms = [np.random.default_rng(i).standard_normal((len(order), 600)).astype(np.float32) for i in range(2)]
@@ -74,21 +144,39 @@ def test_resampling_is_the_polyphase_filter_of_scipy(tmp_path):
     """Away from the ends it is upfirdn with the same taps; a hole reaches as far as the filter and no further."""
     for rate_hz, up, down in ((40.0, 5, 2), (250.0, 2, 5), (20.0, 5, 1), (75.19, 133, 100), (500.0, 1, 5)):
         stored = np.random.default_rng(0).standard_normal((3, 6000)).astype(np.float32)
-        stored[1, 3000] = np.inf
+        stored[1, 3000], stored[2, 3001] = np.inf, np.nan
         traces = traces_of(write_set(tmp_path / f"{rate_hz}", [stored, stored], rate_hz=rate_hz), tmp_path / "cache")
         assert (traces.up[0], traces.down[0]) == (up, down)
         taps = low_pass(up, down)
         half = len(taps) // 2
-        expected = upfirdn(taps, np.where(np.isinf(stored), 0, stored).astype(float), up)[:, half::down]
+        expected = upfirdn(taps, np.where(np.isfinite(stored), stored, 0).astype(float), up)[:, half::down]
         start = int(0.48 * traces.output_samples(np.array([0]))[0])
         x, _ = read_windows(traces, np.array([0]), np.array([start]), 512)
         hole = np.isnan(x[0])
         np.testing.assert_allclose(
             np.where(hole, 0, x[0]), np.where(hole, 0, expected[:, start : start + 512]), atol=2e-6
         )
-        reach = np.abs((start + np.arange(512)) * down - 3000 * up) <= half
-        assert not hole[[0, 2]].any()
-        np.testing.assert_array_equal(hole[1], reach)
+        assert not hole[0].any()
+        for component, at in ((1, 3000), (2, 3001)):
+            np.testing.assert_array_equal(hole[component], np.abs((start + np.arange(512)) * down - at * up) <= half)
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "samples"), [(20.0, 2005), (40.0, 1003), (50.0, 802), (75.19, 534), (120.0, 335), (250.0, 161)]
+)
+def test_both_ends_of_a_trace_are_held_when_it_is_resampled(tmp_path, rate_hz, samples):
+    """As if the first and the last of 401 samples went on for ever, so that an offset leaves no jump there."""
+    stored = (np.random.default_rng(0).standard_normal((3, 401)) + 10).astype(np.float32)
+    traces = traces_of(write_set(tmp_path / "set", [stored, stored], rate_hz=rate_hz), tmp_path / "cache")
+    up, down = int(traces.up[0]), int(traces.down[0])
+    taps = low_pass(up, down)
+    held = np.pad(stored.astype(float), ((0, 0), (60 * down, 60 * down)), mode="edge")
+    expected = upfirdn(taps, held, up)[:, len(taps) // 2 :: down][:, 60 * up :]
+    for start in (0, 77, samples - 1):
+        x, valid = read_windows(traces, np.array([1]), np.array([start]), 2100)
+        assert valid[0] == samples - start
+        np.testing.assert_allclose(x[0, :, : valid[0]], expected[:, start:samples], rtol=2e-6)
+        assert (x[0, :, valid[0] :] == 0).all()
 
 
 @pytest.mark.parametrize("stored", ["<f8", ">f4", "<i4", "<i2"])
