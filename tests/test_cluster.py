@@ -1,11 +1,15 @@
 """The connection to Ray."""
 
+import logging
 import os
 import subprocess
 import sys
 
 import pytest
 import ray
+
+from raysys import cluster
+from raysys.cluster import connect
 
 OTHER = """
 import sys
@@ -61,3 +65,59 @@ def test_a_job_joins_the_cluster_that_ray_start_began_on_this_machine(other_ray,
     words = [sys.executable, "-c", JOB, str(tmp_path)]
     done = subprocess.run(words, env=no_address(), capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1:] == [other_ray], done.stderr[-2000:]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What `connect` asks of Ray, each with the address that children of this process would take; nothing is started."""
+    asked = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **words: asked.append((words, os.environ.get("RAY_ADDRESS"))))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_GCS_SERVER_PORT", "1")
+    return asked
+
+
+@pytest.mark.parametrize(("cores", "store"), [(4, 1 << 30), (5, None)])
+def test_a_ray_of_this_machine_tells_its_children_its_address_and_nobody_else(
+    started, monkeypatch, tmp_path, cores, store
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    connect(temp_dir=str(tmp_path))
+    [(words, address)] = started
+    assert words.pop("logging_level") == logging.WARNING
+    assert words == {
+        "address": "local",
+        "num_cpus": None,
+        "object_store_memory": store,
+        "_temp_dir": str(tmp_path),
+    }
+    assert address.startswith("127.0.0.1:")
+    assert "RAY_ADDRESS" not in os.environ
+    assert os.environ["RAY_GCS_SERVER_PORT"] == "1"
+
+
+def test_the_cluster_of_the_environment_comes_before_that_of_the_machine(started, monkeypatch, tmp_path):
+    (tmp_path / "ray_current_cluster").write_text("10.0.0.2:6379")
+    connect(temp_dir=str(tmp_path))
+    connect(num_cpus=3, temp_dir=str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    connect(num_cpus=3, temp_dir=str(tmp_path))
+    assert [words["address"] for words, _ in started] == ["10.0.0.2:6379", "local", "10.0.0.1:6379"]
+    assert started[1][0]["num_cpus"] == 3
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    connect()
+    assert len(started) == 3, "one Ray a process"
+
+
+def fail_where_children_start():
+    with cluster._address_for_children():
+        assert os.environ["RAY_ADDRESS"] == f"127.0.0.1:{os.environ['RAY_GCS_SERVER_PORT']}"
+        raise OSError("no Ray")
+
+
+def test_children_hear_the_port_that_the_ray_listens_to_and_only_while_it_starts():
+    before = dict(os.environ)
+    with pytest.raises(OSError, match="no Ray"):
+        fail_where_children_start()
+    assert dict(os.environ) == before

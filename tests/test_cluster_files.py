@@ -8,13 +8,16 @@ import subprocess
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
 import yaml
 from packaging.requirements import Requirement
 
 from jobs.command import parse
 from raysys.config import RunConfig
+from raysys.train.driver import scaling
 from tests.train.metadata import Metadata
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +35,9 @@ NODE_KEYS = {
     ],
 }
 """What of EC2's RunInstances the file uses; Ray passes it on unchecked."""
+
+INSTANCES = {"m6i.2xlarge": (8, None), "m6i.8xlarge": (32, None), "g6.8xlarge": (32, "L4")}
+"""vCPUs and the GPU of EC2's instance types (https://aws.amazon.com/ec2/instance-types)."""
 
 
 @pytest.fixture
@@ -99,6 +105,74 @@ def test_the_head_stays_and_the_workers_are_spot(cluster):
     assert all(node["min_workers"] == 0 for node in types.values())  # an idle cluster costs its head alone
     assert cluster["provider"]["cache_stopped_nodes"] is False
     assert any("deploy/spot_watch.py aws" in command for command in cluster["worker_start_ray_commands"])
+    assert sum(node["max_workers"] for node in types.values()) == cluster["max_workers"]
+
+
+def offers(kind: str, cluster: dict, rayjob: dict, monkeypatch) -> list[tuple[str, dict, int]]:
+    """Name, what Ray takes its resources for, and largest number, of every type of worker node."""
+    if kind == "aws":
+        workers = {name: node for name, node in looked_up(cluster, monkeypatch).items() if name != "head"}
+        return [(name, node["resources"], node["max_workers"]) for name, node in workers.items()]
+    groups = rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    limits = [group["template"]["spec"]["containers"][0]["resources"]["limits"] for group in groups]
+    has = [{"CPU": int(limit["cpu"]), "GPU": int(limit.get("nvidia.com/gpu", 0))} for limit in limits]
+    return [(group["groupName"], one, group["maxReplicas"]) for group, one in zip(groups, has, strict=True)]
+
+
+def looked_up(cluster: dict, monkeypatch) -> dict:
+    """The node types with the resources that Ray finds for their instance types at AWS."""
+    from ray.autoscaler._private.aws import node_provider
+
+    found = [
+        {"InstanceType": name, "VCpuInfo": {"DefaultVCpus": cpus}, "MemoryInfo": {"SizeInMiB": 4096 * cpus}}
+        | ({"GpuInfo": {"Gpus": [{"Name": gpu, "Manufacturer": "NVIDIA", "Count": 1}]}} if gpu else {})
+        for name, (cpus, gpu) in INSTANCES.items()
+    ]
+    monkeypatch.setattr(node_provider, "list_ec2_instances", lambda region, credentials: found)
+    filled = node_provider.AWSNodeProvider.fillout_available_node_types_resources(cluster)
+    return filled["available_node_types"]
+
+
+def jobs_of(kind: str, rayjob: dict) -> list[RunConfig]:
+    """The runs that the files start, or that the text tells to start, on a cluster."""
+    text = rayjob["spec"]["entrypoint"]
+    if kind == "aws":
+        (text,) = re.findall(r"## AWS.*?\n## ", (ROOT / "docs" / "cluster.md").read_text(), re.S)
+    return [parse("", argv=argv)[0] for argv in commands(text)]
+
+
+@pytest.mark.parametrize("kind", ["aws", "kubernetes"])
+def test_the_nodes_have_the_gpus_that_the_runs_on_them_ask_for(cluster, rayjob, monkeypatch, kind):
+    types = offers(kind, cluster, rayjob, monkeypatch)
+    gpus = {name: has.get("GPU", 0) for name, has, _ in types}
+    assert {name for name, number in gpus.items() if number} == {name for name in gpus if name.startswith("gpu")}
+    assert sum(number > 0 for number in gpus.values()) == 1
+    runs = jobs_of(kind, rayjob)
+    assert max(config.train.num_workers for config in runs) > 1
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 32.0, "GPU": 1.0})
+    for config in runs:
+        asked = scaling(config)
+        assert (asked.use_gpu, asked.resources_per_worker["GPU"]) == (True, 1), config.train.device
+        wants = {"CPU": config.train.cpus_per_worker, "GPU": 1}
+        room = [min(has.get(key, 0) // amount for key, amount in wants.items()) * most for _, has, most in types]
+        assert sum(room) >= config.train.num_workers, "the largest number of nodes has a GPU for every worker"
+        assert config.train.min_workers is None or 1 <= config.train.min_workers < config.train.num_workers
+
+
+def test_only_pods_that_may_stand_on_gpu_nodes_ask_for_gpus(rayjob):
+    for pod in pods(rayjob):
+        asks = "nvidia.com/gpu" in pod["containers"][0]["resources"]["limits"]
+        taints = [one["key"] for one in pod.get("tolerations", ())]
+        assert taints == (["nvidia.com/gpu"] if asks else [])
+
+
+def test_slurm_starts_one_worker_for_each_gpu():
+    text = (DEPLOY / "slurm" / "pretrain.sbatch").read_text()
+    assert re.search(r"^#SBATCH --gpus-per-node=[1-9]", text, re.M)
+    assert '--num-gpus "$SLURM_GPUS_ON_NODE"' in text
+    assert "workers=$((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))" in text
+    assert '--train.num-workers "$workers"' in text
 
 
 def test_the_cluster_is_locked(cluster):
@@ -209,3 +283,40 @@ def test_the_spot_watcher_knows_when_the_machine_is_taken_away(monkeypatch, clou
         assert notice() == pytest.approx(left_s, abs=5)
     assert len(metadata.asked) == requests
     assert notice() is None, "a service that does not answer is asked again"
+
+
+@pytest.fixture
+def watcher(monkeypatch):
+    """The watcher's names, with a clock that its pauses move on, and the times at which it drained the node."""
+    names = runpy.run_path(str(DEPLOY / "spot_watch.py"))
+    clock, drained, names["codes"] = [1000.0], [], iter(())
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: clock.append(clock.pop() + seconds))
+
+    def drain(words, **_):
+        drained.append((clock[0], words))
+        return SimpleNamespace(returncode=next(names["codes"], 1))
+
+    monkeypatch.setattr(subprocess, "run", drain)
+    return names, drained
+
+
+def test_a_node_is_drained_with_the_time_that_is_left(watcher):
+    names, drained = watcher
+    notices = iter([None, None, 60.0])
+    names["NOTICES"]["aws"] = lambda: next(notices)
+    names["codes"] = iter([1, 1, 0])
+    names["main"]("aws", "--node-id", "abc")
+    assert [at for at, _ in drained] == [1010, 1015, 1020], "it looks, and tries again, every 5 s"
+    for (_, words), left in zip(drained, ("60", "55", "50"), strict=True):
+        assert words[words.index("--deadline-remaining-seconds") + 1] == left
+        assert words[words.index("--reason") + 1] == "DRAIN_NODE_REASON_PREEMPTION"
+        assert words[-2:] == ["--node-id", "abc"]
+
+
+def test_a_node_that_cannot_be_drained_in_time_is_an_error(watcher):
+    names, drained = watcher
+    names["NOTICES"]["google"] = lambda: 12.0
+    with pytest.raises(SystemExit, match="could not be drained"):
+        names["main"]("google")
+    assert [at for at, _ in drained] == [1000, 1005, 1010]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jobs.command import parse
-from raysys.config import RunConfig, differences, keys
+from raysys.config import HOW_NOT_WHAT, RunConfig, differences, keys
 from raysys.presets import PRESETS
 from raysys.record import read_config, write_run
 from raysys.train.describe import describe
@@ -33,6 +33,66 @@ def test_override_takes_dotted_keys_and_checks_again():
     assert differences(RunConfig(), config)["optim.lr"] == (1e-3, 3e-4)
     with pytest.raises(ValueError, match=r"mask\.ratio=1\.5 must lie in \(0, 1\)"):
         config.override({"mask.ratio": 1.5})
+
+
+@pytest.mark.parametrize(
+    ("bad", "good"),
+    [
+        ({"data.alpha": -0.01}, {"data.alpha": 0.0}),
+        ({"data.shard_mb": 0}, {"data.shard_mb": 1}),
+        ({"data.datasets": []}, {"data.datasets": ["ETHZ"]}),
+        ({"optim.lr": 0.0}, {"optim.lr": 1e-9}),
+        ({"optim.warmup": 1.0}, {"optim.warmup": 0.0}),
+        ({"optim.warmup": -0.1}, {"optim.warmup": 0.99}),
+        ({"train.batch_size": 0}, {"train.batch_size": 1}),
+        ({"train.epochs": 0.0}, {"train.epochs": 0.0, "train.max_steps": 1}),
+        ({"train.patience": 0}, {"train.patience": 1}),
+        ({"train.num_workers": 0}, {"train.num_workers": 1}),
+        ({"train.min_workers": 2}, {"train.min_workers": 1}),
+        ({"train.min_workers": 0}, {"train.min_workers": 2, "train.num_workers": 2}),
+        ({"search.reduction_factor": 1}, {"search.reduction_factor": 2}),
+        ({"search.grace": 0.0}, {"search.grace": 1.0}),
+        ({"search.grace": 1.01}, {"search.grace": 0.01}),
+        ({"search.brackets": 0}, {"search.brackets": 1}),
+        ({"search.top_k": -1}, {"search.top_k": 0}),
+        ({"search.top_k_seeds": 0}, {"search.top_k_seeds": 1}),
+        ({"search.scheduler": "pbt", "search.searcher": "tpe"}, {"search.scheduler": "asha", "search.searcher": "tpe"}),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_key_and_the_last_one_in_range_is_not(bad, good):
+    with pytest.raises(ValueError, match=next(iter(bad)).replace(".", r"\.")):
+        RunConfig().override(bad)
+    RunConfig().override(good)
+
+
+def test_only_keys_that_leave_the_result_alone_may_change_when_a_run_goes_on():
+    known = keys(RunConfig())
+    assert set(known) >= HOW_NOT_WHAT, "a misspelt key would be one that may not change"
+    assert {key for key in HOW_NOT_WHAT if not key.startswith(("data.", "train."))} == {"storage"}
+    decides = {part: {key for key in known if key.startswith(part)} - HOW_NOT_WHAT for part in ("data.", "train.")}
+    assert decides["data."] == {
+        f"data.{key}"
+        for key in (
+            *("datasets", "alpha", "weights", "crops_per_visit", "run_rows", "shuffle_rows", "split_seed", "scan"),
+            *("drop", "exclude_leaks"),
+        )
+    }
+    assert decides["train."] == {
+        f"train.{key}"
+        for key in (
+            *("seed", "batch_size", "epochs", "max_steps", "device", "precision", "compile", "deterministic"),
+            "val_windows",
+        )
+    }
+
+
+def test_differences_name_every_changed_key_with_the_old_and_the_new_value():
+    new = RunConfig(name="b").override({"model.backbone.pool": [4, 2], "data.weights": {"ETHZ": 2.0}})
+    assert differences(RunConfig(), new) == {
+        "name": ("base", "b"),
+        "model.backbone.pool": ((4, 4), (4, 2)),
+        "data.weights": ({}, {"ETHZ": 2.0}),
+    }
 
 
 @pytest.mark.parametrize(

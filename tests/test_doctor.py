@@ -4,15 +4,23 @@ import http.server
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import threading
+from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 
 from model.ops import agreement
+from model.ops.mlstm import mlstm
+from model.pretrain import PretrainModel
+from raysys.doctor import cluster as cluster_module
+from raysys.doctor import diagnose as diagnose_module
 from raysys.doctor import kernels, machine, software
 from raysys.doctor.check import Check, fail, failed, guarded, ok, render, warn
 from raysys.doctor.cluster import _lock, _room, check_cluster
@@ -153,6 +161,146 @@ def test_every_operator_of_every_level_is_compared_on_a_gpu(config, monkeypatch)
     assert not list(kernels.check_gradients(config(**{"model.backbone.kernel": "torch"})))
 
 
+def test_kernels_are_compared_at_the_sizes_of_every_level(config):
+    places = {name: [place for place, _ in found] for name, found in kernels.kernel_problems(config(), "cpu").items()}
+    inner, outer = ["128 x 32", "32 x 64", "8 x 128"], ["128 x 16", "32 x 32", "8 x 64"]
+    assert {name: places[name] for name in ("mlstm", "project", "mix", "combine")} == dict.fromkeys(
+        ("mlstm", "project", "mix", "combine"), inner
+    )
+    assert (places["ffn"], places["add_norm"]) == (outer, outer)
+    assert places["contrast"] == ["83 x 16"], "0.65 of 128 frames"
+
+
+def test_a_kernel_that_this_machine_cannot_run_is_a_warning(config):
+    assert kernels._TOLERANCE == {"torch": 1e-5, "triton": 1e-5, "xlstm": 2e-2}
+    assert 0 < kernels.mlstm_error("torch", "cpu") < 1e-5
+    for kernel in ("triton", "xlstm"):
+        [line] = only(kernels.check_kernels(config(**{"model.backbone.kernel": kernel})), "WARN")
+        assert f"'{kernel}' does not run on this machine" in line.found
+    assert not only(kernels.check_kernels(config(**{"model.backbone.kernel": "reference"})), "WARN")
+
+
+def test_the_error_of_a_kernel_is_relative_to_the_reference(monkeypatch):
+    def off(*tensors, backend):
+        return mlstm(*tensors, backend="reference") * (1.0 if backend == "reference" else 0.99)
+
+    monkeypatch.setattr(kernels, "mlstm", off)
+    assert kernels.mlstm_error("torch", "cpu") == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(("soft", "status"), [(4096, "OK"), (4095, "WARN"), (resource.RLIM_INFINITY, "OK")])
+def test_ray_needs_four_thousand_open_files(monkeypatch, soft, status):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, resource.RLIM_INFINITY))
+    assert [line.status for line in machine.check_open_files()] == [status]
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Returns a function (total, free) that sets the size of every disk; the folders that were looked at."""
+    looked_at = []
+
+    def sized(total, free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: looked_at.append(str(path)) or Usage(total, free))
+        return looked_at
+
+    Usage = namedtuple("Usage", "total free")
+    return sized
+
+
+@pytest.mark.parametrize(("total", "status"), [(1 << 30, "OK"), ((1 << 30) - 1, "WARN")])
+def test_shared_memory_has_a_gib_for_the_object_store(disk, total, status):
+    looked_at = disk(total, total)
+    assert [line.status for line in machine.check_shared_memory()] == [status]
+    assert looked_at == ["/dev/shm"]
+
+
+@pytest.mark.parametrize(("free", "status"), [(51, "OK"), (50, "FAIL")])
+def test_a_twentieth_of_the_scratch_disk_is_free(disk, monkeypatch, free, status):
+    monkeypatch.setenv("RAY_TMPDIR", "/scratch")
+    looked_at = disk(1000, free)
+    assert [line.status for line in machine.check_scratch()] == [status]
+    assert looked_at == ["/scratch"]
+
+
+def test_storage_has_room_for_the_checkpoints_of_a_run_and_one_more(config, disk):
+    """Three numbers of four bytes a parameter: the weight and its two moments."""
+    run = config(**{"train.keep_checkpoints": 4})
+    model = PretrainModel(run.model, run.mask, run.loss)
+    needed = 5 * 12 * sum(parameter.numel() for parameter in model.parameters())
+    for free, status in ((needed + 1, "OK"), (needed, "FAIL")):
+        disk(1 << 40, free)
+        [line] = check_storage(run)
+        assert (line.status, f"take {needed / 1e6:.0f} MB" in line.found) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("major", "free", "status", "says"),
+    [(8, 50, "OK", ", bf16"), (7, 100, "WARN", "no bf16"), (9, 49, "WARN", "49 of 100 GiB free")],
+)
+def test_a_gpu_is_new_enough_and_free(monkeypatch, major, free, status, says):
+    properties = SimpleNamespace(name="GPU", major=major, minor=0)
+    monkeypatch.setattr(machine.torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(machine.torch.cuda, "mem_get_info", lambda index: (free << 30, 100 << 30))
+    line = machine._gpu(1, "590")
+    assert (line.status, line.name) == (status, "cuda:1")
+    assert says in line.found
+
+
+@pytest.mark.parametrize(
+    ("cluster", "gpu", "status"),
+    [
+        ({"CPU": 1.5}, False, "OK"),
+        ({"CPU": 1.4}, False, "WARN"),
+        ({"CPU": 1.5, "GPU": 3.0}, True, "OK"),
+        ({"CPU": 1.5, "GPU": 2.0}, True, "WARN"),
+        ({"GPU": 8.0}, True, "WARN"),
+    ],
+)
+def test_the_workers_of_a_run_fit_when_every_resource_suffices(config, monkeypatch, cluster, gpu, status):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
+    monkeypatch.setattr(cluster_module, "uses_gpu", lambda config: gpu)
+    [line] = _room(config(**{"train.num_workers": 3, "train.cpus_per_worker": 0.5}))
+    assert line.status == status
+    assert f"3 workers want 1.5 CPUs and {3 if gpu else 0} GPUs" in line.found
+
+
+def test_a_local_path_is_a_warning_where_several_nodes_live(config, monkeypatch):
+    nodes = [{"Alive": True}, {"Alive": False}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert not list(cluster_module._shared_storage(config()))
+    nodes.append({"Alive": True})
+    [line] = cluster_module._shared_storage(config())
+    assert "a cluster of 2 nodes" in line.found
+    assert not list(cluster_module._shared_storage(config(storage="s3://bucket/runs")))
+
+
+def test_every_check_has_its_remedy_and_a_broken_one_hides_no_other(config, monkeypatch, capsys):
+    groups = ("python", "packages", "imports", "device", "mlstm", "kernels", "data", "storage", "/dev/shm")
+    groups = (*groups, "open files", "scratch", "ray")
+    names = [name for name in vars(diagnose_module) if name.startswith("check_")]
+
+    def broken(*_):
+        raise OSError("gone")
+        yield
+
+    for name in names:
+        monkeypatch.setattr(diagnose_module, name, broken)
+    assert len(names) == len(groups)
+    assert diagnose_module.doctor(config()) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split("  +", line)[1] for line in lines[:-1]] == list(groups)
+    assert lines[-1] == "0 OK, 0 WARN, 12 FAIL"
+
+
+@pytest.mark.parametrize(("rates", "status"), [([0] + [100] * 10, "OK"), ([0] * 2 + [100] * 9, "WARN")])
+def test_more_than_a_tenth_of_the_traces_left_out_is_a_warning(config, tmp_path, rates, status):
+    columns = {"split": ["train"] * 10 + ["dev"], "trace_sampling_rate_hz": rates}
+    write_set(tmp_path / "sets" / "mine", [np.ones((3, 900), np.float32)] * 11, columns=columns)
+    [_, line] = check_data(config(**{"data.datasets": ["mine"]}))
+    assert line.status == status, line
+    assert "left out: {" in line.found
+
+
 def test_a_low_limit_of_open_files_is_a_warning():
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
@@ -206,8 +354,6 @@ def test_ray_is_reached_locked_and_has_room(config, ray_cluster):
     assert {line.status for line in lines.values()} == {"OK"}
     assert "imports the project" in lines["ray worker"].found
     assert "only with the token" in lines["ray dashboard"].found
-    import ray
-
     assert ray.is_initialized()  # a Ray that was running goes on
     [line] = _room(config(**{"train.num_workers": 999, "train.device": "cpu"}))
     assert line.status == "WARN"
@@ -215,8 +361,6 @@ def test_ray_is_reached_locked_and_has_room(config, ray_cluster):
 
 
 def test_the_command_prints_every_check_and_its_exit_code_follows(config, tmp_path, ray_cluster):
-    import ray
-
     good = config()
     (tmp_path / "file").write_text("")
     overrides = ["--data.root", good.data.root, "--data.datasets", "STEAD", "--storage", str(tmp_path / "file")]

@@ -118,7 +118,7 @@ def number(value: Any, digits: int = 4) -> str:
     if 1e-3 <= abs(value) < 1e5:
         places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
         return f"{value:,.{places}f}"
-    return f"{value:.{digits - 1}g}"
+    return f"{value:.{digits}g}"
 
 
 def duration(seconds: float) -> str:

@@ -71,7 +71,10 @@ def scheduler_of(config: RunConfig, space: dict[str, Any], budget: Budget) -> Tr
     options = {"time_attr": _CLOCK, "perturbation_interval": budget.between_validations, "synch": True}
     if search.scheduler == "pb2":
         bounds = {key: [domain.lower, domain.upper] for key, domain in space.items()}
-        return PB2(hyperparam_bounds=bounds, **options)
+        pb2 = PB2(hyperparam_bounds=bounds, **options)
+        # Its constructor has no `burn_in_period`; the scheduler, which is PBT's, heeds it.
+        pb2._burn_in_period, pb2._next_perturbation_sync = grace, max(grace, budget.between_validations)
+        return pb2
     mutations = {k: list(d.categories) if isinstance(d, sample.Categorical) else d for k, d in space.items()}
     return PopulationBasedTraining(
         hyperparam_mutations=mutations,
@@ -123,8 +126,10 @@ def _reported(trial) -> list[dict[str, Any]]:
 
 
 def _inside(domain: Any, value: Any) -> Any:
-    """A value brought back into its range."""
-    return value if isinstance(domain, sample.Categorical) else min(max(value, domain.lower), domain.upper)
+    """A value brought back into its range, to which the upper end of randint does not belong."""
+    if isinstance(domain, sample.Categorical):
+        return value
+    return min(max(value, domain.lower), domain.upper - isinstance(domain, sample.Integer))
 
 
 def _largest(domain: Any) -> float:

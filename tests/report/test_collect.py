@@ -77,3 +77,25 @@ def test_a_checkpoint_points_to_its_run(tmp_path):
 
 def test_flatten_keeps_empty_dictionaries_as_values():
     assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+def test_the_newest_weights_are_taken(run_folder):
+    path = run_folder(4)
+    for step in (200, 1000, 30):
+        (path / f"step{step:09d}").mkdir()
+    for step in (200, 1000, 30):
+        (path / f"step{step:09d}" / "model.safetensors").write_text("")
+    (path / "step000002000").mkdir()  # without weights yet
+    assert read_folder(path).checkpoint.name == "step000001000"
+
+
+def test_repeats_are_set_apart_and_health_is_read_from_any_spelling(tmp_path):
+    (tmp_path / "trials.csv").write_text(
+        "trial,repeat_of,healthy,windows,reason\n01,,True,5,\n02,,False,x,sick\n03,x_01,1.0,7,\n04,x_01,0,8,\n"
+    )
+    sweep = read_folder(tmp_path)
+    assert (list(sweep.trials["trial"]), list(sweep.repeats["trial"])) == (["01", "02"], ["03", "04"])
+    assert (list(sweep.trials["healthy"]), list(sweep.repeats["healthy"])) == ([True, False], [True, False])
+    assert list(sweep.repeats["repeat_of"]) == ["x_01", "x_01"]
+    assert (list(sweep.trials["reason"]), list(sweep.trials.index)) == (["", "sick"], [0, 1])
+    assert sweep.trials["windows"].isna().tolist() == [False, True]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import rgb_to_hsv
 from safetensors.torch import save_file
 
 from model.pretrain import PretrainModel
@@ -71,7 +72,7 @@ def test_weights_of_another_model_are_a_note(run_with_data):
 
 def test_choose_takes_windows_with_picks_from_all_data_sets():
     nan = np.nan
-    p = np.array([nan, 10.0, 5.0, nan, 7.0])
+    p = np.array([6.0, 10.0, 5.0, nan, 7.0])
     s = np.array([nan, 20.0, nan, nan, 9.0])
     dataset = np.array([0, 0, 1, 1, 0])
     windows = FixedWindows(np.zeros((5, 3, 8), np.float32), np.full(5, 8), p, s, np.isnan(p), dataset, ("a", "b"))
@@ -94,5 +95,8 @@ def test_padding_dead_channels_and_missing_picks_can_be_drawn(run_with_data):
 def test_codes_have_colours_of_their_own():
     colors = code_colors(320)
     assert len(np.unique(colors.round(6), axis=0)) == 320
+    hues = rgb_to_hsv(colors)[:, 0]
+    apart = np.abs(np.diff(hues))
+    assert np.minimum(apart, 1 - apart).min() > 0.3, "neighbours are told apart"
     assert colors.min() >= 0
     assert colors.max() <= 1

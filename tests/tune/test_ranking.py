@@ -46,3 +46,32 @@ def test_means_leave_the_choosing_score_and_failures_out_and_count_collapse():
     assert table.loc["b", "seeds"] == 2
     assert list(ranked(trials[trials["repeat_of"] == ""])["trial"]) == ["a", "b", "c"]
     assert list(ranked(SEARCH)["trial"]) == ["b", "a", "c"], "without means the last scores decide"
+
+
+def test_only_trials_with_a_score_say_how_far_a_trial_can_go():
+    """The sick, the dead and the one without a score went furthest; the lucky one was stopped early."""
+    trials = pd.DataFrame(
+        [
+            ("lucky", "STOPPED_EARLY", 50, 0.9, True),
+            ("steady", "TERMINATED", 100, 0.5, True),
+            ("sick", "TERMINATED", 200, 0.0, False),
+            ("dead", "ERROR", 300, 0.99, True),
+            ("silent", "TERMINATED", 400, math.nan, True),
+            ("better", "STOPPED_EARLY", 60, 0.95, True),
+            ("equal", "TERMINATED", 100, 0.5, True),
+        ],
+        columns=["trial", "status", "windows", "objective", "healthy"],
+    )
+    assert list(ranked(trials)["trial"]) == ["steady", "equal", "better", "lucky"]
+
+
+def test_a_mean_over_other_seeds_comes_before_any_score():
+    trials = SEARCH.assign(mean=[0.2, math.nan, 0.3, 0.9, 0.9])
+    assert list(ranked(trials)["trial"]) == ["c", "a", "b"]
+
+
+def test_one_other_seed_has_no_spread_and_trials_that_were_not_repeated_have_no_mean():
+    table = with_means(pd.concat([SEARCH, pd.DataFrame([again("b", 0.3)])], ignore_index=True)).set_index("trial")
+    assert (table.loc["b", "mean"], table.loc["b", "seeds"]) == (0.3, 1)
+    assert math.isnan(table.loc["b", "spread"])
+    assert table.loc[["a", "c", "b0.3"], ["mean", "spread", "seeds"]].isna().all(axis=None)

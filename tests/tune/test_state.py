@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,6 +63,17 @@ def test_half_a_state_is_replaced_by_the_whole_one_and_nothing_else_is(staging, 
     assert not (sweep_folder / "tuner.pkl").exists()
 
 
+def test_of_two_sessions_the_state_of_the_newest_is_kept_with_the_checkpoints_of_all_trials(staging, sweep_folder):
+    for name in SAVED:
+        (staging / name.replace("2026-01-02", "2025-12-31")).write_text("old")
+    names = ["trial_a/checkpoint_000003", None, "trial_b/checkpoint_000001"]
+    KeepState().on_step_end(1, [trial(staging, sweep_folder, name) for name in names])
+    with zipfile.ZipFile(sweep_folder / STATE) as archive:
+        assert set(archive.namelist()) == {*SAVED, "checkpoints.json"}
+        assert json.loads(archive.read("checkpoints.json")) == [names[0], names[2]]
+    assert not list(sweep_folder.glob("*.part"))
+
+
 def test_the_state_is_written_again_when_it_has_changed_and_only_then(staging, sweep_folder):
     keep, trials = KeepState(), [trial(staging, sweep_folder)]
     keep.on_step_end(1, [])
@@ -86,13 +98,15 @@ def test_a_checkpoint_that_was_deleted_too_soon_is_replaced_by_the_newest_whole_
     mended = sweep_folder / "trial_a" / "checkpoint_000003"
     if left:
         write_checkpoint(mended, left)
-    write_checkpoint(sweep_folder / "trial_a" / "checkpoint_000004")
-    write_checkpoint(sweep_folder / "trial_a" / "checkpoint_000005", FILES[:-1])
+    for number in (1, 4, 9, 10):
+        write_checkpoint(sweep_folder / "trial_a" / f"checkpoint_{number:06d}")
+    write_checkpoint(sweep_folder / "trial_a" / "checkpoint_000011", FILES[:-1])
+    write_checkpoint(sweep_folder / "trial_b" / "checkpoint_000012")
     mend_state(str(sweep_folder))
-    assert {(mended / name).read_text() for name in FILES} == {"checkpoint_000004"}
-    assert "goes on from checkpoint_000004" in caplog.text
+    assert {(mended / name).read_text() for name in FILES} == {"checkpoint_000010"}
+    assert "goes on from checkpoint_000010" in caplog.text
     mend_state(str(sweep_folder))
-    assert {(mended / name).read_text() for name in FILES} == {"checkpoint_000004"}, "what is there stays"
+    assert {(mended / name).read_text() for name in FILES} == {"checkpoint_000010"}, "what is there stays"
 
 
 def test_the_weights_of_a_trial_that_was_stopped_stay(staging, sweep_folder):

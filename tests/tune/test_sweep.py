@@ -127,12 +127,17 @@ def test_trials_of_two_workers_are_nested_trainers_and_stopped_ones_keep_their_w
 
 
 def test_a_sweep_without_a_healthy_trial_says_so_and_keeps_the_table(ray_cluster, smoke, tmp_path):
-    config = smoke.override(
-        QUICK | {"name": "sick", "storage": str(tmp_path), "search.num_trials": 1, "search.min_used_fraction": 1.0}
-    )
+    """One trial collapses by the sweep's own gate, the other diverges and is neither retried nor waited for."""
+    changes = {"search.num_trials": 1, "search.min_used_fraction": 1.0, "search.scheduler": "none"}
+    changes |= {"name": "sick", "storage": str(tmp_path), "train.max_steps": 4}
+    changes |= {"search.space": ["optim.lr=grid(1e-3, 1e30)"]}  # the second is NaN after a step
     with pytest.raises(RuntimeError, match="no trial finished in good health"):
-        sweep(config)
-    assert "collapsed" in pd.read_csv(tmp_path / "sick" / "trials.csv")["reason"][0]
+        sweep(smoke.override(QUICK | changes))
+    collapsed, diverged = (row for _, row in pd.read_csv(tmp_path / "sick" / "trials.csv").iterrows())
+    assert (collapsed["status"], diverged["status"]) == ("TERMINATED", "STOPPED_EARLY")
+    assert "collapsed" in collapsed["reason"]
+    assert "not finite" in diverged["reason"]
+    assert (diverged["failures"], bool(diverged["healthy"])) == (0, False)
 
 
 def test_what_defines_the_yardstick_cannot_be_searched(smoke):

@@ -2,12 +2,14 @@
 
 import dataclasses
 import logging
+from types import SimpleNamespace
 
 import pytest
 import ray
 
 import raysys.tune.warm_up as module
 from raysys.train.data import prepare_training_data
+from raysys.tune import trial
 from raysys.tune.sweep import sweep
 from raysys.tune.trial import trial_config
 from raysys.tune.warm_up import warm_up
@@ -56,6 +58,35 @@ def test_a_sweep_goes_on_without_a_warm_up(ray_cluster, smoke, tmp_path, monkeyp
     sweep(smoke.override(changes | {"name": "cold", "storage": str(tmp_path)}))
     assert f"node {NOWHERE[:8]}: no warm-up" in caplog.text
     assert (tmp_path / "cold" / "best.json").exists()
+
+
+@pytest.mark.parametrize(("compiles", "steps"), [(False, 2), (True, 5)])
+def test_the_first_steps_see_a_whole_batch_and_the_shorter_one_at_its_end(smoke, monkeypatch, compiles, steps):
+    """Compiled ones also record a CUDA graph, after three steps, and replay it."""
+    taken = {}
+    monkeypatch.setattr(module, "train_trial", lambda tuned, config, data, record, **_: taken.update(c=config, d=data))
+    monkeypatch.setattr(module, "BATCH", 5)
+    many = smoke.override({"train.compile": compiles, "train.num_workers": 2, "data.reader": "ray"})
+    module._first_steps._function(many, prepare_training_data(smoke))
+    first = {"train.max_steps": steps, "train.validate_every": steps, "train.num_workers": 1, "data.reader": "process"}
+    assert taken["c"] == many.override(first)
+    sizes = {name: len(taken["d"].get(name)) for name in ("validation", "probe_fit", "probe_score")}
+    assert sizes == {"validation": 5 + 16 % 5, "probe_fit": 5 + 32 % 5, "probe_score": 5 + 16 % 5}
+
+
+@pytest.mark.parametrize(("workers", "share"), [(1, 0.5), (3, 1.0)])
+def test_a_warm_up_asks_for_what_one_worker_of_a_trial_has_on_every_node(smoke, monkeypatch, workers, share):
+    asked = []
+    task = SimpleNamespace(options=lambda **words: asked.append(words) or SimpleNamespace(remote=lambda *_: "task"))
+    monkeypatch.setattr(module, "_first_steps", task)
+    monkeypatch.setattr(module, "_gpu_nodes", lambda config: [NOWHERE, "d" * 56])
+    monkeypatch.setattr(trial, "uses_gpu", lambda config: True)
+    monkeypatch.setattr(ray, "wait", lambda tasks, num_returns, timeout: (tasks[:num_returns], tasks[num_returns:]))
+    monkeypatch.setattr(ray, "get", lambda task, timeout: None)
+    config = smoke.override({"search.gpus_per_trial": 0.5, "search.workers_per_trial": workers})
+    assert warm_up(config, None) >= 0
+    assert [words["num_gpus"] for words in asked] == [share, share]
+    assert [words["scheduling_strategy"].node_id for words in asked] == [NOWHERE, "d" * 56]
 
 
 def test_a_busy_gpu_is_not_waited_for_for_ever(here, smoke, data, monkeypatch, caplog):

@@ -1,0 +1,91 @@
+"""What a folder says of the run in it, at its start and whenever it goes on."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from raysys import record as module
+from raysys.config import HOW_NOT_WHAT, RunConfig
+from raysys.presets import PRESETS
+from raysys.record import read_config, run_record, write_run
+
+CONFIG = PRESETS["smoke"]()
+
+
+def of(**other) -> dict:
+    """The record of one process."""
+    return {"time": "1", "command": "first", "seed": 0, "data_fingerprint": "x", "data": {"sets": []}} | other
+
+
+def test_a_record_names_seed_data_versions_and_command():
+    config = CONFIG.override({"train.seed": 7})
+    record = run_record(config, "abc", {"sets": [1]})
+    assert (record["seed"], record["data_fingerprint"], record["data"]) == (7, "abc", {"sets": [1]})
+    assert record["command"].split() == " ".join(sys.orig_argv).split()
+    assert record["versions"].keys() >= {"python", "ray", "torch", "triton", "xlstm", "numpy", "pyarrow", "h5py"}
+    assert record["versions"]["torch"] == version("torch")
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_a_record_holds_the_commit_and_every_change_since(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    git("init")
+    for name in ("staged", "changed"):
+        (tmp_path / name).write_text("old\n")
+    git("add", ".")
+    git("commit", "-m", "first")
+    for name in ("staged", "changed"):
+        (tmp_path / name).write_text(f"new {name}\n")
+    git("add", "staged")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "record.py"))
+    record = run_record(CONFIG, "", {})
+    assert record["git_commit"] == git("rev-parse", "HEAD").strip()
+    assert {"+new staged", "+new changed", "-old"} <= set(record["git_diff"].splitlines())
+
+
+def test_without_git_the_record_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "record.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert run_record(CONFIG, "", {})["git_commit"] is None
+
+
+def test_a_run_that_goes_on_keeps_its_beginning_and_lists_its_continuations(tmp_path):
+    folder = str(tmp_path / "run")
+    assert write_run(folder, CONFIG, of()) == CONFIG
+    changed = CONFIG.override({"train.num_workers": 3})
+    assert write_run(folder, changed, of(time="2", command="second", seed=9), HOW_NOT_WHAT) == CONFIG
+    assert write_run(folder, CONFIG, of(time="3", command="third"), HOW_NOT_WHAT) == CONFIG
+    assert read_config(folder) == CONFIG
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record.pop("continuations") == [
+        {"time": "2", "command": "second", "changes": {"train.num_workers": [1, 3]}},
+        {"time": "3", "command": "third", "changes": {}},
+    ]
+    assert record == of()
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "record.json"}
+
+
+def test_only_the_keys_that_may_change_do(tmp_path):
+    write_run(str(tmp_path), CONFIG, of())
+    both = CONFIG.override({"train.num_workers": 3, "optim.lr": 2e-3})
+    with pytest.raises(ValueError, match=r"another configuration:\n  optim\.lr: 0\.001 -> 0\.002\nGive") as refused:
+        write_run(str(tmp_path), both, of(), HOW_NOT_WHAT)
+    assert "num_workers" not in str(refused.value)
+    with pytest.raises(ValueError, match=r"train\.num_workers: 1 -> 3"):
+        write_run(str(tmp_path), CONFIG.override({"train.num_workers": 3}), of())
+    with pytest.raises(ValueError, match=r"fingerprint x, now y"):
+        write_run(str(tmp_path), CONFIG, of(data_fingerprint="y"), HOW_NOT_WHAT)
+    assert "continuations" not in json.loads((tmp_path / "record.json").read_text())
+
+
+def test_the_configuration_of_a_sweep_is_that_of_its_best_trial(tmp_path):
+    best = RunConfig(name="best").override({"loss.temperature": 0.3})
+    (tmp_path / "config.json").write_text(json.dumps(RunConfig(name="base").to_dict()))
+    (tmp_path / "best.json").write_text(json.dumps({"trial": "a", "config": best.to_dict()}))
+    assert read_config(str(tmp_path)) == best

@@ -1,0 +1,94 @@
+"""What the driver does while trials run: progress lines, checkpoints that take less room, nodes that are forgiven."""
+
+import logging
+from types import SimpleNamespace
+
+import pyarrow.fs
+import pytest
+import ray
+
+from raysys.tune.callbacks import ForgiveLostNodes, ProgressLines, ThinCheckpoints
+
+
+def trial(name="a", **other):
+    metadata = SimpleNamespace(num_failures=0)
+    return SimpleNamespace(trial_id=name, run_metadata=metadata, checkpoint=None, last_result={}, **other)
+
+
+def test_a_line_tells_the_trials_number_and_its_share_of_the_budget(caplog):
+    lines = ProgressLines(num_trials=3, budget=200)
+    with caplog.at_level(logging.INFO):
+        for name, windows, reason in (("a", 50, ""), ("b", 200, "collapsed"), ("a", 100, "")):
+            lines.on_trial_result(0, [], trial(name), {"windows": windows, "objective": 0.25, "reason": reason})
+    assert [record.message for record in caplog.records] == [
+        "trial 1/3   25 %  objective 0.2500  healthy",
+        "trial 2/3  100 %  objective 0.2500  collapsed",
+        "trial 1/3   50 %  objective 0.2500  healthy",
+    ]
+
+
+@pytest.mark.parametrize("registered", [True, False])
+@pytest.mark.parametrize(("windows", "left"), [(99, {"model"}), (100, {"model", "optim"})])
+def test_only_trials_that_were_stopped_lose_their_optimiser_state(tmp_path, registered, windows, left):
+    for name in ("model", "optim"):
+        (tmp_path / f"{name}.safetensors").write_text("")
+    stopped = trial(storage=SimpleNamespace(storage_filesystem=pyarrow.fs.LocalFileSystem()))
+    stopped.last_result = {"windows": windows}
+    if registered:
+        stopped.checkpoint = SimpleNamespace(path=str(tmp_path))
+    else:
+        stopped.last_result["checkpoint_path"] = str(tmp_path)
+    ThinCheckpoints(budget=100).on_trial_complete(0, [], stopped)
+    assert {path.stem for path in tmp_path.iterdir()} == left
+
+
+@pytest.fixture
+def nodes(monkeypatch):
+    """The nodes that Ray knows: one that is lost and one that lives."""
+    listed = [{"NodeID": "lost", "Alive": False}, {"NodeID": "here", "Alive": True}]
+    monkeypatch.setattr(ray, "nodes", lambda: listed)
+    return listed
+
+
+def dies(forgive, on_node, name="a", counted=1):
+    """A trial that has reported from a node and goes on after it died there."""
+    one = trial(name)
+    forgive.on_trial_start(0, [], one)
+    forgive.on_trial_result(0, [], one, {"node_id": on_node})
+    one.run_metadata.num_failures += counted
+    forgive.on_trial_recover(0, [], one)
+    return one
+
+
+def test_a_lost_node_costs_no_failure_and_a_process_that_died_does(nodes):
+    forgive = ForgiveLostNodes()
+    lost, here = dies(forgive, "lost", "a"), dies(forgive, "here", "b")
+    announced = dies(forgive, "lost", "c", counted=0)
+    for _ in range(2):
+        forgive.on_step_begin(0, [])
+        assert [one.run_metadata.num_failures for one in (lost, here, announced)] == [0, 1, 0]
+    nodes[1]["Alive"] = False
+    forgive.on_step_begin(0, [])
+    assert here.run_metadata.num_failures == 0, "Ray says so some seconds later"
+
+
+def test_a_node_that_is_lost_after_the_patience_explains_nothing(nodes, monkeypatch):
+    assert ForgiveLostNodes._PATIENCE_S == 120
+    monkeypatch.setattr(ForgiveLostNodes, "_PATIENCE_S", -1.0)
+    forgive = ForgiveLostNodes()
+    here = dies(forgive, "here")
+    forgive.on_step_begin(0, [])
+    nodes[1]["Alive"] = False
+    forgive.on_step_begin(0, [])
+    assert here.run_metadata.num_failures == 1
+
+
+def test_a_trial_that_moved_is_not_forgiven_for_the_node_it_left(nodes):
+    forgive, one = ForgiveLostNodes(), trial()
+    forgive.on_trial_start(0, [], one)
+    forgive.on_trial_result(0, [], one, {"node_id": "lost"})
+    forgive.on_trial_start(0, [], one)
+    one.run_metadata.num_failures += 1
+    forgive.on_trial_recover(0, [], one)
+    forgive.on_step_begin(0, [])
+    assert one.run_metadata.num_failures == 1
