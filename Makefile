@@ -6,13 +6,21 @@ OUT ?= results/demo$(if $(DATA),-$(notdir $(patsubst %/,%,$(DATA))))
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-slow mutants lint bench
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/python -m jobs.demo --out $(OUT) $(if $(DATA),--data $(DATA))
 
+# Side by side: tests that share a Ray go to one process, and much of what the slow ones do is waiting.
 test: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -m "not slow" --numprocesses 2
+
+test-slow: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest -m slow --numprocesses 3
+
+# Plants the faults listed in tests/mutants/ one after the other, and counts those that the tests see.
+mutants: $(VENV)/.ready
+	$(VENV)/bin/python -m tests.mutants
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

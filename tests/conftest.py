@@ -12,7 +12,21 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+TESTS = Path(__file__).parent
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """With several processes, tests that share a Ray run in one of them, and so do those of a file with its fixtures.
+
+    The tests of the kernels share nothing.
+    """
+    for item in items:
+        if "ray_cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif not item.path.is_relative_to(TESTS / "model" / "ops"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(TESTS))))
 
 
 @pytest.fixture(scope="session")

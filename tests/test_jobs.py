@@ -2,30 +2,23 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.local_cluster import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = Path(sys.executable).with_name("ray")
 pytestmark = pytest.mark.slow
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """A head node of its own, with token authentication, and the environment of a shell that may talk to it."""
+    """The environment of a shell that may talk to a head node with token authentication."""
     folder = tmp_path_factory.mktemp("head")
     token = folder / "token"
     dashboard, address = free_port(), f"127.0.0.1:{free_port()}"
@@ -61,40 +54,52 @@ def head(tmp_path_factory):
     os.killpg(started.pid, 9)
 
 
-def submit(environment, entrypoint: str) -> str:
-    """Runs one job to its end and returns what it printed."""
+def submit(environment, *entrypoint: str, options: tuple[str, ...] = ()) -> str:
+    """Submits one job and returns what `ray job submit` printed; it waits for the job's end unless the options say no."""
     excludes = json.dumps({"excludes": ["*.hdf5", ".venv", "results"]})
-    command = [str(RAY), "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", excludes]
-    command += ["--", sys.executable, "-m", *entrypoint.split()]
+    command = [str(RAY), "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", excludes, *options]
+    command += ["--", sys.executable, "-m", *entrypoint]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
 
-def test_every_job_runs_under_ray_job_submit(head, miniatures, tmp_path):
-    """prepare -> pretrain -> sweep, then what needs them, two at a time, each a job of its own."""
+def test_a_job_is_submitted_followed_and_stopped(head, smoke, tmp_path):
+    values = {"storage": tmp_path, "data.root": smoke.data.root, "data.cache": tmp_path / "cache"}
+    values |= {"train.max-steps": 100_000, "train.validate-every": 20}
+    words = ("jobs.pretrain", "smoke", *(f"--{key}={value}" for key, value in values.items()))
+    submit(head, *words, options=("--no-wait", "--submission-id", "endless"))
+    follow = [str(RAY), "job", "logs", "--follow", "endless"]
+    with subprocess.Popen(follow, env=head, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as following:
+        assert any("step 50/100000" in line for line in following.stdout), "the log ended before step 50"
+        stopped = subprocess.run([str(RAY), "job", "stop", "endless"], env=head, capture_output=True, text=True)
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        following.stdout.read()  # ends with the job
+    status = subprocess.run([str(RAY), "job", "status", "endless"], env=head, capture_output=True, text=True)
+    assert "STOPPED" in (status.stdout + status.stderr).upper()
+    assert (tmp_path / "smoke" / "step000000040" / "model.safetensors").exists()
+
+
+def test_every_job_runs_in_a_submitted_one(head, miniatures, tmp_path):
+    """prepare -> pretrain -> sweep, then what needs them."""
     shards, results, page = tmp_path / "shards", tmp_path / "results", tmp_path / "report.html"
     common = f"--data.cache {tmp_path}/cache --storage {results}"
-    submit(
+    data = f"--data.root {shards} {common}"
+    printed = submit(
         head,
-        f"jobs.prepare smoke --data.root {miniatures} --data.datasets STEAD MLAAPDE PNW --out {shards} {common}",
+        "tests.jobs_in_a_row",
+        f"prepare smoke --data.root {miniatures} --data.datasets STEAD MLAAPDE PNW --out {shards} {common}",
+        f"pretrain smoke --train.max-steps 4 {data}",
+        f"sweep smoke --name sweep --train.max-steps 4 --search.num-trials 2 --search.min-used-fraction 0.0 {data}",
+        f"pretrain --from-run {results}/sweep --name again {data}",
+        f"report {results}/smoke {results}/sweep --out {page}",
+        "demo --dry-run",
+        f"doctor smoke {data}",
     )
     assert (shards / "stead" / "manifest.json").exists()
-    data = f"--data.root {shards} {common}"
-    search = "--train.max-steps 4 --search.num-trials 2 --search.min-used-fraction 0.0"
-    with ThreadPoolExecutor(2) as pool:
-        first = (f"jobs.pretrain smoke --train.max-steps 4 {data}", f"jobs.sweep smoke --name sweep {search} {data}")
-        pretrained, _ = pool.map(partial(submit, head), first)
-        assert "step 4/4" in pretrained
-        best = json.loads((results / "sweep" / "best.json").read_text())
-        rest = (
-            f"jobs.pretrain --from-run {results}/sweep --name again --data.root {shards} {common}",
-            f"jobs.report {results}/smoke {results}/sweep --out {page}",
-            f"jobs.doctor smoke {data}",
-            "jobs.demo --dry-run",
-        )
-        *_, doctor, _ = pool.map(partial(submit, head), rest)
+    assert "step 4/4" in printed
+    best = json.loads((results / "sweep" / "best.json").read_text())
     again = json.loads((results / "again" / "config.json").read_text())
     assert again["loss"]["temperature"] == best["tuned"]["loss.temperature"]
     assert "<html" in page.read_text()[:500].lower()
-    assert "OK" in doctor
+    assert "OK" in printed.split("## doctor")[1]
