@@ -165,6 +165,24 @@ def test_expected_weights_are_the_mean_of_the_draws():
         torch.testing.assert_close(expected[b, :num_valid], drawn[b, :num_valid], rtol=0, atol=0.05)
 
 
+def test_expected_weights_are_k_over_the_other_frames():
+    weights = contrastive.expected_weights(torch.tensor([4, 2, 1]), 4, torch.tensor(6))
+    assert weights[0].tolist() == [[0, 2, 2, 2], [2, 0, 2, 2], [2, 2, 0, 2], [2, 2, 2, 0]]
+    assert weights[1, :2].tolist() == [[0, 6, 0, 0], [6, 0, 0, 0]]
+    assert weights[2, 0].tolist() == [0, 0, 0, 0]
+
+
+def test_similarities_are_computed_in_float32_at_least():
+    for given, kept in ((torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2):
+        for similarity in ("cosine", "dot", "l2"):
+            assert contrastive.normalize(torch.ones(2, 3, dtype=given), similarity).dtype == kept
+
+
+def test_without_codes_there_is_nothing_to_diversify():
+    for kind in ("linear", "entropy"):
+        assert contrastive.diversity_loss(torch.zeros(0, 1), kind) == 0
+
+
 def test_hardest_takes_the_most_similar_allowed():
     scores = torch.tensor([[[5.0, 4.0, 3.0, 2.0, 1.0]]])
     weights = torch.tensor([[[0.0, 3.0, 1.0, 0.0, 1.0]]])

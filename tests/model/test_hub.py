@@ -115,5 +115,15 @@ def test_wrong_folders_and_wrapped_models_are_refused(pretrain, tmp_path):
         save_pretrained(torch.nn.Sequential(pretrain()), tmp_path)
 
 
+def test_the_folder_holds_these_two_files(pretrain, tmp_path):
+    """Whoever reads such a folder without this package looks for these names."""
+    save_pretrained(pretrain(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["class"] == "PretrainModel"
+    assert content["model"]["quantizer"]["num_codes"] == 16
+    assert content["run"] is None
+
+
 def test_decode_turns_lists_into_tuples():
     assert decode(BackboneConfig, {"pool": [2, 2]}, "backbone").pool == (2, 2)

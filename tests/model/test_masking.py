@@ -6,7 +6,7 @@ import torch
 
 from model.config import MaskConfig
 from model.draws import Draws, KeyedDraws
-from model.masking import _exact_spans, num_masked, span_mask, take
+from model.masking import _exact_spans, num_masked, span_mask, take, take_aside
 
 CPU = torch.device("cpu")
 
@@ -72,10 +72,44 @@ def test_wav2vec2_spans_overlap_as_in_the_published_recipe():
         assert row.nonzero().flatten().tolist() == index[: row.sum()].tolist()
 
 
+def test_wav2vec2_spans_start_at_different_frames_up_to_the_last_possible():
+    """Spans of one frame mask exactly the ratio, as no start is drawn twice; longer ones reach every frame."""
+    assert (draw(20, 61, ratio=0.4, span_frames=1, mode="wav2vec2").frames.sum(1) == round(0.4 * 61)).all()
+    assert draw(200, 12, ratio=0.4, span_frames=4, mode="wav2vec2").frames.any(0).all()
+
+
+def test_spans_by_hand():
+    """Slots 1 and 3 of six hold the spans, with a free frame between them: frames 1, 2, 4, 5, two frames later."""
+    place, order, shift = [0.1, 0.9, 0.2, 0.8, 0.3, 0.0, 0.99, 0.99], [0.5] * 8, [0.25]
+    mask = span_mask(torch.tensor([place + order + shift]), MaskConfig(ratio=0.5, span_frames=2))
+    assert mask.frames[0].nonzero().flatten().tolist() == [3, 4, 6, 7]
+    assert mask.index.tolist() == [[3, 4, 6, 7, 0, 0, 0, 0]]
+    assert mask.rank.tolist() == [[0, 0, 0, 0, 1, 2, 2, 3]]
+
+
+@pytest.mark.parametrize("mode", ["exact", "wav2vec2"])
+@pytest.mark.parametrize(("ratio", "width"), [(0.1, 8), (0.3, 24), (0.97, 60)])
+def test_index_is_as_wide_as_the_next_multiple_of_eight(mode, ratio, width):
+    """60 frames at most; the last rows of a tile would be slow otherwise."""
+    mask = draw(3, 60, ratio=ratio, span_frames=2, mode=mode)
+    assert mask.index.shape == (3, width)
+    for row, index, rank in zip(mask.frames, mask.index, mask.rank, strict=True):
+        assert rank[index[: row.sum()]].tolist() == list(range(int(row.sum())))
+
+
+@pytest.mark.parametrize("mode", ["exact", "wav2vec2"])
+def test_at_least_one_frame_is_masked_and_one_is_seen(mode):
+    few, many = (MaskConfig(ratio=ratio, span_frames=1, mode=mode) for ratio in (0.001, 0.999))
+    assert num_masked(40, few) == 1
+    assert num_masked(40, many) == (39 if mode == "exact" else 40)
+    assert num_masked(40, MaskConfig(ratio=0.5, span_frames=15, mode="wav2vec2")) == 15
+
+
 def test_a_generator_makes_it_reproducible():
-    first, again, other = (Draws(CPU, torch.Generator().manual_seed(s)).uniform(3, 129) for s in (1, 1, 2))
-    assert (first == again).all()
-    assert (first != other).any()
+    for name, shape in (("uniform", (3, 129)), ("gumbel", (3, 129)), ("seed", ())):
+        first, again, other = (getattr(Draws(CPU, torch.Generator().manual_seed(s)), name)(*shape) for s in (1, 1, 2))
+        assert (first == again).all()
+        assert (first != other).all()
 
 
 def test_span_longer_than_the_window_is_refused():
@@ -88,6 +122,29 @@ def test_keyed_draws_depend_on_the_window_alone():
     for _ in range(2):
         assert (several.uniform(3, 11, 7)[1] == alone.uniform(1, 11, 7)[0]).all()
     assert (KeyedDraws(torch.tensor([5]), seed=1).uniform(1, 50) != KeyedDraws(torch.tensor([5])).uniform(1, 50)).any()
+
+
+def test_keyed_draws_are_these_numbers_on_every_device():
+    """Scores of one validation compare with those of another only while windows keep their masks."""
+    draws = KeyedDraws(torch.tensor([5, 2**35 + 9]), seed=3)
+    assert (draws.uniform(2, 2, 2) * 2**24).long().tolist() == [
+        [[9221840, 10567143], [9058859, 11648895]],
+        [[6227930, 1540096], [13937808, 13935166]],
+    ]
+    assert (draws.uniform(2, 3) * 2**24).long().tolist() == [
+        [11723685, 1219667, 3794010],
+        [3911009, 15976561, 13428398],
+    ]
+
+
+def test_keyed_noise_is_made_of_the_uniform_numbers_and_of_no_common_seed():
+    ids = torch.arange(4)
+    noise, uniform = KeyedDraws(ids).gumbel(4, 7, 3), KeyedDraws(ids).uniform(4, 7, 3)
+    assert uniform.min() == 0
+    torch.testing.assert_close(noise, -(-uniform.clamp_min(2**-25).log()).log())
+    draws = KeyedDraws(ids)
+    assert (draws.uniform(4, 50) != draws.uniform(4, 50)).any(1).all()
+    assert draws.seed() is None
 
 
 def test_keyed_draws_are_uniform_and_independent():
@@ -110,8 +167,9 @@ def test_gumbel_noise_has_the_moments_of_its_law(draws):
     assert x.isfinite().all()
 
 
+@pytest.mark.parametrize("aside", [False, True])
 @pytest.mark.parametrize("mode", ["exact", "wav2vec2"])
-def test_masked_frames_are_taken_and_their_gradient_comes_back(mode):
+def test_masked_frames_are_taken_and_their_gradient_comes_back(mode, aside):
     """Rows that are wider than a row's masked frames end in copies of frame 0, which take no part in the gradient."""
     mask = draw(5, 61, ratio=0.5, span_frames=4, mode=mode)
     ours = torch.randn(5, 61, 3, dtype=torch.float64, requires_grad=True)
@@ -119,8 +177,11 @@ def test_masked_frames_are_taken_and_their_gradient_comes_back(mode):
     index = mask.index[..., None].expand(-1, -1, 3)
     there = (torch.arange(index.shape[1]) < mask.frames.sum(1)[:, None])[..., None]
     grad = torch.randn(index.shape, dtype=torch.float64)
-    taken, gathered = take(ours, mask), plain.gather(1, index)
+    gathered = plain.gather(1, index)
+    rest, taken = take_aside(ours, mask) if aside else (ours, take(ours, mask))
     assert torch.equal(taken, gathered)
-    taken.backward(grad)
-    gathered.backward(grad * there)
-    assert torch.equal(ours.grad, plain.grad)
+    assert torch.equal(rest, ours)
+    other = torch.randn_like(plain)
+    ((taken * grad).sum() + (rest * other).sum()).backward()
+    ((gathered * grad * there).sum() + (plain * other).sum()).backward()
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-14, atol=1e-14)

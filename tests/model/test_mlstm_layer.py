@@ -5,7 +5,7 @@ import torch
 from xlstm.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
 
 from model.config import BackboneConfig
-from model.mlstm import FORWARD, MLSTMLayer, SeparateDirections
+from model.mlstm import FORWARD, MLSTMLayer, SeparateDirections, bidirectional_mlstm
 
 WIDTH, HEADS, FRAMES = 32, 4, 19
 
@@ -87,8 +87,6 @@ def test_initialisation_is_that_of_xlstm():
 @pytest.mark.parametrize("directions", ["shared", "separate"])
 def test_gates_are_capped(directions):
     """With a cap a huge gate weight cannot make the cell blow up, and small pre-activations hardly change."""
-    from model.mlstm import bidirectional_mlstm
-
     x = torch.randn(1, FRAMES, WIDTH)
     layer = bidirectional_mlstm(WIDTH, config(gate_cap=15.0, direction_weights=directions), 1)
     open_layer = bidirectional_mlstm(WIDTH, config(direction_weights=directions), 1)
@@ -99,3 +97,37 @@ def test_gates_are_capped(directions):
         torch.nn.init.normal_(one.mlstm_cell.igate.weight, std=1e5)
         (*_, igate, _fgate), _conv, _z = one.before_cell(x)
         assert (igate.abs().max() <= 15) == (one.config.gate_cap is not None)
+
+
+@pytest.mark.parametrize("cap", [None, 0.7])
+@pytest.mark.parametrize("directions", ["shared", "separate"])
+def test_gates_are_the_cap_times_a_hyperbolic_tangent(cap, directions):
+    """Both gates of both directions, against the same layer without a cap."""
+    layer = bidirectional_mlstm(WIDTH, config(gate_cap=cap, direction_weights=directions), 1)
+    plain = bidirectional_mlstm(WIDTH, config(direction_weights=directions), 1)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(1, FRAMES, WIDTH)
+    pairs = [(layer, plain)] if directions == "shared" else [(layer.ahead, plain.ahead), (layer.back, plain.back)]
+    for capped, open_layer in pairs:
+        for gate, raw in zip(capped.before_cell(x)[0][3:], open_layer.before_cell(x)[0][3:], strict=True):
+            torch.testing.assert_close(gate, raw if cap is None else cap * torch.tanh(raw / cap))
+
+
+@pytest.mark.parametrize("directions", ["shared", "separate"])
+def test_the_kernel_of_the_configuration_runs_the_cell(directions):
+    """Recurrence and chunks differ in their last bits alone, and both are what the configuration asks for."""
+    x = torch.randn(1, 70, WIDTH)
+    fields = [config(kernel=name, direction_weights=directions) for name in ("reference", "torch", "auto")]
+    layers = {field.kernel: bidirectional_mlstm(WIDTH, field, 1) for field in fields}
+    for layer in layers.values():
+        layer.load_state_dict(layers["auto"].state_dict())
+    reference, torch_, auto = (layer(x) for layer in layers.values())
+    assert torch.equal(torch_, auto)
+    assert not torch.equal(reference, auto)
+    torch.testing.assert_close(reference, auto, rtol=1e-4, atol=1e-4)
+
+
+def test_forget_gates_start_between_three_and_six_and_input_gates_near_zero():
+    biases = [MLSTMLayer(WIDTH, config()).mlstm_cell.igate.bias for _ in range(50)]
+    assert torch.cat(biases).std().item() == pytest.approx(0.1, rel=0.2)
+    assert MLSTMLayer(WIDTH, config()).mlstm_cell.fgate.bias.tolist() == [3, 4, 5, 6]

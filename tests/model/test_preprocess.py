@@ -39,6 +39,14 @@ def test_padding_stays_zero_and_has_no_say():
     torch.testing.assert_close(y[0], standardize(x[:1])[0])
 
 
+def test_dead_is_what_the_format_cannot_resolve():
+    """On an offset of one, a signal of 1e-5 is above the resolution of float32 and lives; one of 1e-7 is rounding."""
+    signal = torch.sin(torch.arange(400) / 7)[None, None]
+    torch.testing.assert_close(standardize(1 + 1e-5 * signal), standardize(signal), rtol=0.05, atol=0.05)
+    assert (standardize(1 + 1e-7 * signal) == 0).all()
+    assert (standardize(signal.double() + 1e7)[0] != 0).all()
+
+
 def test_no_valid_sample_at_all_gives_zeros():
     assert (standardize(torch.randn(1, 3, 10), torch.tensor([0])) == 0).all()
 

@@ -5,6 +5,8 @@ import torch
 
 from model.config import MaskConfig
 from model.contrastive import diversity_loss
+from model.preprocess import standardize
+from model.pretrain import TargetQueue
 from model.quantizer import perplexity
 
 KINDS = ["gumbel", "ema", "residual", "fsq", "hierarchical", "none"]
@@ -102,6 +104,84 @@ def collapsed(net):
     return net
 
 
+@pytest.mark.parametrize("negatives", NEGATIVES)
+@pytest.mark.parametrize("num_codes", [0, 2])
+def test_a_context_that_knows_nothing_is_one_of_k_plus_one(pretrain, negatives, num_codes):
+    """Weights of all negatives sum to K, also of an odd K: the loss of equal scores is log(K + 1), less with equal codes."""
+    kind = {"kind": "gumbel", "num_codes": num_codes} if num_codes else {"kind": "none"}
+    net = pretrain({"negatives": negatives, "num_negatives": 21, "pool_frames": 64, "queue_frames": 48}, **kind)
+    torch.nn.init.zeros_(net.head.weight)
+    torch.nn.init.zeros_(net.head.bias)
+    x = batch()
+    x[1] = 2.0
+    for _ in range(2):  # the second time with a memory bank that this batch has filled
+        losses = net(x, num_valid=torch.tensor([256, 256, 256, 200]))
+    assert losses.accuracy == pytest.approx(1)
+    if num_codes == 0:
+        assert losses.contrastive == pytest.approx(math.log(22), rel=1e-5)
+    elif negatives == "hard":
+        assert losses.contrastive <= math.log(22) + 1e-5
+    else:  # of four pairs of codes some are the positive's
+        assert math.log(22 * 0.4) < losses.contrastive < math.log(22 * 0.95)
+
+
+@pytest.mark.parametrize("negatives", NEGATIVES)
+def test_negatives_never_have_the_code_of_the_positive(pretrain, negatives):
+    """With one code for all frames nothing is left, in the window, in the pool and in the memory bank."""
+    net = collapsed(pretrain({"negatives": negatives, "pool_frames": 64, "queue_frames": 64}))
+    for _ in range(2):
+        losses = net(batch())
+    assert losses.contrastive == 0
+
+
+def test_dead_windows_weigh_nothing_whatever_weight_they_are_given(pretrain):
+    net, x, ids = pretrain().eval(), batch(), torch.arange(4)
+    x[1], x[2] = 0.0, 7.5
+    some = [net(x, window_id=ids), net(x, window_weight=torch.ones(4), window_id=ids)]
+    live = net(x[::3], window_id=ids[::3])
+    for name in ("total", "contrastive", "accuracy", "diversity", "perplexity", "code_counts"):
+        for losses in some:
+            torch.testing.assert_close(getattr(losses, name), getattr(live, name))
+    weighted = net(x, window_weight=torch.tensor([2.0, 5.0, 5.0, 1.0]), window_id=ids)
+    one, other = (net(x[i : i + 1], window_id=ids[i : i + 1]) for i in (0, 3))
+    torch.testing.assert_close(weighted.contrastive, (2 * one.contrastive + other.contrastive) / 3)
+    torch.testing.assert_close(weighted.code_counts, 2 * one.code_counts + other.code_counts)
+
+
+def test_a_batch_without_signal_changes_nothing(pretrain):
+    net = pretrain({"diversity_lambda": 0.0})
+    losses = net(torch.ones(2, 3, 256))
+    losses.total.backward()
+    assert losses.total == 0
+    assert all(not p.grad.any() for p in net.parameters())
+
+
+def test_a_frame_alone_in_its_window_does_not_count(pretrain):
+    """It has nothing to be told from: its loss of 0 would dilute that of the others."""
+    net, x, ids = pretrain(mask=MaskConfig(span_frames=1, ratio=0.5)).eval(), batch(), torch.arange(4)
+    masked = [net(x[:1], torch.tensor([n]), window_id=ids[:1]).code_counts[0].sum() for n in range(4, 40, 4)]
+    length = 4 + 4 * masked.index(1)
+    both = net(x[:2], torch.tensor([length, 256]), window_id=ids[:2])
+    torch.testing.assert_close(both.contrastive, net(x[1:2], window_id=ids[1:2]).contrastive)
+
+
+@pytest.mark.parametrize("kind", ["gumbel", "hierarchical"])
+def test_a_frame_is_real_if_its_first_sample_is(pretrain, kind):
+    """150 samples reach into frame 37, 200 end with frame 49, 5 reach into frame 1."""
+    net = pretrain({"frames": "all"}, kind=kind)
+    counts = net(batch(), num_valid=torch.tensor([256, 150, 200, 5])).code_counts
+    assert counts.sum(-1).tolist() == [64 + 38 + 50 + 2] * 2
+
+
+def test_masked_frames_count_wherever_the_quantizer_sees_them_all(pretrain):
+    """round(0.65 * 64) frames of a window; the hierarchical quantizer counts the coarse code of a frame too."""
+    for kind in ("gumbel", "hierarchical"):
+        losses = pretrain(kind=kind)(batch())
+        assert losses.code_counts.sum(-1).tolist() == [4 * 42] * 2
+        assert losses.mask_ratio == pytest.approx(42 / 64)
+        assert pretrain(kind=kind)(batch(), torch.tensor([60, 90, 256, 4])).mask_ratio == losses.mask_ratio
+
+
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_collapsed_codebook_looks_perfect_to_loss_and_accuracy(pretrain, mode):
     losses = getattr(collapsed(pretrain()), mode)()(batch())
@@ -116,6 +196,24 @@ def test_collapsed_codebook_gets_exactly_chance_in_top1_tie(pretrain):
     score, frames = collapsed(pretrain()).eval().top1_tie(batch(), torch.arange(4))
     assert frames.tolist() == [32] * 4
     torch.testing.assert_close(score / frames, torch.full((4,), 1 / 101))
+
+
+def test_top1_tie_is_one_task_for_every_mask_and_loss(pretrain):
+    one = pretrain().eval()
+    other = pretrain(
+        {"num_negatives": 3, "temperature": 0.4, "negatives": "pool"}, mask=MaskConfig(ratio=0.3, span_frames=2)
+    ).eval()
+    other.load_state_dict(one.state_dict())
+    x, ids, num_valid = batch(), torch.arange(4), torch.tensor([256, 256, 150, 60])
+    for a, b in zip(one.top1_tie(x, ids, num_valid), other.top1_tie(x, ids, num_valid), strict=True):
+        assert torch.equal(a, b)
+    garbage = x.clone()
+    garbage[2, :, 150:], garbage[3, :, 60:] = 9.0, -9.0
+    score, frames = one.top1_tie(x, ids, num_valid)
+    assert torch.equal(one.top1_tie(garbage, ids, num_valid)[0], score)
+    assert frames[0] == frames[1] == 32
+    assert 0 < frames[3] < frames[2] < 32
+    assert (score <= frames).all()
 
 
 def test_top1_tie_refuses_training_mode(pretrain):
@@ -183,6 +281,29 @@ def test_schedules_are_functions_of_progress(pretrain):
         assert net.quantizer.temperature.item() == pytest.approx(gumbel)
 
 
+def test_only_an_annealed_temperature_follows_the_schedule(pretrain):
+    net = pretrain({"temperature": 0.5, "temperature_end": 0.1})
+    net.set_schedule(0.7)
+    assert net(batch()).temperature == 0.5
+
+
+@pytest.mark.parametrize(("start", "used"), [(0.3, 0.3), (0.001, 0.02), (7.0, 1.0)])
+def test_a_learned_temperature_starts_as_configured_and_stays_in_bounds(pretrain, start, used):
+    net = pretrain({"temperature_mode": "learned", "temperature": start})
+    losses = net(batch())
+    losses.total.backward()
+    assert losses.temperature.item() == pytest.approx(used)
+    assert (net.log_temperature.grad != 0) == (start == used)
+
+
+def test_fixed_and_learned_temperatures_start_with_the_same_loss(pretrain):
+    x, ids, found = batch(), torch.arange(4), []
+    for loss in ({"temperature": 0.2}, {"temperature": 0.2, "temperature_mode": "learned"}):
+        torch.manual_seed(3)
+        found.append(pretrain(loss).eval()(x, window_id=ids).contrastive)
+    torch.testing.assert_close(*found)
+
+
 def test_number_of_negatives_can_be_lowered(pretrain):
     net = pretrain({"num_negatives": 40}, dropout=0.0).eval()
     many = net(batch(), window_id=torch.arange(4)).contrastive
@@ -198,9 +319,32 @@ def test_codes_and_features(pretrain):
     assert codes.shape == (4, 64, 2)
     assert all((v == state[k]).all() for k, v in net.state_dict().items())
     assert net.quantizer.training
-    features = net.eval().encode(x)
-    assert features.shape == (4, 64, 32)
-    torch.testing.assert_close(net.encode(1e-9 * x), features, rtol=1e-3, atol=1e-3)
+    context = net.eval().encode(x)
+    assert context.shape == (4, 64, 32)
+    torch.testing.assert_close(net.encode(1e-9 * x), context, rtol=1e-3, atol=1e-3)
+    features = net.features(x)
+    assert features.shape == (4, 64, 64)
+    torch.testing.assert_close(features[..., 32:], context)
+    assert (net.features(x + 1e-3)[..., :32] - features[..., :32]).norm() < 0.01 * features.norm()
+    assert torch.equal(features[..., :32], net.backbone.encoder(standardize(x)))
+
+
+def test_codes_are_the_most_probable_ones_in_every_mode(pretrain):
+    net, x = pretrain(), batch()
+    logits = net.quantizer.logits(net.backbone.encoder(standardize(x))).unflatten(-1, (2, 16))
+    for mode in (True, False):
+        net.quantizer.train(mode)
+        assert torch.equal(net.codes(x), logits.argmax(-1))
+        assert net.quantizer.training == mode
+
+
+@pytest.mark.parametrize("name", ["encode", "features", "codes"])
+def test_what_a_reader_gets_knows_nothing_of_the_padding(pretrain, name):
+    net, x = pretrain().eval(), batch()
+    garbage, num_valid = x.clone(), torch.tensor([256, 150, 256, 60])
+    garbage[1, :, 150:], garbage[3, :, 60:] = 9.0, -9.0
+    read = getattr(net, name)
+    assert torch.equal(read(garbage, num_valid), read(x, num_valid))
 
 
 def test_evaluation_reports_hard_codes(pretrain):
@@ -226,6 +370,55 @@ def test_queue_remembers_first_in_first_out(pretrain):
     remembered = net.queue.targets.clone()
     net.eval()(batch())
     assert (net.queue.targets == remembered).all()
+
+
+def test_the_code_of_a_remembered_target_stays_with_it(pretrain):
+    """Half of the memory is the context itself, with the positive's code, and does not count; the rest is its opposite."""
+    net = collapsed(pretrain({"negatives": "queue", "queue_frames": 50, "pool_frames": 20})).eval()
+    torch.nn.init.zeros_(net.head.weight)
+    with torch.no_grad():
+        net.quantizer.output.weight.zero_()
+        net.quantizer.output.bias.copy_(net.head.bias)
+        net.queue.targets.copy_(net.head.bias * (1 - 2 * (torch.arange(50) % 2))[:, None])
+        net.queue.ids.copy_(torch.arange(50) % 2)
+        assert net(batch()).contrastive < 1e-6
+        net.queue.ids.copy_(1 - torch.arange(50) % 2)
+        assert net(batch()).contrastive > 1
+
+
+def test_queue_takes_in_no_padding(pretrain):
+    """Frames of padding are all alike, whereas no two remembered targets are."""
+    net = pretrain({"negatives": "queue", "queue_frames": 40, "pool_frames": 40}, kind="none")
+    net(batch(2), num_valid=torch.tensor([60, 256]))
+    assert len(net.queue.targets.unique(dim=0)) == 40
+
+
+def test_queue_replaces_its_oldest_entries_in_order():
+    queue = TargetQueue(5, 2)
+    first, second = torch.arange(6.0).view(3, 2), torch.arange(10.0, 18.0).view(4, 2)
+    queue.push(first, torch.tensor([1, 2, 3]))
+    assert queue.ids.tolist() == [1, 2, 3, -1, -1]
+    queue.push(second, torch.tensor([4, 5, 6, 7]))
+    assert queue.ids.tolist() == [6, 7, 3, 4, 5]
+    assert torch.equal(queue.targets, torch.cat([second[2:], first[2:], second[:2]]))
+    queue.push(first[:1], torch.tensor([8]))
+    assert queue.ids.tolist() == [6, 7, 8, 4, 5]
+
+
+def test_negatives_of_the_queue_are_what_it_remembers(pretrain):
+    """A memory of nothing but the opposite of every context costs nothing; one of the context itself costs log(K + 1)."""
+    net = pretrain({"negatives": "queue", "queue_frames": 50, "pool_frames": 20}, kind="none").eval()
+    torch.nn.init.zeros_(net.head.weight)
+    with torch.no_grad():
+        net.head.bias.copy_(torch.randn(32))
+        net.quantizer.output.weight.zero_()
+        net.quantizer.output.bias.copy_(net.head.bias)
+        net.queue.targets.copy_(-3 * net.head.bias.expand(50, 32))
+        assert net(batch()).contrastive < 1e-6
+        net.queue.targets.mul_(-1)
+        assert net(batch()).contrastive.item() == pytest.approx(math.log(21), rel=1e-4)
+        net.queue.targets[25:].mul_(-1)
+        assert 0.5 < net(batch()).contrastive < math.log(21) - 0.2
 
 
 def test_wav2vec2_masks_have_rows_of_different_length(pretrain):

@@ -105,6 +105,31 @@ def test_distance_logits_choose_the_nearest_code():
         assert (codes[..., group].flatten() == nearest).all()
 
 
+def test_distance_logits_are_minus_the_squared_distances():
+    config = replace(CONFIG, code_dim=WIDTH // GROUPS, logits="distance")
+    quantizer, x = GumbelQuantizer(WIDTH, 32, config), 0.3 * torch.randn(1, 1, WIDTH)
+    with torch.no_grad():
+        quantizer.codebook.mul_(0.3)
+    probs = quantizer(x, torch.ones(1, 1), Draws(CPU)).mean_probs
+    for group, part in enumerate(x[0, 0].chunk(GROUPS)):
+        want = (-(part - quantizer.codebook[group]).square().sum(-1)).softmax(0)
+        torch.testing.assert_close(probs[group], want, rtol=1e-4, atol=1e-7)
+
+
+def test_codes_and_logits_start_as_standard_normal_numbers():
+    quantizer = GumbelQuantizer(256, 8, QuantizerConfig())
+    for weight in (quantizer.codebook, quantizer.logits.weight):
+        assert weight.std().item() == pytest.approx(1, rel=0.02)
+        assert weight.mean().item() == pytest.approx(0, abs=0.02)
+    assert not quantizer.logits.bias.any()
+
+
+def test_a_batch_of_nothing_but_padding_has_no_probabilities():
+    out = GumbelQuantizer(WIDTH, 32, CONFIG)(torch.randn(2, 3, WIDTH), torch.zeros(2, 3), Draws(CPU))
+    assert (out.mean_probs == 0).all()
+    assert (out.counts == 0).all()
+
+
 def test_padding_counts_for_nothing():
     quantizer, x = GumbelQuantizer(WIDTH, 32, CONFIG).eval(), torch.randn(2, 30, WIDTH)
     weight = (torch.arange(30) < torch.tensor([[30], [7]])).float()
@@ -130,8 +155,7 @@ def test_every_kind_trains_and_the_target_gradient_reaches_features_and_quantize
     assert out.codes.shape == (4, 32, groups)
     assert out.mean_probs.shape == out.counts.shape == (groups, codes)
     torch.testing.assert_close(out.mean_probs.sum(-1), torch.ones(groups))
-    if kind != "hierarchical":  # its coarse groups straddle the padding
-        assert out.counts.sum(-1).tolist() == [92] * groups
+    assert out.counts.sum(-1).tolist() == [92] * groups
     assert x.grad.isfinite().all()
     assert (x.grad[:2].abs().sum(-1) > 0).all()
     for name, parameter in quantizer.named_parameters():
@@ -176,6 +200,14 @@ def test_usage_statistics():
     torch.testing.assert_close(perplexity(torch.cat([uniform, single])), torch.tensor([8.0, 1.0]))
 
 
+def test_perplexity_counts_rare_codes():
+    rare = torch.full((1, 1000), 1e-7, dtype=torch.float64)
+    probs = torch.cat([1 - rare.sum(1, keepdim=True), rare], dim=1)
+    assert perplexity(probs).item() == pytest.approx(
+        math.exp(-sum(p * math.log(p) for p in probs[0].tolist())), rel=1e-9
+    )
+
+
 def test_perplexity_gradient_is_finite_where_a_probability_vanished():
     logits = torch.tensor([[0.0, -1e4, 0.5]], requires_grad=True)
     perplexity(logits.softmax(-1)).sum().backward()
@@ -189,6 +221,7 @@ def test_gumbel_temperature_is_a_function_of_progress_alone(tiny):
         assert quantizer.fine.temperature.item() == pytest.approx(value)
         assert quantizer.coarse.temperature.item() == pytest.approx(value)
     assert cosine_schedule(2.0, 0.5, 7.0) == 0.5
+    assert cosine_schedule(2.0, 0.5, -7.0) == 2.0
 
 
 @pytest.mark.parametrize(
