@@ -181,10 +181,11 @@ class Trainer:
     def _train_step(self, batches: Iterator[Batch]) -> None:
         self.model.train()
         self.model.set_schedule(self.windows / self.budget.windows)
-        set_lr(self.optimizer, self._lr_factor())
+        after = min(self.budget.windows, self.windows + self.step_windows)
+        set_lr(self.optimizer, self._lr_factor(after))
         torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
         scalars = self._take_step([next(batches) for _ in range(self.config.optim.accumulate)])
-        self.step, self.windows = self.step + 1, min(self.budget.windows, self.windows + self.step_windows)
+        self.step, self.windows = self.step + 1, after
         self.log.add(scalars)
 
     def _batches(self) -> Iterator[Batch]:
@@ -201,7 +202,7 @@ class Trainer:
     def _end_line(self) -> Line:
         """Returns the log line of the steps since the last one."""
         known = {
-            "optim/lr": self._lr_factor() * self.config.optim.lr,
+            "optim/lr": self._lr_factor(self.windows) * self.config.optim.lr,
             "train/windows": self.windows,
             "perf/checkpoint_wait_s": self.checkpoint_seconds,
         }
@@ -220,11 +221,9 @@ class Trainer:
             )
         return metrics
 
-    def _lr_factor(self) -> float:
-        return (
-            lr_factor((self.windows + self.step_windows) / self.budget.windows, self.config.optim.warmup)
-            * self.lr_scale
-        )
+    def _lr_factor(self, windows: int) -> float:
+        """Returns the learning rate over its peak in the step after which `windows` are done."""
+        return lr_factor(windows / self.budget.windows, self.config.optim.warmup) * self.lr_scale
 
     def _validate(self) -> dict[str, Any]:
         seen = validate(self.model, self.config, self.data, self.worker.rank, self.worker.world, self.device)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raysys.config import HOW_NOT_WHAT, RunConfig, keys
+from raysys.config import HOW_NOT_WHAT, keys
+from raysys.data import stream
 from raysys.record import read_config, write_run
 from raysys.train import driver
 from raysys.train.data import prepare_training_data
@@ -48,16 +49,24 @@ def test_a_key_that_decides_the_result_is_refused_alone_and_nothing_is_written(s
     assert (tmp_path / "run" / "record.json").read_text() == before
 
 
-def test_keys_that_may_change_leave_the_weights_as_they_are(smoke, tmp_path):
+@pytest.fixture
+def executions(monkeypatch) -> list[int]:
+    """Holds the number of read tasks of every execution of Ray Data."""
+    real, tasks = stream._dataset, []
+    monkeypatch.setattr(stream, "_dataset", lambda source, c: tasks.append(source.num_tasks) or real(source, c))
+    return tasks
+
+
+def test_keys_that_may_change_leave_the_weights_as_they_are(ray_cluster, smoke, data, tmp_path, executions):
     """All of them but the workers, in the middle of a run, down to the last bit."""
-    data = prepare_training_data(smoke)
     assert set(keys(smoke)) >= HOW_NOT_WHAT
     changes = {
         "data.cache": str(tmp_path / "cache"),
-        "data.block_rows": 64,
-        "data.blocks_per_task": 5,
+        "data.reader": "ray",
+        "data.block_rows": 8,
+        "data.blocks_per_task": 1,
         "data.cpus_per_read": 1.0,
-        "data.segment_rows": 4096,
+        "data.segment_rows": 12,
         "data.prefetch_batches": 1,
         "data.shard_dtype": "float16",
         "data.shard_mb": 7,
@@ -72,14 +81,15 @@ def test_keys_that_may_change_leave_the_weights_as_they_are(smoke, tmp_path):
         "train.patience": 100,
         "train.wait_for_nodes_h": 1.0,
     }
-    elsewhere = {"train.num_workers", "train.min_workers", "data.reader", "data.root"}  # tests below and of the stream
+    elsewhere = {"train.num_workers", "train.min_workers", "data.root"}  # tests below and of the stream
     assert changes.keys() | elsewhere == HOW_NOT_WHAT
     local_trainer(smoke, data, tmp_path / "whole").run()
     first = local_trainer(smoke, data, tmp_path / "parts")
     first.steps_left = 4
     first.run()
     changed = smoke.override(changes)
-    local_trainer(changed, prepare_training_data(changed), tmp_path / "parts").run()
+    local_trainer(changed, prepare_training_data(changed).shared(), tmp_path / "parts").run()
+    assert executions == [2, 1], "stretches of three steps and one, in blocks of two steps, one a task"
     last = f"step{smoke.train.max_steps:09d}/model.safetensors"
     expected, got = load_file(tmp_path / "whole" / last), load_file(tmp_path / "parts" / last)
     assert all(torch.equal(expected[key], got[key]) for key in expected)
@@ -112,15 +122,16 @@ def watched_worker(args: dict) -> dict:
 
 
 @pytest.mark.slow
-def test_exactly_once_when_a_run_is_continued_with_fewer_and_then_more_workers(
+def test_exactly_once_when_an_elastic_run_grows_and_is_continued_with_fewer_workers(
     ray_cluster, smoke, tmp_path, monkeypatch
 ):
-    """An epoch begun by two workers, continued by one, and finished by two."""
+    """An epoch of two planned workers: begun by one, as no more find room; by two, when they do; finished by one."""
     config = smoke.override(
         {
             "storage": str(tmp_path),
             "data.reader": "ray",
             "train.num_workers": 2,
+            "train.min_workers": 1,
             "train.cpus_per_worker": 0.25,
             "train.max_steps": None,
             "train.epochs": 1.0,
@@ -134,14 +145,14 @@ def test_exactly_once_when_a_run_is_continued_with_fewer_and_then_more_workers(
     watch.mkdir()
     real = driver.trainer
 
-    def life(config: RunConfig, number: int, stop: int) -> dict:
+    def life(changes: dict, number: int, stop: int) -> dict:
         extra = {"watch": str(watch), "life": number, "stop": stop}
         monkeypatch.setattr(driver, "trainer", lambda _, c, arguments: real(watched_worker, c, arguments | extra))
-        return driver.pretrain(config)
+        return driver.pretrain(config.override(changes))
 
-    life(config, 0, epoch // 3)
-    life(config.override({"train.num_workers": 1}), 1, 2 * epoch // 3)
-    metrics = life(config, 2, 0)
+    life({"train.cpus_per_worker": 1.5}, 0, epoch // 3)  # of the two CPUs of this Ray
+    life({}, 1, 2 * epoch // 3)
+    metrics = life({"train.num_workers": 1}, 2, 0)
 
     assert metrics["windows"] == epoch == data.plan.epoch_windows
     lives: dict[int, list] = collections.defaultdict(list)
@@ -161,7 +172,9 @@ def test_exactly_once_when_a_run_is_continued_with_fewer_and_then_more_workers(
     assert sum(1 for e, _ in seen if e == 0) == epoch, "every row of the epoch"
     assert sum(1 for e, _ in seen if e == 1) < 2 * batch, "the last step may begin the next"
     scales = [{scale for *_, scale in lives[number]} for number in range(3)]
-    assert scales == [{1.0}, {0.5**0.5}, {1.0}], "with half of the planned batch, lr over the square root of two"
+    assert scales == [{0.5**0.5}, {1.0}, {0.5**0.5}], "with half of the planned batch, lr over the square root of two"
     record = json.loads((run / "record.json").read_text())
-    assert [again["changes"] for again in record["continuations"]] == [{"train.num_workers": [2, 1]}, {}]
-    assert read_config(str(run)) == config
+    assert [again["changes"] for again in record["continuations"]] == [
+        {"train.cpus_per_worker": [1.5, 0.25]},
+        {"train.num_workers": [2, 1], "train.cpus_per_worker": [1.5, 0.25]},
+    ]

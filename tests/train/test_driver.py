@@ -1,4 +1,4 @@
-"""The driver's loop around Ray Train: which ends of a run are no end."""
+"""The driver: what it asks of Ray Train, what it gives its workers, and which ends of a run are no end."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import ray.train
+import torch
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raysys.train import driver
+from raysys.train.data import TrainingData
+from raysys.train.loop import Trainer
 from raysys.train.mend import SNAPSHOT, newest_checkpoint
 
 
@@ -96,3 +99,90 @@ def test_hours_of_waiting_begin_anew_after_every_checkpoint(smoke, monkeypatch, 
 def test_a_storage_that_refuses_ray_trains_list_is_tried_again(smoke, monkeypatch):
     ends(monkeypatch, ray.train.ControllerError(OSError("AWS Error SLOW_DOWN")), True)
     assert driver._fit(smoke, {}).return_value["finished"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "workers", "resources"),
+    [
+        ({"train.device": "auto"}, None, 1, {"CPU": 0.5}),
+        ({"train.device": "auto", "train.num_workers": 3}, 4, 3, {"CPU": 0.5, "GPU": 1}),
+        ({"train.device": "cpu", "train.cpus_per_worker": 2.0}, 4, 1, {"CPU": 2.0}),
+        ({"train.device": "cuda", "train.num_workers": 4, "train.min_workers": 2}, 1, (2, 4), {"CPU": 0.5, "GPU": 1}),
+        ({"train.num_workers": 2, "train.min_workers": 2}, 0, 2, {"CPU": 0.5}),
+    ],
+)
+def test_workers_get_what_the_run_asks_and_the_cluster_has(smoke, monkeypatch, changes, gpus, workers, resources):
+    monkeypatch.setattr(ray, "is_initialized", lambda: gpus is not None)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0} | ({"GPU": gpus} if gpus else {}))
+    scaling = driver.scaling(smoke.override(changes))
+    assert scaling.num_workers == workers
+    assert scaling.resources_per_worker == resources
+    assert scaling.use_gpu == ("GPU" in resources)
+
+
+def test_gpus_that_are_not_there_are_an_error(smoke, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ValueError, match=r"train\.device='cuda'"):
+        driver.scaling(smoke.override({"train.device": "cuda"}))
+
+
+def test_storage_is_a_url_or_an_absolute_folder(smoke, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for storage, directory, logs in (
+        ("s3://bucket/x", "s3://bucket/x/smoke", None),
+        ("runs", f"{tmp_path}/runs/smoke", f"{tmp_path}/runs/smoke"),
+        ("~/runs", "/home/me/runs/smoke", "/home/me/runs/smoke"),
+    ):
+        config = smoke.override({"storage": storage})
+        assert (driver.run_directory(config), driver.log_folder(config)) == (directory, logs)
+
+
+def test_ray_train_keeps_the_best_checkpoints_and_counts_failures(smoke, tmp_path):
+    changes = {"storage": str(tmp_path), "train.keep_checkpoints": 5, "train.max_failures": 7}
+    config = smoke.override(changes | {"search.objective": "val/top1_tie"})
+    run = driver.trainer(driver.train_worker, config, {}).run_config
+    assert (run.name, run.storage_path) == ("smoke", str(tmp_path))
+    checkpoints = run.checkpoint_config
+    assert checkpoints.num_to_keep == 5
+    assert (checkpoints.checkpoint_score_attribute, checkpoints.checkpoint_score_order) == ("val/top1_tie", "max")
+    assert run.failure_config.max_failures == 7
+
+
+def test_a_continued_run_keeps_the_workers_that_it_was_planned_for(smoke, monkeypatch, tmp_path):
+    given = []
+
+    def fit(config, arguments):
+        given.append((config, arguments))
+        return SimpleNamespace(metrics={"step": 8})
+
+    monkeypatch.setattr(driver, "connect", lambda: None)
+    monkeypatch.setattr(TrainingData, "shared", lambda self: self)
+    monkeypatch.setattr(driver, "_fit", fit)
+    began = smoke.override({"storage": str(tmp_path), "train.num_workers": 4, "train.min_workers": 2})
+    now = began.override({"train.num_workers": 1, "train.min_workers": None, "train.log_every": 3})
+    for config in (began, now):
+        assert driver.pretrain(config) == {"step": 8, "directory": f"{tmp_path}/smoke"}
+    assert [config for config, _ in given] == [began, now]
+    assert given[0][1]["config"] == began
+    assert given[1][1]["config"] == began.override({"train.log_every": 3})
+    assert given[1][1]["log_folder"] == f"{tmp_path}/smoke"
+    assert given[1][1]["record"]["data_fingerprint"] == given[1][1]["data"].fingerprint
+
+
+def test_the_first_worker_writes_logs_and_checkpoints_and_the_others_nothing(smoke, data, context, monkeypatch):
+    monkeypatch.setattr(driver, "configure_logging", lambda: None)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
+    config = smoke.override({"train.max_steps": 2})
+    arguments = {"config": config, "data": data, "record": {}}
+    assert driver.train_worker(arguments | {"log_folder": str(context.folder / "logs")}) == {"finished": True}
+    assert context.registered == [(2, "step000000002")]
+    assert (context.folder / "logs" / "metrics.jsonl").exists()
+    assert not (context.folder / "run" / "metrics.jsonl").exists()
+    driver.train_worker(arguments | {"log_folder": None})
+    lines = (context.folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2, "sent to the storage with the last checkpoint"
+    context.rank = 1
+    monkeypatch.setattr(Trainer, "run", lambda _: {})
+    assert driver.train_worker(arguments | {"log_folder": str(context.folder / "other")}) == {"finished": False}
+    assert not (context.folder / "other").exists()

@@ -13,6 +13,8 @@ from raysys.presets import PRESETS
 from raysys.train.gradients import GradientMean
 
 WORKERS, MICRO_BATCHES = 2, 3
+BUCKETS = {"one": (16.0, 16.0), "many": (1e-9, 0.0), "two": (5e-4, 0.0), "a small last one": (16.0, 5.5e-4)}
+"""In 10^6 bytes, full and last."""
 
 
 class Net(nn.Module):
@@ -33,20 +35,22 @@ def micro_batches(rank: int) -> torch.Tensor:
     return torch.randn(MICRO_BATCHES, 4, 8, generator=torch.Generator().manual_seed(rank))
 
 
-def accumulate(rank: int, folder: Path, bucket_mb: float, last_mb: float) -> None:
-    """Writes the gradients of two optimiser steps of one worker, each of several micro-batches."""
-    torch.manual_seed(0)
-    net = Net()
+def accumulate(rank: int, folder: Path) -> None:
+    """Writes the gradients of two optimiser steps of one worker, each of several micro-batches, for all sizes of buckets."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
-    mean, found = GradientMean(net.parameters(), bucket_mb, last_mb), []
-    for _ in range(2):
-        *first, last = micro_batches(rank)
-        for x in first:
-            net(x).backward()
-        with mean.of_backward():
-            net(last).backward()
-        found.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
-        net.zero_grad()
+    found = {}
+    for name, sizes in BUCKETS.items():
+        torch.manual_seed(0)
+        net = Net()
+        mean, found[name] = GradientMean(net.parameters(), *sizes), []
+        for _ in range(2):
+            *first, last = micro_batches(rank)
+            for x in first:
+                net(x).backward()
+            with mean.of_backward():
+                net(last).backward()
+            found[name].append({key: p.grad.clone() for key, p in net.named_parameters() if p.grad is not None})
+            net.zero_grad()
     dist.destroy_process_group()
     torch.save(found, folder / f"{rank}.pt")
 
@@ -89,13 +93,6 @@ def test_buckets_travel_in_one_order_whatever_the_order_of_the_gradients(tmp_pat
         torch.testing.assert_close(means, {name: p.grad for name, p in net.named_parameters()})
 
 
-def averaged(folder: Path, *sizes: float) -> list[list[dict[str, torch.Tensor]]]:
-    """What the workers wrote."""
-    folder.mkdir()
-    mp.spawn(accumulate, args=(folder, *sizes), nprocs=WORKERS)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(WORKERS)]
-
-
 def test_every_worker_gets_the_mean_whatever_the_buckets(tmp_path):
     torch.manual_seed(0)
     net = Net()
@@ -104,15 +101,12 @@ def test_every_worker_gets_the_mean_whatever_the_buckets(tmp_path):
             (net(x) / WORKERS).backward()
     expected = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     assert "idle" not in expected
-    for name, *sizes in (
-        ("one", 16.0, 16.0),
-        ("many", 1e-9, 0.0),
-        ("two", 5e-4, 0.0),
-        ("a small last one", 16.0, 5.5e-4),
-    ):
-        for steps in averaged(tmp_path / name, *sizes):
-            for found in steps:
-                torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    mp.spawn(accumulate, args=(tmp_path,), nprocs=WORKERS)
+    for rank in range(WORKERS):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name in BUCKETS:
+            for step in found[name]:
+                torch.testing.assert_close(step, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_what_comes_last_travels_in_a_small_bucket():

@@ -1,18 +1,17 @@
-"""What a run says: alarms with cause and remedy, Ray metrics, the dashboard that shows them, operations counted."""
+"""What a run says: alarms with cause and remedy, Ray metrics, and the dashboard that shows them."""
 
 import json
+import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from model.config import BackboneConfig, LossConfig, MaskConfig, ModelConfig
-from model.pretrain import PretrainModel
-from raysys.config import RunConfig
-from raysys.train.flops import forward_flops, peak_flops, training_flops
-from raysys.train.gauges import DESCRIPTIONS, exported_name
+from raysys.train import gauges, metrics
+from raysys.train.gauges import DESCRIPTIONS, Gauges, exported_name
 from raysys.train.metrics import RunLog
 from tests.train.local import local_trainer
 
@@ -26,11 +25,9 @@ def test_the_dashboard_shows_the_metrics_that_the_code_exports_and_no_others():
     assert shown == {exported_name(name) for name in DESCRIPTIONS}
 
 
-def test_every_exported_metric_is_one_that_a_run_writes(smoke, tmp_path):
-    from raysys.train.data import prepare_training_data
-
+def test_every_exported_metric_is_one_that_a_run_writes(smoke, data, tmp_path):
     config = smoke.override({"train.max_steps": 2, "train.validate_every": 2})
-    local_trainer(config, prepare_training_data(config), tmp_path, tmp_path).run()
+    local_trainer(config, data, tmp_path, tmp_path).run()
     written = {key for line in (tmp_path / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
     only_gpu = {"perf/mfu", "mem/peak_gib"}
     assert set(DESCRIPTIONS) - only_gpu <= written
@@ -55,34 +52,93 @@ def test_alarms_for_waiting_and_for_skipped_steps(tmp_path, caplog):
     assert "ALARM data" in caplog.text
     assert "jobs.prepare" in caplog.text
     assert "ALARM step: 2 steps" in caplog.text
+    for step, skipped in ((3, 5.0), (4, 6.0)):
+        log.write({"train/skipped_steps": skipped}, step)
+    assert "ALARM step: 1 steps" in caplog.text, "again, after it was over"
     log.close()
 
 
 def test_mfu_is_operations_a_second_over_the_peak(tmp_path):
     log = RunLog(tmp_path, 10, flops_over_peak=1e-3)
-    metrics = log.write_line(log.end_line(1, 100, 0.0, {}, {"train/skipped_steps": torch.zeros(())}))
-    assert metrics["perf/mfu"] == pytest.approx(metrics["perf/windows_per_s"] * 1e-3)
+    line = log.write_line(log.end_line(1, 100, 0.0, {}, {"train/skipped_steps": torch.zeros(())}))
+    assert line["perf/mfu"] == pytest.approx(line["perf/windows_per_s"] * 1e-3)
     log.close()
-    assert peak_flops(RunConfig(), torch.device("cpu")) is None
 
 
-def test_counted_operations_are_those_that_pytorch_counts():
-    """In parts whose kernels do what the mathematics says; dense blocks make the maps of the mLSTM such a part too."""
-    backbone = BackboneConfig(width=32, num_layers=1, num_heads=1, qkv_block=64, pool=(4,), expand=1, dropout=0.0)
-    config = ModelConfig(window_samples=512, backbone=backbone)
-    mask = MaskConfig(ratio=0.625)  # 80 of 128 frames, a multiple of 8: none are padded
-    model = PretrainModel(config, mask, LossConfig()).eval()
-    counted = forward_flops(config, mask, LossConfig())
-    with FlopCounterMode(display=False, depth=4) as counter, torch.no_grad():
-        model(torch.randn(1, 3, 512), window_id=torch.zeros(1, dtype=torch.long))
-    seen = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    assert counted["encoder"] == seen["PretrainModel.backbone.encoder"]
-    assert counted["project"] == seen["PretrainModel.backbone.project"]
-    assert counted["head"] == seen["PretrainModel.head"]
-    assert counted["quantizer"] == pytest.approx(seen["PretrainModel.quantizer"], rel=0.01)
-    assert counted["unet"] == pytest.approx(seen["PretrainModel.backbone.unet"], rel=0.11)
-    assert training_flops(RunConfig()) == pytest.approx(3 * sum(forward_flops(*_parts(RunConfig())).values()))
+def test_lines_give_means_of_their_own_steps_and_rates_of_their_own_time(monkeypatch, caplog):
+    clock = iter([100.0, 110.0, 114.0, 116.0])
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    log, written = RunLog(None, 30), []
+    for step, windows, wait_s, losses in (
+        (3, 60, 4.0, (1.0, 2.0, 6.0)),
+        (5, 80, 5.0, (4.0, 8.0)),
+        (6, 90, 9.0, (5.0,)),
+    ):
+        for loss in losses:
+            log.add({"train/loss": torch.tensor(loss), "train/grad_norm": torch.tensor(10 * loss)})
+        latest = {"train/skipped_steps": torch.tensor(7.0)}
+        written.append(log.write_line(log.end_line(step, windows, wait_s, {"optim/lr": 0.1 * step}, latest)))
+    names = ("train/loss", "train/grad_norm", "train/skipped_steps", "optim/lr")
+    assert [[line[name] for name in names] for line in written] == [
+        [3.0, 30.0, 7.0, pytest.approx(0.3)],
+        [6.0, 60.0, 7.0, pytest.approx(0.5)],
+        [5.0, 50.0, 7.0, pytest.approx(0.6)],
+    ]
+    assert [line["perf/windows_per_s"] for line in written] == [6.0, 5.0, 5.0]
+    assert [line["perf/data_wait_fraction"] for line in written] == [0.4, 0.25, 1.0], "at most all of the time"
+    assert not caplog.records, "only the first rank speaks"
 
 
-def _parts(config: RunConfig) -> tuple[ModelConfig, MaskConfig, LossConfig]:
-    return config.model, config.mask, config.loss
+def test_lines_wait_for_the_data_of_their_own_time_in_the_alarm(tmp_path, monkeypatch, caplog):
+    clock = iter([0.0, 10.0, 20.0, 30.0, 40.0])
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    log = RunLog(tmp_path, 10)
+    for step, wait_s, alarms in ((1, 9.0, 0), (2, 9.0, 0), (3, 12.0, 0), (4, 14.1, 1)):
+        log.write_line(log.end_line(step, step, wait_s, {}, {"train/skipped_steps": torch.zeros(())}))
+        assert caplog.text.count("ALARM data") == alarms, step
+    log.close()
+
+
+def test_the_files_hold_what_is_finite_and_has_a_group(tmp_path, caplog):
+    log = RunLog(tmp_path, 20)
+    values = {"val/loss": 2.5, "probe/s_ap": math.nan, "codebook/used_fraction": 0.2, "step": 7, "train/loss": math.inf}
+    log.write(values, 7)
+    log.write({"val/loss": 2.0}, 9)
+    log.histogram("codebook/usage", torch.tensor([[0.0, 3.0], [1.0, 6.0]]), 9)
+    log.close()
+    assert not caplog.records, "a fifth of the codes is enough"
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"step": 7, "val/loss": 2.5, "codebook/used_fraction": 0.2},
+        {"step": 9, "val/loss": 2.0},
+    ]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("val/loss")] == [(7, 2.5), (9, 2.0)]
+    assert set(events.Tags()["scalars"]) == {"val/loss", "codebook/used_fraction"}
+    [event] = events.Histograms("codebook/usage")
+    usage = event.histogram_value
+    assert (event.step, usage.min, usage.max, usage.num) == (9, 0, 4, 10)
+    assert (usage.sum, usage.sum_squares) == (0 + 3 + 2 + 18, 3 + 4 + 54)
+    assert dict(zip(usage.bucket_limit, usage.bucket, strict=True)) == {1: 0, 2: 3, 3: 1, 4: 6}
+
+
+def test_gauges_get_the_finite_numbers_of_their_run(monkeypatch):
+    said = []
+
+    class Gauge:
+        """Of Ray, which does not run here."""
+
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]):
+            self.name, self.tag_keys = name, tag_keys
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            assert tuple(tags) == self.tag_keys
+            said.append((self.name, value, tags["run"]))
+
+    monkeypatch.setattr(gauges, "Gauge", Gauge)
+    monkeypatch.setattr(gauges.ray, "is_initialized", lambda: False)
+    Gauges("none").set({"train/loss": 1.0})
+    monkeypatch.setattr(gauges.ray, "is_initialized", lambda: True)
+    Gauges("mine").set({"train/loss": 1.5, "val/loss": math.nan, "train/grad_norm": 2.0, "unknown/x": 3.0})
+    assert sorted(said) == [("raysys_train_grad_norm", 2.0, "mine"), ("raysys_train_loss", 1.5, "mine")]
+    assert exported_name("train/loss") == "ray_raysys_train_loss"

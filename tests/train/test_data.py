@@ -1,0 +1,54 @@
+"""What a run reads: which split feeds what, and what no seed changes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from raysys.data.corpus import load_corpus, select
+from raysys.data.fixed import fixed_windows
+from raysys.train import data as training
+from raysys.train.data import prepare_training_data
+
+
+def same(one, other) -> bool:
+    """Whether two sets hold the same windows with the same picks."""
+    columns = ("waveform", "num_valid", "p_sample", "s_sample")
+    return all(np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True) for name in columns)
+
+
+def test_every_set_comes_from_its_split_and_no_seed_changes_those_that_score(smoke, data):
+    config = smoke.override(
+        {"train.seed": 7, "train.val_windows": 13, "probe.fit_windows": 11, "probe.score_windows": 7}
+    )
+    mine, corpus = prepare_training_data(config), load_corpus(config.data)
+    train, dev = select(corpus, "train"), select(corpus, "dev")
+    assert (mine.plan.seed, data.plan.seed) == (7, smoke.train.seed)
+    assert len(mine.traces) == len(train) == mine.plan.epoch_windows
+    assert mine.fingerprint == data.fingerprint
+    for found, split, count, seed, labelled in (
+        (mine.validation, dev, 13, 0, False),
+        (mine.probe_fit, train, 11, 1, True),
+        (mine.probe_score, dev, 7, 2, True),
+    ):
+        assert len(found) == count
+        assert same(found, fixed_windows(split, count, 512, 20_200_101 + seed, labelled=labelled))
+    again = prepare_training_data(smoke.override({"train.seed": 7}))
+    assert all(same(getattr(again, name), getattr(data, name)) for name in ("validation", "probe_fit", "probe_score"))
+
+
+def test_a_run_without_windows_to_validate_on_is_refused(smoke, monkeypatch):
+    real = training.select
+    monkeypatch.setattr(training, "select", lambda corpus, split: real(corpus, "none" if split == "dev" else split))
+    with pytest.raises(ValueError, match="nothing to validate on"):
+        prepare_training_data(smoke)
+
+
+def test_all_large_fields_are_shared_and_none_but_those(data, monkeypatch):
+    monkeypatch.setattr(training.ray, "put", lambda value: ("there", id(value)))
+    shared = data.shared()
+    large = {"traces", "validation", "probe_fit", "probe_score"}
+    for field in dataclasses.fields(data):
+        value = getattr(data, field.name)
+        assert getattr(shared, field.name) == (("there", id(value)) if field.name in large else value)
+    assert data.get("probe_fit") is data.probe_fit
