@@ -22,10 +22,11 @@ def pytest_collection_modifyitems(items):
 
     The tests of the kernels share nothing.
     """
+    kernels = (TESTS / "model" / "ops", TESTS / "gpu")
     for item in items:
         if "ray_cluster" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("ray"))
-        elif not item.path.is_relative_to(TESTS / "model" / "ops"):
+        elif not any(item.path.is_relative_to(folder) for folder in kernels):
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(TESTS))))
 
 

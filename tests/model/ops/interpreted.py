@@ -1,12 +1,18 @@
-"""The kernels on the CPU, in Triton's interpreter. Collected by test_kernels.py, in a process with TRITON_INTERPRET=1."""
+"""The kernels on the CPU, in Triton's interpreter. Run by test_interpreted.py, in a process with TRITON_INTERPRET=1.
+
+Every file `interpreted*.py` has a core, which does every kernel once at small sizes, and cases marked slow for all the others.
+"""
 
 import pytest
 import torch
 
 from model.ops.combine import combine
+from model.ops.combine import fused as combine_fused
 from model.ops.mlstm import fused, mlstm
 from model.ops.mlstm.fused import Launch, Plan
+from model.ops.project import fused as project_fused
 from model.ops.project import project
+from model.ops.sums import sum_each
 
 
 @pytest.fixture(autouse=True)
@@ -15,6 +21,12 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def cases(table, *core):
+    """The names of a table of cases, those that are not in the core marked slow."""
+    assert set(core) <= set(table)
+    return [pytest.param(name, marks=() if name in core else pytest.mark.slow) for name in table]
 
 
 def poisoned(x):
@@ -63,18 +75,20 @@ def cut(monkeypatch, chunk, tile, chunks):
 
 
 CELLS = {
+    "several rows and heads": ((2, 20, 2, 8), (16, 16, 2)),
+    "several segments of several tiles, own values": ((1, 36, 1, 24, 2), (16, 16, 1)),
     "default plan": ((1, 5, 2, 4), None),
     "one frame": ((1, 1, 1, 16), None),
     "one chunk, several tiles": ((1, 10, 1, 40), (16, 16, 1)),
     "one segment, own values": ((1, 40, 2, 8, 2), (16, 16, 3)),
     "several tiles": ((1, 20, 1, 32), (16, 16, 3)),
-    "segments, the last one short": ((1, 70, 1, 16), (16, 16, 2)),
-    "segments of one chunk": ((1, 36, 1, 24), (16, 32, 1)),
+    "segments, the last one short": ((1, 100, 1, 16), (16, 16, 2)),
+    "segments of one chunk": ((1, 52, 1, 24), (16, 32, 1)),
     "wide gates": ((1, 60, 1, 16, 1, 5.0), (16, 16, 2)),
 }
 
 
-@pytest.mark.parametrize("case", CELLS)
+@pytest.mark.parametrize("case", cases(CELLS, *list(CELLS)[:3]))
 def test_cell_equals_reference(case, monkeypatch):
     sizes, cuts = CELLS[case]
     if cuts:
@@ -85,6 +99,17 @@ def test_cell_equals_reference(case, monkeypatch):
     assert_equal(value_and_gradients(lambda *x: mlstm(*x, backend="triton", eps=0.0), inputs), ref, 1e-10)
 
 
+@pytest.mark.parametrize("fgate", [0.0, 6.0])
+def test_states_of_inner_segments_of_several_chunks(fgate, monkeypatch):
+    """Four segments, since no chunk starts from what the last one adds; where much fades, and where the past weighs more."""
+    cut(monkeypatch, 16, 16, 2)
+    q, k, v, i, f = (x.detach()[:1] for x in cell_inputs(1, 98, 1, 4))
+    inputs = [poisoned(x) for x in (q, k, v, i, f + fgate)]
+    ref = value_and_gradients(lambda *x: mlstm(*x, backend="reference", eps=0.0), inputs)
+    assert_equal(value_and_gradients(lambda *x: mlstm(*x, backend="triton", eps=0.0), inputs), ref, 1e-10)
+
+
+@pytest.mark.slow
 def test_cell_in_single_precision(monkeypatch):
     cut(monkeypatch, 16, 16, 2)
     ref = value_and_gradients(lambda *x: mlstm(*x, backend="reference"), cell_inputs(1, 70, 1, 16))
@@ -92,6 +117,7 @@ def test_cell_in_single_precision(monkeypatch):
     assert_equal(value_and_gradients(lambda *x: mlstm(*x, backend="triton"), inputs), ref, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("igate", "fgate"), [(15.0, 15.0), (15.0, -15.0), (-15.0, 15.0), (-15.0, -15.0)])
 def test_cell_with_extreme_gates(igate, fgate, monkeypatch):
     cut(monkeypatch, 16, 16, 1)
@@ -101,15 +127,31 @@ def test_cell_with_extreme_gates(igate, fgate, monkeypatch):
     assert_equal(value_and_gradients(lambda *x: mlstm(*x, backend="triton", eps=0.0), inputs), ref, 1e-9)
 
 
+@pytest.mark.parametrize("eps", [0.0, 0.5])
+def test_eps_is_added_to_the_stabilised_denominator(eps, monkeypatch):
+    cut(monkeypatch, 16, 16, 1)
+    q, k, v, i, f = (x.detach() for x in cell_inputs(1, 20, 1, 16))
+    ours, ref = (mlstm(q, k, v, i, f, backend=backend, eps=eps) for backend in ("triton", "reference"))
+    assert_equal([ours], [ref], 1e-10)
+
+
+@pytest.mark.slow
 def test_cell_gradcheck(monkeypatch):
     cut(monkeypatch, 16, 16, 1)
     inputs = cell_inputs(1, 18, 1, 2)
     assert torch.autograd.gradcheck(lambda *x: mlstm(*x, backend="triton"), inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("directions", [(False, True), (True,)])
-@pytest.mark.parametrize("sizes", [(2, 21, 32, 2), (1, 1, 48, 3)])
-def test_project_equals_reference(sizes, directions):
+def test_sums_of_tensors_of_different_numbers_of_runs():
+    parts = [
+        torch.randn(runs, size, dtype=torch.float64) for runs, size in ((1, 70), (3, 5), (130, 33), (600, 2), (2, 90))
+    ]
+    for some in (parts, parts[:2], parts[2:3]):
+        assert_equal([sum_each(*some)], [torch.cat([part.sum(0) for part in some])], 1e-12)
+
+
+def project_both(sizes, directions):
+    """By the kernels, and by PyTorch."""
     batch, length, inner, heads = sizes
     blocks = (inner // 4, 4, 4)
     inputs = tensors(
@@ -119,11 +161,28 @@ def test_project_equals_reference(sizes, directions):
     def run(backend):
         return lambda wide, *rest: project(wide[..., :inner], *rest, directions=directions, backend=backend)
 
-    assert_equal(value_and_gradients(run("triton"), inputs), value_and_gradients(run("torch"), inputs), 1e-10)
+    return [value_and_gradients(run(backend), inputs) for backend in ("triton", "torch")]
 
 
-@pytest.mark.parametrize("sizes", [(2, 2, 21, 2, 16), (1, 1, 5, 3, 24)])
-def test_combine_equals_reference(sizes):
+def test_project_backward_in_time_alone():
+    assert_equal(*project_both((1, 6, 48, 3), (True,)), 1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("directions", [(False, True), (True,)])
+@pytest.mark.parametrize("sizes", [(2, 21, 32, 2), (1, 1, 48, 3)])
+def test_project_equals_reference(sizes, directions):
+    assert_equal(*project_both(sizes, directions), 1e-10)
+
+
+def test_programs_of_project_that_do_several_tiles(monkeypatch):
+    for name in ("BACKWARD", "WEIGHTS_BACKWARD", "CONVOLVE"):
+        monkeypatch.setattr(project_fused, name, project_fused.Launch(32, 16, 4))
+    assert_equal(*project_both((2, 37, 32, 2), (False, True)), 1e-10)
+
+
+def combine_both(sizes):
+    """By the kernels, and by PyTorch."""
     directions, batch, length, heads, dim = sizes
     inner = heads * dim
     shapes = ((directions, batch, length, inner), (batch, length, 2 * inner), (inner,), (inner,))
@@ -132,4 +191,15 @@ def test_combine_equals_reference(sizes):
     def run(backend):
         return lambda h, conv, wide, *rest: combine(h, conv, wide[..., inner:], *rest, backend=backend)
 
-    assert_equal(value_and_gradients(run("triton"), inputs), value_and_gradients(run("torch"), inputs), 1e-10)
+    return [value_and_gradients(run(backend), inputs) for backend in ("triton", "torch")]
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 21, 2, 16), (1, 1, 5, 3, 24)])
+def test_combine_equals_reference(sizes):
+    assert_equal(*combine_both(sizes), 1e-10)
+
+
+def test_programs_of_combine_that_do_several_tiles(monkeypatch):
+    monkeypatch.setattr(combine_fused, "BACKWARD_ELEMENTS", 128)
+    monkeypatch.setattr(combine_fused, "WANTED_PROGRAMS", 4)
+    assert_equal(*combine_both((2, 2, 19, 2, 16)), 1e-10)

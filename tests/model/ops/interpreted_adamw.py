@@ -1,4 +1,4 @@
-"""`ManyTensors` on the CPU, in Triton's interpreter. Collected by test_adamw.py, in a process with TRITON_INTERPRET=1."""
+"""`ManyTensors` on the CPU, in Triton's interpreter. Run by test_interpreted.py, in a process with TRITON_INTERPRET=1."""
 
 import pytest
 import torch

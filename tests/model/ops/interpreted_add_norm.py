@@ -1,10 +1,11 @@
-"""`add_norm` on the CPU, in Triton's interpreter. Collected by test_add_norm.py, in a process with TRITON_INTERPRET=1."""
+"""`add_norm` on the CPU, in Triton's interpreter. Run by test_interpreted.py, in a process with TRITON_INTERPRET=1."""
 
 import pytest
 import torch
 from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradients  # noqa: F401
 
 from model.ops.add_norm import add_dropped, add_norm
+from model.ops.sample.reference import philox
 
 SEED = torch.tensor(0x1234_5678_9ABC_DEF)
 SIZES = [(2, 21, 256), (1, 1, 16), (1, 300, 32)]
@@ -44,6 +45,14 @@ def test_add_dropped_equals_reference(sizes):
             value_and_gradients(lambda *x, b=backend: add_dropped(*x, dropout=0.25, seed=SEED, backend=b), inputs)
         )
     assert_equal(*found, 1e-10)
+
+
+def test_an_element_with_the_bits_of_the_threshold_stays():
+    seed, update = torch.tensor(11), torch.ones(1, 1, 16)
+    zero = torch.zeros(1, dtype=torch.int64)
+    rate = (int(philox(seed, zero, zero, rounds=7)[0]) & 0xFFFF) / 2**16
+    for backend in ("triton", "torch"):
+        assert add_dropped(torch.zeros(1, 1, 16), update, dropout=rate, seed=seed, backend=backend)[0, 0, 0] > 0
 
 
 def test_several_tiles_of_a_program(monkeypatch):

@@ -1,8 +1,8 @@
-"""`contrast` on the CPU, in Triton's interpreter. Collected by test_contrast.py, in a process with TRITON_INTERPRET=1."""
+"""`contrast` on the CPU, in Triton's interpreter. Run by test_interpreted.py, in a process with TRITON_INTERPRET=1."""
 
 import pytest
 import torch
-from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradients  # noqa: F401
+from interpreted import assert_equal, cases, poisoned_memory, tensors, value_and_gradients  # noqa: F401
 
 from model.contrastive import drawn_words
 from model.ops.contrast import contrast, fused
@@ -42,7 +42,7 @@ def both(sizes, dtype=torch.float64, cosine=True, temperature=0.1, num_codes=6):
 
 
 @pytest.mark.parametrize("cosine", [True, False])
-@pytest.mark.parametrize("case", SIZES)
+@pytest.mark.parametrize("case", cases(SIZES, "one tile"))
 def test_contrast_equals_reference(case, cosine):
     (ours, right), (ref, right_ref) = both(SIZES[case], cosine=cosine, temperature=0.1 if cosine else 2.0)
     assert_equal(ours, ref, 1e-10)
@@ -50,14 +50,14 @@ def test_contrast_equals_reference(case, cosine):
 
 
 def test_small_temperatures_and_one_code_for_all():
-    assert_equal(
-        both(SIZES["one tile"], temperature=0.004)[0][0], both(SIZES["one tile"], temperature=0.004)[1][0], 1e-9
-    )
+    (ours, _), (ref, _) = both(SIZES["one tile"], temperature=0.004)
+    assert_equal(ours, ref, 1e-9)
     (ours, right), _ = both(SIZES["one tile"], num_codes=1)
     assert right.all()
     assert all(x.abs().max() < 1e-12 for x in ours)
 
 
+@pytest.mark.slow
 def test_contrast_in_single_precision():
     (ours, _), (ref, _) = both(SIZES["several, ragged"], torch.float32)
     assert_equal(ours, ref, 1e-5)
@@ -66,5 +66,7 @@ def test_contrast_in_single_precision():
 def test_other_tiles_give_the_same(monkeypatch):
     monkeypatch.setattr(fused, "FORWARD", fused.Launch(16, 32, 4, 2))
     monkeypatch.setattr(fused, "BACKWARD", fused.Launch(32, 16, 4, 2))
-    (ours, _), (ref, _) = both(SIZES["several, ragged"])
+    (ours, right), (ref, right_ref) = both((2, 37, 16))
     assert_equal(ours, ref, 1e-10)
+    assert torch.equal(right, right_ref)
+    assert 0 < right.sum() < right.numel()

@@ -1,4 +1,4 @@
-"""`mix` on the CPU, in Triton's interpreter. Collected by test_mix.py, in a process with TRITON_INTERPRET=1."""
+"""`mix` on the CPU, in Triton's interpreter. Run by test_interpreted.py, in a process with TRITON_INTERPRET=1."""
 
 import pytest
 import torch
@@ -32,6 +32,13 @@ def both_ways(sizes, dtype=torch.float64, **settings):
     return ours, value_and_gradients(lambda *x: mix(*x, backend="torch", **settings), problem(*sizes))
 
 
+@pytest.mark.usefixtures("no_eps")
+def test_mix_of_several_rows_chunks_tiles_and_programs(monkeypatch):
+    cut(monkeypatch, 16, 32, pairs=False)
+    assert_equal(*both_ways((2, 20, 48, 2), cap=3.0), 1e-10)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", [None, 3.0])
 @pytest.mark.parametrize("case", SIZES)
 @pytest.mark.usefixtures("no_eps")
@@ -41,14 +48,23 @@ def test_mix_equals_reference(case, cap):
 
 @pytest.mark.usefixtures("no_eps")
 def test_mix_forward_in_time_alone():
-    assert_equal(*both_ways(SIZES["one chunk"], both=False, cap=2.0), 1e-10)
+    assert_equal(*both_ways((1, 21, 32, 2), both=False), 1e-10)
 
 
 @pytest.mark.usefixtures("no_eps")
 def test_mix_over_all_pairs_of_frames(monkeypatch):
     cut(monkeypatch, 16, 16)
-    assert_equal(*both_ways((1, 40, 32, 2), cap=3.0), 1e-10)
+    assert_equal(*both_ways((1, 20, 32, 2), cap=3.0), 1e-10)
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_mix_adds_its_eps_to_the_cells_denominators(pairs, monkeypatch):
+    monkeypatch.setattr(reference, "EPS", 0.5)
+    cut(monkeypatch, 16, 16, pairs=pairs)
+    inputs = [x.detach() for x in problem(1, 20, 16, 1)]
+    assert_equal([mix(*inputs, backend="triton")], [mix(*inputs, backend="torch")], 1e-10)
+
+
+@pytest.mark.slow
 def test_mix_in_single_precision():
     assert_equal(*both_ways(SIZES["two chunks"], torch.float32, cap=15.0), 2e-5)

@@ -1,10 +1,13 @@
-"""`norm_gelu` on the CPU, in Triton's interpreter. Collected by test_norm_gelu.py, in a process with TRITON_INTERPRET=1."""
+"""`norm_gelu` on the CPU, in Triton's interpreter. Run by test_interpreted.py, in a process with TRITON_INTERPRET=1."""
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradients  # noqa: F401
 
-from model.ops.norm_gelu import linear_norm_gelu, norm_gelu
+from model.ops.norm_gelu import fused, linear_norm_gelu, norm_gelu
+from model.ops.rowwise import gaussian
 
 SIZES = [(2, 21, 256), (1, 1, 16), (1, 300, 32)]
 
@@ -40,12 +43,37 @@ def test_norm_gelu_equals_reference(sizes, early, last):
     assert_equal(*both(*sizes, early=early, last=last), 1e-10)
 
 
-@pytest.mark.parametrize("inputs", [16, 32])
+@pytest.mark.parametrize("inputs", [16, pytest.param(32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_linear_norm_gelu_equals_reference(sizes, inputs):
     assert_equal(*linear_both(*sizes, inputs), 1e-10)
 
 
+def test_programs_that_do_several_tiles(monkeypatch):
+    monkeypatch.setattr(fused, "WANTED_PROGRAMS", 2)
+    assert_equal(*both(2, 150, 32, early=True, last=True), 1e-10)
+    assert_equal(*linear_both(2, 150, 32, 16), 1e-10)
+
+
+@triton.jit
+def gaussian_kernel(h_ptr, below_ptr, density_ptr, N: tl.constexpr):
+    at = tl.arange(0, N)
+    below, density = gaussian(tl.load(h_ptr + at))
+    tl.store(below_ptr + at, below)
+    tl.store(density_ptr + at, density)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 7e-6)])
+def test_the_distribution_function_and_its_density(dtype, tolerance):
+    h = torch.linspace(-9, 9, 1024, dtype=dtype)
+    below, density = torch.empty_like(h), torch.empty_like(h)
+    gaussian_kernel[(1,)](h, below, density, 1024)
+    normal, exact = torch.distributions.Normal(0.0, 1.0), h.double()
+    torch.testing.assert_close(below.double(), normal.cdf(exact), rtol=0, atol=tolerance)
+    torch.testing.assert_close(density.double(), normal.log_prob(exact).exp(), rtol=0, atol=tolerance)
+
+
+@pytest.mark.slow
 def test_norm_gelu_in_single_precision():
     assert_equal(*both(2, 150, 64, torch.float32, early=True, last=True), 1e-5)
     assert_equal(*linear_both(2, 150, 64, 16, torch.float32), 1e-5)

@@ -1,40 +1,10 @@
-"""What can be checked of `add_norm` without a GPU: its values in the interpreter, that it compiles, and its shapes."""
+"""What `add_norm` says of its outputs before anything runs, and what it refuses."""
 
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
-from offline import SHARED_MEMORY, compile_kernel, run_interpreted  # noqa: E402
-
-from model.ops.add_norm import add_norm, fused, kernels  # noqa: E402
-
-
-@pytest.mark.slow
-def test_add_norm_in_the_interpreter():
-    run_interpreted("interpreted_add_norm.py")
-
-
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("width", [128, 512])
-@pytest.mark.parametrize(("add", "dropout"), [(False, 0.0), (True, 0.0), (True, 0.1)])
-@pytest.mark.parametrize("name", ["add_norm", "add_norm_grad"])
-def test_add_norm_kernels_compile(name, add, dropout, width, capability):
-    _rows, _tiles, constants = fused.launched(torch.empty(1, 64, width, dtype=torch.bfloat16), dropout)
-    constants = {key: value for key, value in constants.items() if key != "num_warps"}
-    constants |= {"ADD": add, "eps": 1e-5} if name == "add_norm" else {"STAGES": fused.STAGES}
-    types = {"seed": "i64"} | dict.fromkeys(("weight", "bias", "shares", "moments"), "fp32")
-    kernel = getattr(kernels, f"{name}_kernel")
-    compiled = compile_kernel(kernel, capability, constants, lambda arg: types.get(arg, "bf16"))
-    assert compiled.metadata.shared <= SHARED_MEMORY
-
-
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("add", [False, True])
-def test_the_kernel_of_add_dropped_compiles(add, capability):
-    _rows, _tiles, constants = fused.launched(torch.empty(1, 64, 256, dtype=torch.bfloat16), 0.1)
-    constants = {key: value for key, value in constants.items() if key != "num_warps"} | {"ADD": add}
-    types = {"seed": "i64"}
-    compile_kernel(kernels.add_dropped_kernel, capability, constants, lambda arg: types.get(arg, "bf16"))
+pytest.importorskip("triton")
+from model.ops.add_norm import add_norm
 
 
 @pytest.mark.parametrize("with_update", [False, True])

@@ -4,6 +4,11 @@ import pytest
 import torch
 
 from model.ops import choice
+from model.ops.contrast import op as contrast
+from model.ops.ffn import op as ffn
+from model.ops.project import op as project
+from model.ops.sample import op as sample
+from model.ops.spans import op as spans
 
 
 def test_kernels_where_they_are_asked_for_or_on_a_gpu():
@@ -25,3 +30,47 @@ def test_without_triton_its_kernels_are_refused(monkeypatch):
 def test_the_choice_is_made_while_a_model_compiles(backend):
     compiled = torch.compile(lambda x: x + choice.by_kernels(backend, x), backend="eager", fullgraph=True)
     assert compiled(torch.zeros(1)) == (backend == "triton")
+
+
+def context(width, dtype=torch.bfloat16):
+    return torch.empty(1, 1, width, dtype=dtype)
+
+
+@pytest.mark.skipif(not choice.TRITON, reason="without Triton nothing fits")
+@pytest.mark.parametrize(
+    ("fits", "inside", "outside"),
+    [
+        (choice.fits_norm, [(16,), (512,), (1024,)], [(8,), (24,), (2048,)]),
+        (
+            lambda *x: contrast.fits(context(*x)),
+            [(16,), (256,), (64, torch.float16)],
+            [(8,), (96,), (512,), (64, torch.float32)],
+        ),
+        (lambda *x: ffn.fits(*x), [(208, 128), (8, 16)], [(208, 256), (204, 128), (24, 8), (80, 48)]),
+        (
+            lambda *x: project.fits(*x),
+            [(256, 4, 4, 8), (16, 4, 4, 16)],
+            [(264, 4, 4, 8), (256, 8, 4, 8), (256, 4, 3, 8), (256, 4, 4, 17)],
+        ),
+        (lambda *x: sample.fits(*x), [(2048, 512)], [(2049, 512), (2048, 513)]),
+        (spans.fits, [(4096,)], [(4097,)]),
+    ],
+    ids=["norms", "contrast", "ffn", "project", "sample", "spans"],
+)
+def test_sizes_up_to_the_borders_are_done_by_kernels(fits, inside, outside):
+    assert all(fits(*sizes) for sizes in inside)
+    assert not any(fits(*sizes) for sizes in outside)
+
+
+class OnGPU(torch.Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    is_cuda = True
+
+
+def test_on_a_gpu_kernels_do_what_fits():
+    x = torch.ones(1).as_subclass(OnGPU)
+    assert choice.by_kernels("auto", x)
+    assert not choice.by_kernels("auto", x, lambda: False)
+    assert choice.by_kernels("triton", x, lambda: False)
+    assert not choice.by_kernels("torch", x)

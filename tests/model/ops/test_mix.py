@@ -1,50 +1,10 @@
-"""What can be checked of `mix` without a GPU: its values in the interpreter, that it compiles, and its shapes."""
+"""What `mix` says of its outputs before anything runs, and what it refuses."""
 
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
-import triton.language as tl  # noqa: E402
-from offline import compile_kernel, most_shared, run_interpreted  # noqa: E402
-
-from model.ops.mix import kernels, mix  # noqa: E402
-from model.ops.mix.kernels_hidden import hidden_combine_kernel  # noqa: E402
-
-CONSTANTS = {"G": 16, "USED": 8, "K": 16, "ACC": tl.float32}
-
-
-@pytest.mark.slow
-def test_mix_in_the_interpreter():
-    run_interpreted("interpreted_mix.py")
-
-
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", ["prepare", "prepare_grad"])
-def test_mix_kernels_compile(name, capability):
-    kernel = getattr(kernels, f"{name}_kernel")
-    constants = {key: value for key, value in CONSTANTS.items() if key in kernel.arg_names}
-    assert compile_kernel(kernel, capability, constants, lambda _: "fp32").metadata.shared <= 16_384
-
-
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_hidden_combine_kernel_compiles(dtype, capability):
-    activations = ("a", "k", "v", "z", "memory", "h", "y")
-    constants = {
-        "R": 2,
-        "log_scale": -3.0,
-        "eps": 1e-6,
-        "norm_eps": 1e-5,
-        "E": 64,
-        "L": 64,
-        "BE": 64,
-        "ACC": tl.float32,
-    }
-    compiled = compile_kernel(
-        hidden_combine_kernel, capability, constants, lambda name: dtype if name in activations else "fp32"
-    )
-    assert compiled.metadata.shared <= most_shared(capability)
-
+pytest.importorskip("triton")
+from model.ops.mix import mix
 
 INNER, HEADS = 256, 4
 WEIGHTS = ((INNER, 4), (INNER,), *[(INNER // 4, 4, 4)] * 3, (2 * HEADS, 3 * INNER), (2 * HEADS,), (INNER,), (INNER,))

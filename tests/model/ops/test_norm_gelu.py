@@ -1,42 +1,10 @@
-"""What can be checked of `norm_gelu` without a GPU: its values in the interpreter, that it compiles, and its shapes."""
+"""What `norm_gelu` says of its outputs before anything runs, and what it refuses."""
 
 import pytest
 import torch
 
-triton = pytest.importorskip("triton")
-import triton.language as tl  # noqa: E402
-from offline import SHARED_MEMORY, compile_kernel, run_interpreted  # noqa: E402
-
-from model.ops.norm_gelu import kernels, linear_norm_gelu, norm_gelu  # noqa: E402
-
-
-@pytest.mark.slow
-def test_norm_gelu_in_the_interpreter():
-    run_interpreted("interpreted_norm_gelu.py")
-
-
-EXACT = ("weight", "bias", "offset", "last_weight", "last_bias", "shares")
-
-
-def assert_compiles(name, capability, constants):
-    kernel = getattr(kernels, f"{name}_kernel")
-    constants = {"D": 256, "eps": 1e-5, "ACC": tl.float32} | constants
-    compiled = compile_kernel(kernel, capability, constants, lambda arg: "fp32" if arg in EXACT else "bf16")
-    assert compiled.metadata.shared <= SHARED_MEMORY
-
-
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("name", ["norm_gelu", "norm_gelu_grad"])
-def test_norm_gelu_kernels_compile(name, whole, capability):
-    stages = {"STAGES": 2} if "grad" in name else {}
-    assert_compiles(name, capability, {"L": 8, "EARLY": whole, "LAST": whole} | stages)
-
-
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("name", ["linear_norm_gelu", "linear_norm_gelu_grad"])
-def test_linear_norm_gelu_kernels_compile(name, capability):
-    assert_compiles(name, capability, {"L": 16, "C": 16} | ({"INPUT": True} if "grad" in name else {}))
+pytest.importorskip("triton")
+from model.ops.norm_gelu import linear_norm_gelu, norm_gelu
 
 
 def test_shapes_are_known_before_anything_runs():
