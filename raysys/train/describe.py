@@ -2,7 +2,6 @@
 
 import json
 
-import torch
 from torch.overrides import TorchFunctionMode
 
 from model.pretrain import PretrainModel
@@ -10,7 +9,7 @@ from raysys.config import RunConfig
 
 
 class _WithoutValues(TorchFunctionMode):
-    """Leaves out the initialisation of weights, for whose random numbers PyTorch imports its compiler."""
+    """Leaves weights as `torch.empty` makes them, so that a large model costs neither time nor memory."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         initialises = getattr(func, "__module__", None) == "torch.nn.init"
@@ -19,7 +18,7 @@ class _WithoutValues(TorchFunctionMode):
 
 def describe(config: RunConfig) -> str:
     """Returns the resolved configuration, the shapes of the U-Net, the parameters by part and a memory estimate."""
-    with torch.device("meta"), _WithoutValues():
+    with _WithoutValues():
         model = PretrainModel(config.model, config.mask, config.loss)
     lines = [json.dumps(config.to_dict(), indent=1), "", "shapes (frames x width):"]
     frames, width = config.model.num_frames, config.model.backbone.width
