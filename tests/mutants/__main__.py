@@ -4,7 +4,7 @@ A fault is two lines of a list: a file, and `old ==> new`, where `old` stands on
 A fault is seen when pytest fails. The tests of its own file run first, then those of its folder, then all; so a fault
 that is seen costs seconds, and one that is not the time of the suite.
 
-Usage: python -m tests.mutants [--slow] [NAME ...], where a name selects a list (`data`) or files (`data/plan`).
+Usage: python -m tests.mutants [--slow] [NAME ...], where a name is a part of a path (`raysys/data`, `data/plan`).
 """
 
 import argparse
@@ -59,14 +59,24 @@ def read_faults() -> list[Fault]:
     return faults
 
 
-def tests_of(file: str) -> list[str]:
+def nearest_tests(file: str) -> list[str]:
     """Returns what pytest runs, the tests nearest to a file first."""
     parts = Path(file).with_suffix("").parts
     parts = parts[1:] if parts[0] == "raysys" else parts
     if parts[:2] == ("model", "ops"):
         parts = parts[:3]
     near = [Path("tests", *parts[:-1], f"test_{parts[-1]}.py"), Path("tests", *parts[:-1]), Path("tests")]
-    return [str(path) for path in near if (ROOT / path).exists()]
+    return list(dict.fromkeys(str(path) for path in near if (ROOT / path).exists()))
+
+
+def run_tests(copy: Path, marks: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs tests of a copy of the checkout until one fails.
+
+    Raises:
+        subprocess.TimeoutExpired: after `LIMIT_S`.
+    """
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", marks, *arguments]
+    return subprocess.run(words, cwd=copy, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
 def sees(copy: Path, fault: Fault, marks: str) -> tuple[bool, str]:
@@ -74,11 +84,8 @@ def sees(copy: Path, fault: Fault, marks: str) -> tuple[bool, str]:
     target = copy / fault.file
     sound = target.read_text()
     target.write_text(fault.planted(sound))
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--durations=0", "-m", marks]
     try:
-        done = subprocess.run(
-            words + tests_of(fault.file), cwd=copy, capture_output=True, text=True, timeout=LIMIT_S, check=False
-        )
+        done = run_tests(copy, marks, *nearest_tests(fault.file))
     except subprocess.TimeoutExpired:
         return True, "never ended"
     finally:
@@ -121,7 +128,10 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         for number in range(AT_ONCE):
-            copies.put(copy_of_checkout(f"{folder}/{number}"))
+            copies.put(copy := copy_of_checkout(f"{folder}/{number}"))
+        sound = run_tests(copy, marks, "--numprocesses", str(AT_ONCE))
+        if sound.returncode != 0:
+            raise SystemExit(f"the tests fail without a fault:\n{sound.stdout[-4000:]}")
         list(pool.map(count, faults))
     print(f"{sum(seen)} of {len(seen)} planted faults seen, {sum(seen) / max(1, len(seen)):.0%}")
 

@@ -31,7 +31,7 @@ FIRST = "00000"
 
 
 def held_trial(tuned: dict[str, Any], *, config: RunConfig, data, record) -> None:
-    """A trial that writes down its process, and does not begin its last quarter while `held` is there; the first one does."""
+    """A trial that writes down its process and does not begin its last quarter, but for the first, and the one in `released`."""
     from ray import tune
 
     from raysys.train.loop import Trainer
@@ -44,7 +44,7 @@ def held_trial(tuned: dict[str, Any], *, config: RunConfig, data, record) -> Non
         time.sleep(STEP_S)
         if self.windows >= 0.75 * self.budget.windows and not name.endswith(FIRST):
             (folder / f"waits {name} {os.getpid()}").touch()
-            while (folder / "held").exists():
+            while (folder / "released").read_text() != name:
                 time.sleep(0.1)
         step(self, batches)
 
@@ -117,7 +117,7 @@ def start(words: list[str], log: Path) -> subprocess.Popen:
 def main(folder: Path, words: list[str]) -> dict[str, Any]:
     folder.mkdir(parents=True)
     logs = [folder.parent / f"life {number}" for number in range(3)]
-    (folder / "held").touch()
+    (folder / "released").touch()
     with local_cluster(**NODE) as cluster:
         node = cluster.add_node(**NODE)
         driver = start(words, logs[0])
@@ -132,9 +132,13 @@ def main(folder: Path, words: list[str]) -> dict[str, Any]:
     del os.environ["RAY_ADDRESS"]
     before = set(waiting(folder))
     driver = start(words, logs[1])
-    wait("trials that are held again", lambda: set(waiting(folder)) - before)
-    (folder / "held").unlink()
-    wait("another trial's end", lambda: len(finished(folder)) > len(first))
+    pid = wait("a trial that is held again", lambda: set(waiting(folder)) - before).pop()
+    (folder / "released").write_text(waiting(folder)[pid])
+    wait("its end", lambda: len(finished(folder)) > len(first))
+    wait(
+        "the last trial, in its place",
+        lambda: len(set(waiting(folder).values())) == 3 and len(set(waiting(folder)) - before) == 3,
+    )
     began = time.monotonic()
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to all processes of the foreground, Ray's too
     code = driver.wait(120)

@@ -231,17 +231,17 @@ def test_pb2_changes_values_inside_the_space(ray_cluster, smoke, tmp_path):
 
 @pytest.mark.slow
 def test_tpe_proposes_values_of_the_space_and_hears_of_scores(ray_cluster, smoke, tmp_path):
-    settings = {"num_trials": 3, "max_concurrent": 1, "rungs_per_budget": 1, "searcher": "tpe", "scheduler": "none"}
+    settings = {"num_trials": 2, "max_concurrent": 1, "rungs_per_budget": 1, "searcher": "tpe", "scheduler": "none"}
     config = smoke.override(
         {"name": "tpe", "storage": str(tmp_path), "train.max_steps": 2, "search.min_used_fraction": 0.0}
         | {f"search.{key}": value for key, value in settings.items()}
     )
     best = sweep(config)
     trials = pd.read_csv(tmp_path / "tpe" / "trials.csv", dtype={"trial": str})
-    assert list(trials["status"]) == ["TERMINATED"] * 3
+    assert list(trials["status"]) == ["TERMINATED"] * 2
     assert best["value"] == trials["objective"].max()
     assert trials["mask.ratio"].between(0.35, 0.8).all()
-    assert trials["mask.ratio"].nunique() == 3
+    assert trials["mask.ratio"].nunique() == 2
     assert trials["loss.num_negatives"].isin([25, 50, 100, 200]).all()
     searcher = searcher_of(config)
     searcher.restore_from_dir(str(tmp_path / "tpe"))
