@@ -6,18 +6,11 @@ import torch
 from model.config import MaskConfig
 from model.contrastive import diversity_loss
 from model.preprocess import standardize
-from model.pretrain import TargetQueue
 from model.quantizer import perplexity
+from tests.model.windows import batch, collapsed
 
 KINDS = ["gumbel", "ema", "residual", "fsq", "hierarchical", "none"]
 NEGATIVES = ["row", "expected", "pool", "mixed", "hard", "queue"]
-
-
-def batch(num_windows=4):
-    """Windows that can be told apart frame by frame: sums of sines with changing frequency."""
-    time = torch.arange(256) / 256
-    rate = torch.rand(num_windows, 3, 1) * 60 + 10
-    return torch.sin(2 * torch.pi * rate * time**2) + 0.3 * torch.randn(num_windows, 3, 256)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -94,14 +87,6 @@ def test_at_the_start_it_guesses(pretrain):
         score, frames = net.top1_tie(batch(8), torch.arange(8))
         scores.append((score.sum() / frames.sum()).item())
     assert sum(scores) / len(scores) == pytest.approx(1 / 32, abs=0.006)
-
-
-def collapsed(net):
-    """Makes every frame take code 0 of each group."""
-    with torch.no_grad():
-        net.quantizer.logits.weight.zero_()
-        net.quantizer.logits.bias.view(2, -1)[:, 0] = 1e4
-    return net
 
 
 @pytest.mark.parametrize("negatives", NEGATIVES)
@@ -355,70 +340,6 @@ def test_evaluation_reports_hard_codes(pretrain):
     torch.testing.assert_close(losses.perplexity, perplexity(counts / 256))
     soft = diversity_loss(counts / 256, "linear")
     assert losses.diversity != soft  # the loss keeps the soft distribution
-
-
-def test_queue_remembers_first_in_first_out(pretrain):
-    net = pretrain({"negatives": "queue", "queue_frames": 96, "pool_frames": 64})
-    before = net.queue.targets.clone()
-    net(batch())
-    assert (net.queue.targets[:64] != before[:64]).any(1).all()
-    assert (net.queue.targets[64:] == before[64:]).all()
-    assert (net.queue.ids[:64] >= 0).all()
-    net(batch())
-    assert net.queue.next == 128 % 96
-    assert (net.queue.targets[64:] != before[64:]).any(1).all()
-    remembered = net.queue.targets.clone()
-    net.eval()(batch())
-    assert (net.queue.targets == remembered).all()
-
-
-def test_the_code_of_a_remembered_target_stays_with_it(pretrain):
-    """Half of the memory is the context itself, with the positive's code, and does not count; the rest is its opposite."""
-    net = collapsed(pretrain({"negatives": "queue", "queue_frames": 50, "pool_frames": 20})).eval()
-    torch.nn.init.zeros_(net.head.weight)
-    with torch.no_grad():
-        net.quantizer.output.weight.zero_()
-        net.quantizer.output.bias.copy_(net.head.bias)
-        net.queue.targets.copy_(net.head.bias * (1 - 2 * (torch.arange(50) % 2))[:, None])
-        net.queue.ids.copy_(torch.arange(50) % 2)
-        assert net(batch()).contrastive < 1e-6
-        net.queue.ids.copy_(1 - torch.arange(50) % 2)
-        assert net(batch()).contrastive > 1
-
-
-def test_queue_takes_in_no_padding(pretrain):
-    """Frames of padding are all alike, whereas no two remembered targets are."""
-    net = pretrain({"negatives": "queue", "queue_frames": 40, "pool_frames": 40}, kind="none")
-    net(batch(2), num_valid=torch.tensor([60, 256]))
-    assert len(net.queue.targets.unique(dim=0)) == 40
-
-
-def test_queue_replaces_its_oldest_entries_in_order():
-    queue = TargetQueue(5, 2)
-    first, second = torch.arange(6.0).view(3, 2), torch.arange(10.0, 18.0).view(4, 2)
-    queue.push(first, torch.tensor([1, 2, 3]))
-    assert queue.ids.tolist() == [1, 2, 3, -1, -1]
-    queue.push(second, torch.tensor([4, 5, 6, 7]))
-    assert queue.ids.tolist() == [6, 7, 3, 4, 5]
-    assert torch.equal(queue.targets, torch.cat([second[2:], first[2:], second[:2]]))
-    queue.push(first[:1], torch.tensor([8]))
-    assert queue.ids.tolist() == [6, 7, 8, 4, 5]
-
-
-def test_negatives_of_the_queue_are_what_it_remembers(pretrain):
-    """A memory of nothing but the opposite of every context costs nothing; one of the context itself costs log(K + 1)."""
-    net = pretrain({"negatives": "queue", "queue_frames": 50, "pool_frames": 20}, kind="none").eval()
-    torch.nn.init.zeros_(net.head.weight)
-    with torch.no_grad():
-        net.head.bias.copy_(torch.randn(32))
-        net.quantizer.output.weight.zero_()
-        net.quantizer.output.bias.copy_(net.head.bias)
-        net.queue.targets.copy_(-3 * net.head.bias.expand(50, 32))
-        assert net(batch()).contrastive < 1e-6
-        net.queue.targets.mul_(-1)
-        assert net(batch()).contrastive.item() == pytest.approx(math.log(21), rel=1e-4)
-        net.queue.targets[25:].mul_(-1)
-        assert 0.5 < net(batch()).contrastive < math.log(21) - 0.2
 
 
 def test_wav2vec2_masks_have_rows_of_different_length(pretrain):
