@@ -1,0 +1,50 @@
+"""Paths and URLs behave alike, and a file is written whole or not at all."""
+
+import os
+import pickle
+
+import pytest
+
+from raysys.location import Location
+
+
+@pytest.fixture(params=["disk", "memory"])
+def folder(request, tmp_path):
+    return Location(tmp_path / "a" if request.param == "disk" else f"memory://{tmp_path.name}/a")
+
+
+def test_what_is_written_is_found_and_read_back(folder):
+    (folder / "b.json").write_json({"x": [1, 2]})
+    (folder / "sub/c.txt").write("text")
+    assert (folder / "b.json").read_json() == {"x": [1, 2]}
+    assert (folder / "sub" / "c.txt").read() == b"text"
+    assert [child.name for child in folder.children()] == ["b.json", "sub"]
+    assert folder.glob("*.json") == [folder / "b.json"]
+    assert pickle.loads(pickle.dumps(folder / "b.json")).read_json() == {"x": [1, 2]}
+    (folder / "sub").remove()
+    assert [child.name for child in folder.children()] == ["b.json"]
+
+
+def test_local_paths_are_absolute_and_written_in_one_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    wanted = f"{tmp_path}/data"
+    assert all(str(Location(text)) == wanted for text in ("data", "data/", "./x/../data", f"file://{wanted}"))
+    assert str(Location("~/data")) == f"{tmp_path}/home/data"
+    assert Location("data") == Location(f"{wanted}/")
+    assert str(Location("s3://bucket/runs/") / "x") == "s3://bucket/runs/x"
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    file = Location(tmp_path / "state.json")
+    file.write("before")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"state\.json: No space left") as error:
+        file.write("after")
+    assert error.value.errno == 28
+    assert file.read() == b"before"
+    assert os.listdir(tmp_path) == ["state.json"]
