@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.collective import begin_mean
 from model.ops.contrast.reference import counts_in
-from model.quantizer import perplexity
+from model.quantizers.interface import perplexity
 
 MOST_COUNTED = 255
 """Negatives of a frame, of which all may be the same one, whose count a byte holds."""
@@ -160,51 +160,6 @@ def info_nce(positive: Tensor, *blocks: Negatives) -> tuple[Tensor, Tensor]:
         total = torch.logaddexp(total, logits.logsumexp(dim=-1))
         right = right & ~((scores > positive[..., None]) & (weights > 0)).any(dim=-1)
     return total - positive, right
-
-
-class WindowContrast(torch.autograd.Function):
-    """`info_nce` of every frame against the frames of its own window, when the similarity is a product.
-
-    Forward: s = context targets^T / temperature, p = softmax over the positive and the candidates by weight.
-    Backward: d loss_i / d s_ij = p_ij, less 1 for the positive. So p is all that is kept of the (B, M, M), and where
-    contexts come in bfloat16 it takes part in the products of the backward pass in bfloat16 too.
-    """
-
-    @staticmethod
-    def forward(ctx, context, targets, temperature, weights, kept):
-        """Returns the loss of every anchor (B, M) in nats and whether no negative beats its positive (B, M).
-
-        Args:
-            context, targets: (B, M, D), normalised.
-            temperature: 0-dim.
-            weights: (B, M, M) how often frame j was drawn as a negative of anchor i.
-            kept: dtype of p.
-        """
-        scores = context @ targets.mT / temperature
-        positive = (context * targets).sum(dim=-1) / temperature
-        drawn = weights > 0
-        top = torch.where(drawn, scores, _NOTHING).amax(dim=-1).maximum(positive)
-        # The clamp only touches frames that were not drawn.
-        shares = weights * (scores - top[..., None]).clamp_max(0).exp()
-        share = (positive - top).exp()
-        total = shares.sum(dim=-1) + share
-        probs, prob = shares / total[..., None], share / total
-        right = ~((scores > positive[..., None]) & drawn).any(dim=-1)
-        mean = (probs * scores).sum(dim=-1) - (1 - prob) * positive if ctx.needs_input_grad[2] else None
-        ctx.save_for_backward(context, targets, temperature, probs.to(kept), prob, mean)
-        ctx.mark_non_differentiable(right)
-        return total.log() + (top - positive), right
-
-    @staticmethod
-    def backward(ctx, grad, _):
-        """Returns the gradients of contexts, targets and, where it is learned, the temperature."""
-        context, targets, temperature, probs, prob, mean = ctx.saved_tensors
-        pull = (grad / temperature)[..., None]
-        push = pull * (1 - prob)[..., None]
-        d_context = pull * (probs @ targets.to(probs.dtype)) - push * targets
-        d_targets = (probs.mT @ (pull * context).to(probs.dtype)).to(targets.dtype) - push * context
-        d_temperature = None if mean is None else -(grad * mean).sum() / temperature
-        return d_context, d_targets, d_temperature, None, None
 
 
 def top1_tie(positive: Tensor, negatives: Negatives, duplicates: Tensor) -> Tensor:

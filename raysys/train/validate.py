@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 
 from model.pretrain import PretrainModel
-from model.quantizer import perplexity, used_fraction
+from model.quantizers.interface import perplexity, used_fraction
 from raysys.config import RunConfig
 from raysys.data.fixed import FixedWindows
 from raysys.evaluate.probe import probe_scores

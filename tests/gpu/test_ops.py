@@ -26,7 +26,7 @@ from model.ops.agreement import (
 )
 from model.ops.mlstm import mlstm
 from model.ops.sample import gumbel, sample
-from model.quantizer import GumbelQuantizer
+from model.quantizers.gumbel import GumbelQuantizer
 from raysys.train.optim import AdamW, StepGuard
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from transformers import Wav2Vec2ForPreTraining
 
 from model import contrastive
-from model.contrastive import Negatives, WindowContrast
+from model.contrastive import Negatives
+from model.ops.contrast.window import WindowContrast
 
 BATCH, FRAMES, WIDTH, NEGATIVES, TAU = 2, 13, 6, 9, 0.1
 

@@ -57,7 +57,7 @@ def build(progress=0.0, mode="exact", direction_weights="shared", **fields):
     if model.quantizer.kind not in IN_FLOAT32:
         net.double().backbone.encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
     if loss.temperature_mode == "learned":
-        net.log_temperature.data.fill_(-1.75)
+        net.comparison.log_temperature.data.fill_(-1.75)
     net.set_schedule(progress)
     return net
 

@@ -6,7 +6,7 @@ import torch
 from model.config import MaskConfig
 from model.contrastive import diversity_loss
 from model.preprocess import standardize
-from model.quantizer import perplexity
+from model.quantizers.interface import perplexity
 from tests.model.windows import batch, collapsed
 
 KINDS = ["gumbel", "ema", "residual", "fsq", "hierarchical", "none"]
@@ -278,7 +278,7 @@ def test_a_learned_temperature_starts_as_configured_and_stays_in_bounds(pretrain
     losses = net(batch())
     losses.total.backward()
     assert losses.temperature.item() == pytest.approx(used)
-    assert (net.log_temperature.grad != 0) == (start == used)
+    assert (net.comparison.log_temperature.grad != 0) == (start == used)
 
 
 def test_fixed_and_learned_temperatures_start_with_the_same_loss(pretrain):
@@ -292,7 +292,7 @@ def test_fixed_and_learned_temperatures_start_with_the_same_loss(pretrain):
 def test_number_of_negatives_can_be_lowered(pretrain):
     net = pretrain({"num_negatives": 40}, dropout=0.0).eval()
     many = net(batch(), window_id=torch.arange(4)).contrastive
-    net.num_negatives.fill_(5)
+    net.comparison.num_negatives.fill_(5)
     few = net(batch(), window_id=torch.arange(4)).contrastive
     assert few < many - 1
 
@@ -374,8 +374,8 @@ def test_compiles_as_one_graph_and_settings_recompile_nothing(pretrain, kind):
     with torch._dynamo.config.patch(error_on_recompile=True):
         for progress, tau, num, weight in [(0.3, 0.2, 7, 0.0), (1.0, 0.05, 13, 3.0)]:
             net.set_schedule(progress)
-            net.temperature.fill_(tau)
-            net.num_negatives.fill_(num)
+            net.comparison.temperature.fill_(tau)
+            net.comparison.num_negatives.fill_(num)
             net.diversity_lambda.fill_(weight)
             losses = step(x)
             losses.total.backward()

@@ -5,23 +5,23 @@ import math
 import pytest
 import torch
 
-from model.pretrain import TargetQueue
+from model.comparison import TargetQueue
 from tests.model.windows import batch, collapsed
 
 
 def test_queue_remembers_first_in_first_out(pretrain):
     net = pretrain({"negatives": "queue", "queue_frames": 96, "pool_frames": 64})
-    before = net.queue.targets.clone()
+    before = net.comparison.queue.targets.clone()
     net(batch())
-    assert (net.queue.targets[:64] != before[:64]).any(1).all()
-    assert (net.queue.targets[64:] == before[64:]).all()
-    assert (net.queue.ids[:64] >= 0).all()
+    assert (net.comparison.queue.targets[:64] != before[:64]).any(1).all()
+    assert (net.comparison.queue.targets[64:] == before[64:]).all()
+    assert (net.comparison.queue.ids[:64] >= 0).all()
     net(batch())
-    assert net.queue.next == 128 % 96
-    assert (net.queue.targets[64:] != before[64:]).any(1).all()
-    remembered = net.queue.targets.clone()
+    assert net.comparison.queue.next == 128 % 96
+    assert (net.comparison.queue.targets[64:] != before[64:]).any(1).all()
+    remembered = net.comparison.queue.targets.clone()
     net.eval()(batch())
-    assert (net.queue.targets == remembered).all()
+    assert (net.comparison.queue.targets == remembered).all()
 
 
 def test_the_code_of_a_remembered_target_stays_with_it(pretrain):
@@ -31,10 +31,10 @@ def test_the_code_of_a_remembered_target_stays_with_it(pretrain):
     with torch.no_grad():
         net.quantizer.output.weight.zero_()
         net.quantizer.output.bias.copy_(net.head.bias)
-        net.queue.targets.copy_(net.head.bias * (1 - 2 * (torch.arange(50) % 2))[:, None])
-        net.queue.ids.copy_(torch.arange(50) % 2)
+        net.comparison.queue.targets.copy_(net.head.bias * (1 - 2 * (torch.arange(50) % 2))[:, None])
+        net.comparison.queue.ids.copy_(torch.arange(50) % 2)
         assert net(batch()).contrastive < 1e-6
-        net.queue.ids.copy_(1 - torch.arange(50) % 2)
+        net.comparison.queue.ids.copy_(1 - torch.arange(50) % 2)
         assert net(batch()).contrastive > 1
 
 
@@ -42,7 +42,7 @@ def test_queue_takes_in_no_padding(pretrain):
     """Frames of padding are all alike, whereas no two remembered targets are."""
     net = pretrain({"negatives": "queue", "queue_frames": 40, "pool_frames": 40}, kind="none")
     net(batch(2), num_valid=torch.tensor([60, 256]))
-    assert len(net.queue.targets.unique(dim=0)) == 40
+    assert len(net.comparison.queue.targets.unique(dim=0)) == 40
 
 
 def test_queue_replaces_its_oldest_entries_in_order():
@@ -65,9 +65,9 @@ def test_negatives_of_the_queue_are_what_it_remembers(pretrain):
         net.head.bias.copy_(torch.randn(32))
         net.quantizer.output.weight.zero_()
         net.quantizer.output.bias.copy_(net.head.bias)
-        net.queue.targets.copy_(-3 * net.head.bias.expand(50, 32))
+        net.comparison.queue.targets.copy_(-3 * net.head.bias.expand(50, 32))
         assert net(batch()).contrastive < 1e-6
-        net.queue.targets.mul_(-1)
+        net.comparison.queue.targets.mul_(-1)
         assert net(batch()).contrastive.item() == pytest.approx(math.log(21), rel=1e-4)
-        net.queue.targets[25:].mul_(-1)
+        net.comparison.queue.targets[25:].mul_(-1)
         assert 0.5 < net(batch()).contrastive < math.log(21) - 0.2

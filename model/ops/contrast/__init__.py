@@ -1,5 +1,5 @@
 """InfoNCE of every masked frame of a window against the other ones, with all counts of negatives at once."""
 
-from model.ops.contrast.op import contrast, fits
+from model.ops.contrast.op import contrast
 
-__all__ = ["contrast", "fits"]
+__all__ = ["contrast"]

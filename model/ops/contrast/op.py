@@ -1,15 +1,10 @@
-"""One door to both implementations of `contrast`."""
+"""One door to the implementations of `contrast`."""
 
 from model.ops.choice import TRITON, by_kernels
-from model.ops.contrast.reference import contrast_reference
+from model.ops.contrast.window import contrast_torch
 
 if TRITON:
     from model.ops.contrast.fused import contrast_triton, fits
-else:
-
-    def fits(context):
-        """Returns whether the kernels do contexts (B, M, D) of this width and dtype: there are none."""
-        return False
 
 
 def contrast(context, targets, ids, words, temperature, *, cosine=True, backend="auto"):
@@ -21,11 +16,12 @@ def contrast(context, targets, ids, words, temperature, *, cosine=True, backend=
     Args:
         context: (B, M, D).
         targets: (B, M, D).
-        ids: Codes of the targets (B, M) int64.
+        ids: Codes of the targets (B, M) int64, or None where all differ.
         words: Counts of a byte each, four in a word (B, M, M / 4 rounded up) int32, the first one in the lowest byte.
         temperature: 0-dim.
         cosine: Whether contexts and targets are brought to length 1 before.
         backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these inputs, else torch.
     """
-    run = contrast_triton if by_kernels(backend, context, lambda: fits(context)) else contrast_reference
+    by_triton = by_kernels(backend, context, lambda: ids is not None and fits(context))
+    run = contrast_triton if by_triton else contrast_torch
     return run(context, targets, ids, words, temperature, cosine)

@@ -10,7 +10,7 @@ from model.config import QuantizerConfig
 from model.draws import Draws, KeyedDraws
 from model.ops.sample import gumbel, sample
 from model.ops.sample.reference import philox, sample_reference
-from model.quantizer import GumbelQuantizer, StraightThroughCodes
+from model.quantizers.gumbel import GumbelQuantizer, StraightThroughCodes
 
 
 def test_random_bits_are_those_of_philox():

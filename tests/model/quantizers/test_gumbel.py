@@ -8,15 +8,10 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQ
 
 from model.config import QuantizerConfig
 from model.draws import Draws
-from model.quantizer import (
-    GumbelQuantizer,
-    build_quantizer,
-    code_counts,
-    cosine_schedule,
-    perplexity,
-    set_gumbel_temperature,
-    used_fraction,
-)
+from model.quantizers import build_quantizer
+from model.quantizers.gumbel import GumbelQuantizer
+from model.quantizers.interface import code_counts, perplexity, used_fraction
+from model.schedule import cosine_schedule
 
 WIDTH, GROUPS, CODES, DIM = 24, 2, 16, 8
 CONFIG = QuantizerConfig(num_groups=GROUPS, num_codes=CODES, code_dim=DIM)
@@ -217,7 +212,7 @@ def test_perplexity_gradient_is_finite_where_a_probability_vanished():
 def test_gumbel_temperature_is_a_function_of_progress_alone(tiny):
     quantizer = build_quantizer(tiny(kind="hierarchical"))
     for progress, value in [(0.0, 2.0), (0.5, 1.25), (1.0, 0.5), (0.25, 1.25 + 0.75 * math.cos(math.pi / 4))]:
-        set_gumbel_temperature(quantizer, progress)
+        quantizer.set_progress(progress)
         assert quantizer.fine.temperature.item() == pytest.approx(value)
         assert quantizer.coarse.temperature.item() == pytest.approx(value)
     assert cosine_schedule(2.0, 0.5, 7.0) == 0.5

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.draws import Draws
-from model.quantizer import build_quantizer
+from model.quantizers import build_quantizer
 
 CPU = torch.device("cpu")
 NEAREST = ["ema", "residual"]
