@@ -38,8 +38,8 @@ import raysys  # noqa: F401  (sets what Ray reads when it is imported)
 from raysys.cluster import connect
 from raysys.config import RunConfig
 from raysys.console import configure_logging
-from raysys.data.miniature import write_miniatures
 from raysys.data.shards import prepare
+from raysys.miniature import write_miniatures
 from raysys.presets import PRESETS
 from raysys.train import driver
 from raysys.train.data import TrainingData, prepare_training_data

@@ -276,7 +276,7 @@ def main() -> None:
     configure_logging()
     with tempfile.TemporaryDirectory() as work:
         if arguments.data is None:
-            from raysys.data.miniature import write_miniatures  # needs SeisBench, which shards do not
+            from raysys.miniature import write_miniatures  # needs SeisBench, which shards do not
 
             write_miniatures(Path(work) / "data", traces=40)
         connect()

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from model.pretrain import PretrainModel
 from raysys.data.fixed import FixedWindows
-from raysys.data.miniature import write_miniatures
+from raysys.miniature import write_miniatures
 from raysys.presets import smoke
 from raysys.report.collect import read_folder
 from raysys.report.seismograms import choose, code_colors, coded_windows, seismogram_figure
