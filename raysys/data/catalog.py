@@ -6,9 +6,8 @@ Facts are those of SeisBench's documentation (Woollam et al. 2022); sizes are of
 import difflib
 from dataclasses import dataclass
 
-import fsspec
-
 from raysys.data.files import with_retries
+from raysys.location import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ PHASES = dict.fromkeys(("p", "pP", "P", "P1", "Pg", "Pn", "PmP", "pwP", "pwPm"),
 
 
 def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
-    """Returns data set name -> folder, in the order asked for.
+    """Returns data set name -> folder (an absolute path or a URL), in the order asked for.
 
     Args:
         names: names of the eight (in any case), names of folders below `root`, "all8", "all", or paths.
@@ -72,10 +71,10 @@ def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
             if one.lower() in found:
                 out[label] = found[one.lower()]
             elif _is_dataset(one):
-                out[one.rstrip("/").split("/")[-1]] = one
+                out[Location(one).name] = str(Location(one))
             elif label in EIGHT:
                 raise FileNotFoundError(
-                    f"data set {label}: no folder {root}/{label.lower()} with metadata and waveforms. "
+                    f"data set {label}: no folder {Location(root) / label.lower()} with metadata and waveforms. "
                     f"Fetch it with `python -m jobs.prepare base --data.datasets {label} --download`, or set data.root"
                 )
             else:
@@ -88,16 +87,13 @@ def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
 
 
 def folders(root: str) -> dict[str, str]:
-    """Returns lower-case folder name -> path for every data set directly below `root`."""
-    fs, path = fsspec.core.url_to_fs(root)
-    if not with_retries(lambda: fs.exists(path), root):
+    """Returns lower-case folder name -> folder (an absolute path or a URL) for every data set directly below `root`."""
+    place = Location(root)
+    if not with_retries(place.exists, root):
         return {}
-    entries = with_retries(lambda: fs.ls(path, detail=True), root)
-    children = sorted(entry["name"] for entry in entries if entry["type"] == "directory")
-    full = [fs.unstrip_protocol(child) if "://" in root else child for child in children]
-    return {folder.rstrip("/").split("/")[-1].lower(): folder for folder in full if _is_dataset(folder)}
+    return {one.name.lower(): str(one) for one in with_retries(place.folders, root) if _is_dataset(one)}
 
 
-def _is_dataset(folder: str) -> bool:
-    fs, path = fsspec.core.url_to_fs(folder)
-    return with_retries(lambda: bool(fs.exists(f"{path}/index.parquet") or fs.glob(f"{path}/metadata*.csv")), folder)
+def _is_dataset(folder: str | Location) -> bool:
+    place = Location(folder)
+    return with_retries(lambda: bool((place / "index.parquet").exists() or place.glob("metadata*.csv")), place)

@@ -9,13 +9,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
-import fsspec
 import h5py
 import numpy as np
+
+from raysys.location import Location
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class FileChangedError(OSError):
     """A file is not the one that was indexed."""
 
 
-def with_retries(read: Callable[[], Any], file: str, again: Callable[[], Any] = lambda: None) -> Any:
+def with_retries(read: Callable[[], Any], file: str | Location, again: Callable[[], Any] = lambda: None) -> Any:
     """Returns `read()`, tried up to `ATTEMPTS` times; `again` is called before each further attempt.
 
     Raises:
@@ -141,12 +142,13 @@ def read_ranges(files: Sequence[str], first: np.ndarray, last: np.ndarray) -> li
 def _fetch(ranges: list[list]) -> list[bytes]:
     """The bytes of (file, first, last) ranges; only those that failed are asked for again."""
     out: list[Any] = [None] * len(ranges)
+    places = {file: Location(file) for file, _, _ in ranges}
+    fs = places[ranges[0][0]].fs
     waiting = list(range(len(ranges)))
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(_FIRST_WAIT_S * 4 ** (attempt - 1))
-        fs = fsspec.core.url_to_fs(ranges[0][0])[0]
-        paths = [fs._strip_protocol(ranges[i][0]) for i in waiting]
+        paths = [places[ranges[i][0]].path for i in waiting]
         starts, ends = ([ranges[i][k] for i in waiting] for k in (1, 2))
         for i, got in zip(waiting, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True):
             out[i] = got
@@ -177,11 +179,11 @@ def read_hdf5(file: str, size: int, node: str, row: int, first: int, last: int) 
 
 @lru_cache(maxsize=32)
 def _hdf5(file: str, size: int) -> h5py.File:
-    fs, path = fsspec.core.url_to_fs(file)
-    found = fs.size(path)
+    place = Location(file)
+    found = place.size()
     if size >= 0 and found != size:
         raise FileChangedError(f"{file}: {_changed(found, size)}")
-    return h5py.File(fs.open(path) if "://" in file else file, "r")
+    return h5py.File(place.path if place.is_local else place.open(), "r")
 
 
 def _changed(found: int, size: int) -> str:
@@ -190,24 +192,13 @@ def _changed(found: int, size: int) -> str:
     return f"not the file that was indexed ({found} bytes, not {size}). Start again, so that it is indexed as it is now"
 
 
-def write_whole(file: str, content: Any) -> None:
+def write_whole(file: Location, content: Any) -> None:
     """Writes a file whole or not at all, to a disk or an object store.
 
     Raises:
         OSError: it cannot be written, after `ATTEMPTS` attempts; a full disk is told at once.
     """
-    fs, path = fsspec.core.url_to_fs(file)
-    if "://" in file and not file.startswith("file://"):
-        with_retries(partial(fs.pipe_file, path, bytes(content)), file)  # an object appears when it is complete
-        return
-    partial_path = f"{path}.part"
-    try:
-        with open(partial_path, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial_path, path)
-    except OSError as error:
-        if os.path.lexists(partial_path):
-            os.unlink(partial_path)
-        raise OSError(error.errno, f"{file}: {error.strerror}") from error
+    if file.is_local:
+        file.write(content)
+    else:
+        with_retries(lambda: file.write(content), file)
