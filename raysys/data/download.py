@@ -53,7 +53,7 @@ def download(config: DataConfig) -> list[Path]:
     done = []
     for name in dict.fromkeys(canonical[name.lower()] for name in names):
         folder = Path(root.path) / name.lower()
-        with _alone(folder):
+        with _locked(folder):
             _fetch_dataset(name, folder)
         table = load_index(str(folder), name, config.cache, config.split_seed)
         log.info("%s: %d traces in %s, every one of them found in its file", name, len(table), folder)
@@ -172,7 +172,7 @@ def _wait_s(attempt: int) -> float:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Keeps other processes from writing to the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 _FIRST_WAIT_S = 0.25
-_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError)
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError)
 """Errors that do not go away by waiting."""
 _GAP_BYTES = 16 << 10
 """Bytes between two components of a window that are read along rather than skipped."""
@@ -36,8 +36,8 @@ class FileChangedError(OSError):
     """A file is not the one that was indexed."""
 
 
-def with_retries(read: Callable[[], Any], file: str | Location, again: Callable[[], Any] = lambda: None) -> Any:
-    """Returns `read()`, tried up to `ATTEMPTS` times; `again` is called before each further attempt.
+def with_retries(read: Callable[[], Any], file: str | Location, before_retry: Callable[[], Any] = lambda: None) -> Any:
+    """Returns `read()`, tried up to `ATTEMPTS` times; `before_retry` is called before each further attempt.
 
     Raises:
         OSError: the file is gone, not the one that was indexed, or cannot be read; names it and the last cause.
@@ -45,14 +45,14 @@ def with_retries(read: Callable[[], Any], file: str | Location, again: Callable[
     for attempt in range(ATTEMPTS):
         try:
             return read()
-        except (FileChangedError, *_LASTING):
+        except (FileChangedError, *_PERMANENT):
             raise
         except (OSError, *_network_errors()) as error:
             if attempt == ATTEMPTS - 1:
                 raise OSError(f"{file}: failed {ATTEMPTS} times in a row, last with: {error}") from error
             log.warning("%s: %s, trying again (%d of %d)", file, error, attempt + 2, ATTEMPTS)
         time.sleep(_FIRST_WAIT_S * 4**attempt)
-        again()
+        before_retry()
 
 
 @lru_cache
@@ -152,7 +152,7 @@ def _fetch(ranges: list[list]) -> list[bytes]:
         starts, ends = ([ranges[i][k] for i in waiting] for k in (1, 2))
         for i, got in zip(waiting, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True):
             out[i] = got
-            if isinstance(got, _LASTING):
+            if isinstance(got, _PERMANENT):
                 raise got
         failed = [i for i in waiting if isinstance(out[i], Exception)]
         if not failed:
@@ -174,7 +174,7 @@ def read_hdf5(file: str, size: int, node: str, row: int, first: int, last: int) 
         data = _hdf5(file, size)["data"][node]
         return data[:, first:last] if row < 0 else data[row, :, first:last]
 
-    return with_retries(read, file, again=_hdf5.cache_clear)
+    return with_retries(read, file, before_retry=_hdf5.cache_clear)
 
 
 @lru_cache(maxsize=32)

@@ -91,13 +91,13 @@ def load_index(folder: str, name: str, cache: str, split_seed: int = 0, *, scan:
     if table is None:
         table, dropped = _build(place, name, chunks, split_seed)
         table = table.replace_schema_metadata({"fingerprint": stamp, "dropped": json.dumps(dropped)})
-        cached.write(parquet(table))
+        cached.write(parquet_bytes(table))
     if scan and b"scanned" not in table.schema.metadata:
         flags = pa.array(_scan(table, name), pa.int32())
         metadata = table.schema.metadata | {b"scanned": b"1"}
         table = table.set_column(table.schema.get_field_index("flags"), "flags", flags)
         table = table.replace_schema_metadata(metadata)
-        cached.write(parquet(table))
+        cached.write(parquet_bytes(table))
     return table
 
 
@@ -106,7 +106,7 @@ def dropped_rows(table: pa.Table) -> dict[str, int]:
     return json.loads((table.schema.metadata or {}).get(b"dropped", b"{}"))
 
 
-def parquet(table: pa.Table) -> pa.Buffer:
+def parquet_bytes(table: pa.Table) -> pa.Buffer:
     """Returns the bytes of a Parquet file with this table."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)

@@ -22,7 +22,7 @@ from raysys.config import DataConfig, RunConfig
 from raysys.data.catalog import resolve
 from raysys.data.download import download
 from raysys.data.files import with_retries, write_whole
-from raysys.data.index import SCHEMA, VERSION, dropped_rows, load_index, parquet, read_parquet
+from raysys.data.index import SCHEMA, VERSION, dropped_rows, load_index, parquet_bytes, read_parquet
 from raysys.data.quality import mask, quality_row, quality_table, reasons, trace_flags
 from raysys.data.windows import RATE_HZ, Traces, whole_traces
 from raysys.location import Location
@@ -151,7 +151,7 @@ def _write_shard(index: pa.Table, folder: Location, number: int, source: str, co
     file = f"{stem}.arrow"
     table = _shard_index(index.filter(pa.array(keep)), replaced, file, buffer.size, config.shard_dtype)
     write_whole(folder / file, buffer)
-    write_whole(folder / f"{stem}.parquet", parquet(table))
+    write_whole(folder / f"{stem}.parquet", parquet_bytes(table))
     line = {
         "file": file,
         "source": source,
@@ -227,7 +227,7 @@ def _finish(
         for reason, count in shard["left_out"].items():
             left_out[reason] = left_out.get(reason, 0) + count
     metadata = {"dropped": json.dumps(left_out), "fingerprint": source, "scanned": "1"}
-    write_whole(folder / "index.parquet", parquet(pa.concat_tables(tables).replace_schema_metadata(metadata)))
+    write_whole(folder / "index.parquet", parquet_bytes(pa.concat_tables(tables).replace_schema_metadata(metadata)))
     manifest = {
         "source": source,
         "format": VERSION,

@@ -36,7 +36,7 @@ def failing(times: int, error: Exception):
 
 def test_what_may_pass_is_tried_four_times_with_longer_and_longer_waits(waits, caplog):
     cleared = []
-    assert with_retries(failing(3, OSError("busy")), "x", again=lambda: cleared.append(len(waits))) == "content"
+    assert with_retries(failing(3, OSError("busy")), "x", before_retry=lambda: cleared.append(len(waits))) == "content"
     assert waits == [0.25, 1.0, 4.0]
     assert cleared == [1, 2, 3], "what is cached is forgotten before each further attempt"
     assert [r.getMessage()[-8:] for r in caplog.records] == ["(2 of 4)", "(3 of 4)", "(4 of 4)"]

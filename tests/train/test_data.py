@@ -8,7 +8,7 @@ import pytest
 
 from raysys.data import files
 from raysys.data.corpus import load_corpus, select
-from raysys.data.fixed import fixed_windows
+from raysys.data.fixed_windows import fixed_windows
 from raysys.data.windows import read_windows
 from raysys.train import data as training
 from raysys.train.data import prepare_training_data
