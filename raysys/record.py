@@ -67,17 +67,21 @@ def write_run(
             f"{directory} holds a run with another configuration:\n{_lines(refused)}\n"
             "Give this run a new --name, or repeat the old values."
         )
-    if history["data_fingerprint"] != record["data_fingerprint"]:
-        raise ValueError(
-            f"{directory}: the data has changed since this run began (fingerprint {history['data_fingerprint']}, now "
-            f"{record['data_fingerprint']}). Restore the data, or give this run a new --name."
-        )
+    _check_data(directory, history["data_fingerprint"], record["data_fingerprint"])
     if changed:
         log.info("%s continues with other values than it began with:\n%s", directory, _lines(changed))
     again = {key: record[key] for key in _OF_A_CONTINUATION if key in record} | {"changes": changed}
     history["continuations"] = [*history.get("continuations", []), again]
     (run / "record.json").write_json(history)
     return began
+
+
+def _check_data(directory: str, began: str, now: str) -> None:
+    if began != now:
+        raise ValueError(
+            f"{directory}: the data has changed since this run began (fingerprint {began}, now {now}). Restore the data, "
+            "or give this run a new --name."
+        )
 
 
 def _lines(changed: dict[str, tuple[Any, Any]]) -> str:

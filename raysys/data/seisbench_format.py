@@ -13,8 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from raysys.data.catalog import PHASES
 from raysys.location import Location
+
+PHASES = dict.fromkeys(("p", "pP", "P", "P1", "Pg", "Pn", "PmP", "pwP", "pwPm"), "P") | dict.fromkeys(
+    ("s", "S", "S1", "Sg", "SmS", "Sn"), "S"
+)
+"""Phase name of a metadata column -> P or S, as in the pick benchmark of Muenchmeyer et al. 2022."""
 
 _BLOCK = r"^(?P<node>[^$]+)\$(?P<row>\d+),:(?P<components>\d+),:(?P<samples>\d+)$"
 _TEXT = {
