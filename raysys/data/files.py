@@ -142,7 +142,7 @@ def read_ranges(files: Sequence[str], first: np.ndarray, last: np.ndarray) -> li
 def _fetch(ranges: list[list]) -> list[bytes]:
     """The bytes of (file, first, last) ranges; only those that failed are asked for again."""
     out: list[Any] = [None] * len(ranges)
-    places = {file: Location(file) for file, _, _ in ranges}
+    places = {file: Location(file) for file in {file for file, _, _ in ranges}}
     fs = places[ranges[0][0]].fs
     waiting = list(range(len(ranges)))
     for attempt in range(ATTEMPTS):

@@ -35,12 +35,8 @@ class InMemorySamples:
     _mapped: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __reduce__(self):
-        return InMemorySamples, (
-            self.parts,
-            self.part,
-            self.first,
-            self.lengths,
-        )  # every process maps the parts for itself
+        # Every process maps the parts for itself.
+        return InMemorySamples, (self.parts, self.part, self.first, self.lengths)
 
     def crop(self, ids: np.ndarray, starts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns what `raysys.data.windows.read_windows` reads, bit for bit."""

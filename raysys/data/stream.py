@@ -163,9 +163,7 @@ def _dataset(source: WindowDatasource, config: DataConfig) -> ray.data.Dataset:
     dataset = ray.data.read_datasource(source, override_num_blocks=source.num_tasks, num_cpus=config.cpus_per_read)
     dataset.set_name("windows")
     dataset.context.enable_progress_bars = False
-    dataset.context.target_max_block_size = (
-        source.block_bytes
-    )  # blocks reach the workers as they are, not merged or split
+    dataset.context.target_max_block_size = source.block_bytes  # so that blocks are neither merged nor split
     dataset.context.execution_options = ExecutionOptions(preserve_order=True)
     return dataset
 
