@@ -30,8 +30,8 @@ from raysys.cluster import connect
 from raysys.config import DataConfig, RunConfig
 from raysys.console import configure_logging
 from raysys.data.corpus import load_corpus, select, train_plan
+from raysys.data.datasource import cut_windows
 from raysys.data.shards import prepare
-from raysys.data.source import cut
 from raysys.data.stream import Worker, process_batches, ray_batches
 from raysys.data.windows import Traces, read_windows
 
@@ -154,7 +154,7 @@ def direct_counts(traces: Traces, plan, num: int):
     """Blocks as a reading task cuts them, in this thread."""
     for first in range(0, num, BLOCK):
         epochs, visits = plan.visits(first, BLOCK)
-        yield len(cut(traces, plan, epochs, visits, WINDOW)["num_valid"])
+        yield len(cut_windows(traces, plan, epochs, visits, WINDOW)["num_valid"])
 
 
 def own_mb() -> float:

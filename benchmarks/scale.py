@@ -8,7 +8,7 @@ Without --data it makes miniatures of the eight data sets and shards of them. Wa
 apart   as many runs of one worker side by side, each on its own device; only with several workers
 bare    torch.distributed alone, windows read by a thread of each process
 train   Ray Train, windows read the same way
-stream  Ray Train, windows read and dealt by Ray Data
+stream  Ray Train, windows read and distributed by Ray Data
 
 Checks that all ways but the first have the same loss: over the first steps, before roundings have grown, and more loosely over all
 of them. Rates leave out the first quarter of the steps; that of `apart` is the slowest run's times their number, since workers that
@@ -38,8 +38,8 @@ import raysys  # noqa: F401  (sets what Ray reads when it is imported)
 from raysys.cluster import connect
 from raysys.config import RunConfig
 from raysys.console import configure_logging
-from raysys.data.miniature import write_miniatures
 from raysys.data.shards import prepare
+from raysys.miniature import write_miniatures
 from raysys.presets import PRESETS
 from raysys.train import driver
 from raysys.train.data import TrainingData, prepare_training_data

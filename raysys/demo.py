@@ -8,8 +8,8 @@ from pathlib import Path
 
 from raysys.cluster import connect
 from raysys.config import RunConfig
-from raysys.data.miniature import write_miniatures, write_obspy_examples
 from raysys.data.shards import prepare
+from raysys.miniature import write_miniatures, write_obspy_examples
 from raysys.report.write import write_report
 from raysys.train.driver import pretrain
 from raysys.tune.sweep import sweep

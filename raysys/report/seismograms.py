@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from model.hub import load_strict
 from model.pretrain import PretrainModel
 from raysys.config import RunConfig
-from raysys.data.fixed import FixedWindows
+from raysys.data.fixed_windows import FixedWindows
 from raysys.data.windows import RATE_HZ
 from raysys.report.collect import Run
 from raysys.report.style import BLUE, INK, RED

@@ -65,7 +65,7 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     record, directory = run_record(config, data.fingerprint, data.contents), run_directory(config)
     write_run(directory, config, record)
     budget = Budget.of(config, data.plan.epoch_windows)
-    data = data.resident().shared()
+    data = data.load_into_memory().shared()
     warm_up(config, data)
     trainable = _trainable(config, data, record)
     grids = [_fit(_search(config, space, trainable, budget, callbacks))]
