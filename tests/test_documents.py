@@ -1,6 +1,9 @@
 """The documents agree with each other and with the configuration: links, keys, defaults, and numbers."""
 
+import ast
 import csv
+import importlib.util
+import json
 import re
 from datetime import date
 from pathlib import Path
@@ -86,3 +89,24 @@ def test_configuration_tells_the_defaults_of_base():
             assert default == names[value], key
         elif isinstance(value, str):
             assert default == value, key
+
+
+def python_of(document: Path) -> str:
+    """The Python in a document: cells of a notebook, or fenced blocks of Markdown."""
+    if document.suffix == ".ipynb":
+        cells = json.loads(document.read_text())["cells"]
+        return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return "\n".join(re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL))
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "docs" / "analyse_sweep.ipynb"], ids=lambda path: path.name)
+def test_what_documents_import_is_there(document):
+    for node in ast.walk(ast.parse(python_of(document))):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("model", "raysys"):
+            module = importlib.util.find_spec(node.module)
+            assert module, node.module
+            for alias in node.names:
+                defined = re.search(
+                    rf"^(def|class) {alias.name}\b|^{alias.name}\b.*=", Path(module.origin).read_text(), re.M
+                )
+                assert defined or importlib.util.find_spec(f"{node.module}.{alias.name}"), f"{node.module}.{alias.name}"
