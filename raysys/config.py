@@ -283,7 +283,7 @@ class RunConfig:
         return type(self).from_dict(tree)
 
 
-HOW_NOT_WHAT = frozenset(
+MAY_CHANGE = frozenset(
     {
         # where things lie: the data must have the fingerprint that the run began with
         *("storage", "data.root", "data.cache"),

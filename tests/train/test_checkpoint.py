@@ -13,12 +13,12 @@ import torch
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
 
+from raysys.location import Location
+from raysys.ray_internals import CHECKPOINT_LIST
 from raysys.train.card import model_card
 from raysys.train.checkpoint import FILES, Snapshot, load_model
 from raysys.train.loop import Trainer
-from raysys.train.mend import SNAPSHOT, mend_snapshot, newest_checkpoint
-from raysys.train.mirror import LogMirror
-from raysys.train.upload import LAST, Upload, persist
+from raysys.train.storage import LAST, RemoteLogs, Upload, newest_checkpoint, persist, repair_checkpoint_list
 from tests.train.local import local_trainer, made_batch
 
 
@@ -199,15 +199,15 @@ def test_an_error_of_ours_is_not_taken_for_one_of_the_storage(tmp_path):
         Upload(broken, pafs.LocalFileSystem(), str(tmp_path / "step1")).wait()
 
 
-def test_logs_are_mirrored_and_continued_by_the_next_life(tmp_path):
+def test_logs_are_uploaded_and_continued_by_the_next_life(tmp_path):
     storage = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
     for life in ("1", "2"):
-        mirror = LogMirror(storage, "bucket/run")
-        (mirror.folder / "tensorboard").mkdir()
-        (mirror.folder / "tensorboard" / f"events.{life}").write_text(life)
-        with (mirror.folder / "metrics.jsonl").open("a") as lines:
+        logs = RemoteLogs(storage, "bucket/run")
+        (logs.folder / "tensorboard").mkdir()
+        (logs.folder / "tensorboard" / f"events.{life}").write_text(life)
+        with (logs.folder / "metrics.jsonl").open("a") as lines:
             lines.write(f"{life}\n")
-        mirror.send()
+        logs.upload()
     run = tmp_path / "bucket" / "run"
     assert (run / "metrics.jsonl").read_text() == "1\n2\n"
     assert {path.name for path in (run / "tensorboard").iterdir()} == {"events.1", "events.2"}
@@ -215,10 +215,10 @@ def test_logs_are_mirrored_and_continued_by_the_next_life(tmp_path):
 
 def test_a_storage_that_takes_no_logs_is_a_line_in_the_log(tmp_path, caplog):
     (tmp_path / "file").write_text("no folder")
-    mirror = LogMirror(pafs.LocalFileSystem(), str(tmp_path / "run"))
-    (mirror.folder / "metrics.jsonl").write_text("1\n")
+    logs = RemoteLogs(pafs.LocalFileSystem(), str(tmp_path / "run"))
+    (logs.folder / "metrics.jsonl").write_text("1\n")
     (tmp_path / "run").write_text("a file in the place of the folder")
-    mirror.send()
+    logs.upload()
     assert "could not be copied" in caplog.text
 
 
@@ -234,26 +234,26 @@ def test_a_broken_list_of_checkpoints_is_made_anew_and_ray_train_reads_it(tmp_pa
     if broken == "gone":
         listed = ["step000000004", "step000000002"]
         broken = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": n, "metrics": {}} for n in listed]})
-    (run / SNAPSHOT).write_text(broken)
-    mend_snapshot(str(run))
+    (run / CHECKPOINT_LIST).write_text(broken)
+    repair_checkpoint_list(Location(run))
     manager = CheckpointManager(ray.train.CheckpointConfig(), StorageContext(tmp_path, "run"))
     assert manager.latest_checkpoint_result.checkpoint.path == str(run / "step000000008")
     found = [(Path(x.checkpoint.path).name, x.metrics) for x in manager._checkpoint_results]
     assert found == [(name, {"windows": name}) for name in sorted(names)]
-    assert newest_checkpoint(str(run)) == "step000000008"
-    before = (run / SNAPSHOT).read_text()
+    assert newest_checkpoint(Location(run)) == "step000000008"
+    before = (run / CHECKPOINT_LIST).read_text()
     list_of = json.loads(before)
     assert list_of["checkpoint_report_indices"] == [0, 1]
     assert list_of["current_report_index"] == 2
-    mend_snapshot(str(run))
-    assert (run / SNAPSHOT).read_text() == before, "a good one is left alone"
+    repair_checkpoint_list(Location(run))
+    assert (run / CHECKPOINT_LIST).read_text() == before, "a good one is left alone"
 
 
 def test_a_list_of_checkpoints_that_are_all_gone_is_made_anew_without_any(tmp_path):
-    mend_snapshot(str(tmp_path))
-    assert newest_checkpoint(str(tmp_path)) is None
-    assert not (tmp_path / SNAPSHOT).exists(), "no list, nothing to mend"
-    (tmp_path / SNAPSHOT).write_text("{")
-    mend_snapshot(str(tmp_path))
-    assert newest_checkpoint(str(tmp_path)) is None
-    assert json.loads((tmp_path / SNAPSHOT).read_text())["checkpoint_results"] == []
+    repair_checkpoint_list(Location(tmp_path))
+    assert newest_checkpoint(Location(tmp_path)) is None
+    assert not (tmp_path / CHECKPOINT_LIST).exists(), "no list, nothing to repair"
+    (tmp_path / CHECKPOINT_LIST).write_text("{")
+    repair_checkpoint_list(Location(tmp_path))
+    assert newest_checkpoint(Location(tmp_path)) is None
+    assert json.loads((tmp_path / CHECKPOINT_LIST).read_text())["checkpoint_results"] == []

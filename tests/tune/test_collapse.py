@@ -7,8 +7,7 @@ import torch
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Trainer
 from raysys.train.validate import validate
-from raysys.tune.objective import judge
-from raysys.tune.ranking import ranked
+from raysys.tune.ranking import judge, ranked
 from tests.train.local import local_trainer
 
 CPU = torch.device("cpu")

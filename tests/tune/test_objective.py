@@ -5,7 +5,7 @@ import math
 import pytest
 
 from raysys.presets import PRESETS
-from raysys.tune.objective import WORST, judge
+from raysys.tune.ranking import WORST, judge
 
 CONFIG = PRESETS["base"]()
 HEALTHY = {
