@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from model.pretrain import PretrainModel
-from raysys.config import RunConfig
+from raysys.codebook_health import CodebookHealth
+from raysys.config import RunConfig, keys
 from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_batches, to_device
 from raysys.train.checkpoint import Snapshot, load_checkpoint
 from raysys.train.data import TrainingData
@@ -129,6 +130,7 @@ class Trainer:
             run=config.name,
             flops_over_peak=training_flops(config) / (world * peak) if peak else None,
             skipped=self.guard.skipped.item(),
+            health=CodebookHealth.of(keys(config)),
         )
 
     @property

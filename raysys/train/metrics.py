@@ -14,6 +14,7 @@ import torch
 from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
+from raysys.codebook_health import CodebookHealth
 from raysys.train.optim import StepGuard
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,6 @@ _CONSOLE = {
     "perf/windows_per_s": "{:.0f} win/s",
     "perf/data_wait_fraction": "wait {:.1%}",
 }
-COLLAPSED = 0.2
-"""Used fraction of the codebook below which the alarm goes off."""
 WAITING = 0.2
 """Share of the time spent waiting for data, twice in a row, above which the alarm goes off."""
 EXPORTED = {
@@ -41,6 +40,7 @@ EXPORTED = {
     "train/windows": "Windows consumed by all workers",
     "optim/lr": "Learning rate",
     "codebook/perplexity": "Perplexity of the soft codes, summed over groups",
+    "codebook/hard_perplexity": "Perplexity of the codes of the validation set, summed over groups",
     "codebook/used_fraction": "Fraction of codes that the validation set uses",
     "val/loss": "Validation loss",
     "val/top1_tie": "Tie-aware accuracy of the fixed task",
@@ -80,6 +80,7 @@ class RunLog:
         flops_over_peak: operations of one window over those that all workers' GPUs can do in a second; None where
             the peak is not known.
         skipped: steps that the run has skipped in earlier lives.
+        health: when the alarm of a collapsed codebook goes off; None: never.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class RunLog:
         run: str = "",
         flops_over_peak: float | None = None,
         skipped: float = 0.0,
+        health: CodebookHealth | None = None,
     ):
         self._writer = SummaryWriter(str(folder / "tensorboard")) if folder else None
         self._lines = (folder / "metrics.jsonl").open("a") if folder else None
@@ -103,6 +105,7 @@ class RunLog:
         self._alarmed: set[str] = set()
         self._waited_before = False
         self._skipped = skipped
+        self._health = health
         self._tick = (time.perf_counter(), 0.0, 0)
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
@@ -188,12 +191,12 @@ class RunLog:
             self._lines.close()
 
     def _check(self, metrics: dict[str, float]) -> None:
-        if "codebook/used_fraction" in metrics:
-            used = metrics["codebook/used_fraction"]
+        if self._health and "codebook/hard_perplexity" in metrics:
             self._alarm(
                 "collapse",
-                used < COLLAPSED,
-                f"the codebook uses {used:.0%} of its codes, less than {COLLAPSED:.0%}: set loss.diversity=entropy, "
+                self._health.collapsed(metrics),
+                f"the codebook has collapsed, its hard perplexity is {self._health.fraction(metrics):.0%} of its codes, less than "
+                f"{self._health.min_fraction:.0%} (search.min_perplexity_fraction): set loss.diversity=entropy, "
                 "raise loss.diversity_lambda, or check the data for dead channels",
             )
         if "perf/data_wait_fraction" in metrics:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from raysys.config import RunConfig
+from raysys.codebook_health import CodebookHealth
+from raysys.config import RunConfig, keys
 
 WORST = 0.0
 """Reported for NaN and for trials that fail the gate; both objectives lie in [0, 1] and larger is better."""
@@ -24,18 +25,16 @@ def judge(metrics: dict[str, Any], config: RunConfig) -> dict[str, Any]:
         config: names the objective and sets the gate.
     """
     value = float(metrics.get(config.search.objective, math.nan))
-    quantizer = config.model.quantizer
-    codes = quantizer.num_groups * quantizer.num_codes
-    perplexity = float(metrics["codebook/hard_perplexity"])
+    health = CodebookHealth.of(keys(config))
     reason = ""
     if not all(math.isfinite(float(metrics[name])) for name in ("train/loss", "val/loss") if name in metrics):
         reason = "the loss is not finite"
     elif not math.isfinite(value):
         reason = f"{config.search.objective} is not finite"
-    elif quantizer.kind != "none" and not perplexity >= config.search.min_used_fraction * codes:
+    elif health.collapsed(metrics):
         reason = (
-            f"the codebook has collapsed: hard perplexity {perplexity:.0f} of {codes}, "
-            f"gate {config.search.min_used_fraction:.0%}"
+            f"the codebook has collapsed: hard perplexity {metrics['codebook/hard_perplexity']:.0f} of {health.num_codes}, "
+            f"gate {health.min_fraction:.0%}"
         )
     return {"objective": WORST if reason else value, "healthy": not reason, "reason": reason}
 

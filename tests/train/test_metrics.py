@@ -10,6 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from raysys.codebook_health import CodebookHealth
 from raysys.train import metrics
 from raysys.train.metrics import EXPORTED, RayMetrics, RunLog, exported_name
 from tests.train.local import local_trainer
@@ -33,12 +34,12 @@ def test_every_exported_metric_is_one_that_a_run_writes(smoke, data, tmp_path):
 
 
 def test_an_alarm_names_cause_and_remedy_once_until_it_is_over(tmp_path, caplog):
-    log = RunLog(tmp_path, 10)
-    for step, used in enumerate((0.1, 0.1, 0.5, 0.1)):
-        log.write({"codebook/used_fraction": used}, step)
+    log = RunLog(tmp_path, 10, health=CodebookHealth(100, 0.3))
+    for step, perplexity in enumerate((10.0, 29.9, 30.0, 10.0)):
+        log.write({"codebook/hard_perplexity": perplexity, "codebook/used_fraction": 0.0}, step)
     alarms = [record.message for record in caplog.records if "ALARM collapse" in record.message]
     assert len(alarms) == 2
-    assert "10%" in alarms[0]
+    assert "is 10% of its codes, less than 30% (search.min_perplexity_fraction)" in alarms[0]
     assert "loss.diversity_lambda" in alarms[0]
     log.close()
 
