@@ -14,7 +14,7 @@ import torch
 from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
-from raysys.codebook_health import CodebookHealth
+from raysys.codebook_health import PERPLEXITY, CodebookHealth
 from raysys.train.optim import StepGuard
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class RunLog:
 
     def write(self, metrics: dict[str, Any], step: int) -> None:
         """Writes scalars to TensorBoard, to Ray's metrics and, as one line, to metrics.jsonl; raises alarms."""
-        self._check(metrics)
+        self._check(metrics, step)
         if self._writer:
             self._ray_metrics.set(metrics)
             scalars = {name: value for name, value in metrics.items() if "/" in name and math.isfinite(value)}
@@ -190,8 +190,9 @@ class RunLog:
             self._writer.close()
             self._lines.close()
 
-    def _check(self, metrics: dict[str, float]) -> None:
-        if self._health and "codebook/hard_perplexity" in metrics:
+    def _check(self, metrics: dict[str, float], step: int) -> None:
+        # Before training the codes of `base` have a perplexity of a tenth of their number, which training raises.
+        if self._health and step > 0 and PERPLEXITY in metrics:
             self._alarm(
                 "collapse",
                 self._health.collapsed(metrics),

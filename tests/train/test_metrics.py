@@ -35,8 +35,9 @@ def test_every_exported_metric_is_one_that_a_run_writes(smoke, data, tmp_path):
 
 def test_an_alarm_names_cause_and_remedy_once_until_it_is_over(tmp_path, caplog):
     log = RunLog(tmp_path, 10, health=CodebookHealth(100, 0.3))
-    for step, perplexity in enumerate((10.0, 29.9, 30.0, 10.0)):
+    for step, perplexity in enumerate((10.0, 10.0, 29.9, 30.0, 10.0)):
         log.write({"codebook/hard_perplexity": perplexity, "codebook/used_fraction": 0.0}, step)
+        assert step > 0 or not caplog.records, "an untrained model has not collapsed"
     alarms = [record.message for record in caplog.records if "ALARM collapse" in record.message]
     assert len(alarms) == 2
     assert "is 10% of its codes, less than 30% (search.min_perplexity_fraction)" in alarms[0]
