@@ -69,7 +69,8 @@ def test_ray_train_reads_the_list_of_checkpoints(tmp_path, names):
         (tmp_path / "run" / name).mkdir()
     manager = CheckpointManager(CheckpointConfig(), StorageContext(tmp_path, "run"))
     assert [result.metrics for result in manager._checkpoint_results] == [{"step": name} for name in names]
-    assert (manager.latest_checkpoint_result is None) == (not names)
+    latest = manager.latest_checkpoint_result
+    assert (latest and latest.metrics) == ({"step": names[-1]} if names else None)
 
 
 def test_the_files_of_the_newest_driver_are_found(trial):
