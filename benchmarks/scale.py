@@ -135,7 +135,7 @@ def timed_worker(args: dict[str, Any]) -> dict[str, Any]:
 def trained(config: RunConfig, data: TrainingData, folder: Path, kill: str = "") -> dict[str, Any]:
     """Returns what was recorded of rank 0 of a run by Ray Train, and when it began."""
     config = config.override({"name": folder.name, "storage": str(folder.parent)})
-    arguments = {"config": config, "data": data.shared(), "record": {}, "log_folder": driver.log_folder(config)}
+    arguments = {"config": config, "data": data.shared(), "record": {}, "log_folder": driver.run_location(config).url}
     folder.mkdir()
     begin = time.time()
     found = driver.trainer(timed_worker, config, arguments | {"kill": kill}).fit().return_value
