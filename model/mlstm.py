@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from model.config import BackboneConfig
-from model.ops.combine import combine
-from model.ops.mix import before_cell, mix
-from model.ops.mlstm import mlstm
+from model.ops.head_norm_gate import head_norm_gate
+from model.ops.mlstm_cell import mlstm_cell
+from model.ops.mlstm_mixer import before_cell, mlstm_mixer
 
 FORWARD, BACKWARD = False, True
 
@@ -101,12 +101,12 @@ class MLSTMLayer(nn.Module):
         if self.config.kernel in ("auto", "triton") and x.is_cuda:
             return self.proj_down(self._mix(self.proj_up(x)))
         cell_inputs, conv, z = self.before_cell(x)
-        return self.after_cell(mlstm(*cell_inputs, backend=self.config.kernel), conv, z)
+        return self.after_cell(mlstm_cell(*cell_inputs, backend=self.config.kernel), conv, z)
 
     def _mix(self, wide: Tensor) -> Tensor:
         """Returns what lies between the projections (B, S, I), for the up-projected input (B, S, 2 I), by one operator."""
         cell = self.mlstm_cell
-        return mix(
+        return mlstm_mixer(
             wide, *self._project_weights(), cell.outnorm.weight, self.learnable_skip, both=len(self.directions) > 1,
             cap=self.config.gate_cap,
         )  # fmt: skip
@@ -127,7 +127,9 @@ class MLSTMLayer(nn.Module):
 
     def after_cell(self, h: Tensor, conv: Tensor, z: Tensor) -> Tensor:
         """Returns the layer's output (B, S, D) for the cell's hidden states h (R, B, S, H, E)."""
-        gated = combine(h, conv, z, self.mlstm_cell.outnorm.weight, self.learnable_skip, backend=self.config.operators)
+        gated = head_norm_gate(
+            h, conv, z, self.mlstm_cell.outnorm.weight, self.learnable_skip, backend=self.config.operators
+        )
         return self.proj_down(gated)
 
 
@@ -144,7 +146,7 @@ class SeparateDirections(nn.Module):
         ahead, *ahead_rest = self.ahead.before_cell(x)
         back, *back_rest = self.back.before_cell(x)
         both = [torch.cat(pair) for pair in zip(ahead, back, strict=True)]
-        h = mlstm(*both, backend=self.ahead.config.kernel)
+        h = mlstm_cell(*both, backend=self.ahead.config.kernel)
         return self.ahead.after_cell(h[:1], *ahead_rest) + self.back.after_cell(h[1:], *back_rest)
 
 

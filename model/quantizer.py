@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig, QuantizerConfig
 from model.draws import Draws
-from model.ops.sample import count_codes, sample
+from model.ops.gumbel_codes import count_codes, sample_codes
 
 
 class Quantized(NamedTuple):
@@ -128,7 +128,7 @@ class GumbelQuantizer(nn.Module):
         share = (weight.flatten() / weight.sum().clamp_min(1)).to(self.codebook.dtype)
         seed = draws.seed() if self.training and self.backend == "auto" and logits.is_cuda else None
         if seed is not None:
-            vectors, ids, mean_probs = sample(logits, self.codebook, self.temperature, share, seed)
+            vectors, ids, mean_probs = sample_codes(logits, self.codebook, self.temperature, share, seed)
         else:
             noise = torch.zeros((), device=features.device)
             if self.training:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model.config import BackboneConfig
 from model.mlstm import bidirectional_mlstm
 from model.ops.add_norm import add_dropped, add_norm
-from model.ops.ffn import ffn, fits
+from model.ops.feed_forward import feed_forward, fits
 
 
 class Layer(nn.Module):
@@ -44,7 +44,7 @@ class Layer(nn.Module):
         norm, first, second = self.norm_ffn, self.ffn[0], self.ffn[2]
         if self.backend == "auto" and x.is_cuda and fits(*first.weight.shape):
             weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
-            return ffn(x, update, *weights, dropout=self.dropout.p, seeds=seeds)
+            return feed_forward(x, update, *weights, dropout=self.dropout.p, seeds=seeds)
         if seeds is None:
             x, normed = add_norm(x, norm.weight, norm.bias, update=self.dropout(update), backend=self.backend)
             return x + self.dropout(self.ffn(normed))

@@ -2,7 +2,7 @@
 
 import torch
 
-from model.ops.sample.reference import philox
+from model.ops.gumbel_codes.reference import philox
 
 
 def keep_mask(seed, num_frames, width, dropout):

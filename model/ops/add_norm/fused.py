@@ -7,10 +7,10 @@ from torch import Tensor
 
 from model.ops.add_norm.kernels import add_dropped_kernel, add_norm_grad_kernel, add_norm_kernel
 from model.ops.add_norm.reference import EPS
-from model.ops.choice import require_norm_width
+from model.ops.backend import require_norm_width
 from model.ops.device import require_gpu
 from model.ops.dropout import threshold
-from model.ops.sums import sum_parts
+from model.ops.partial_sums import sum_parts
 
 ELEMENTS = 4096
 """Of a tile, about."""

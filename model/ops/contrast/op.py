@@ -1,6 +1,6 @@
 """One door to both implementations of `contrast`."""
 
-from model.ops.choice import TRITON, by_kernels
+from model.ops.backend import TRITON, by_kernels
 from model.ops.contrast.reference import contrast_reference
 
 if TRITON:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.ops.choice import require_norm_width
+from model.ops.backend import require_norm_width
 from model.ops.device import require_gpu
 from model.ops.norm_gelu.kernels import (
     linear_norm_gelu_grad_kernel,
@@ -14,7 +14,7 @@ from model.ops.norm_gelu.kernels import (
     norm_gelu_kernel,
 )
 from model.ops.norm_gelu.reference import EPS
-from model.ops.sums import sum_parts
+from model.ops.partial_sums import sum_parts
 
 ELEMENTS = 2048
 """Of a tile of `norm_gelu`, about."""

@@ -1,6 +1,6 @@
 """One door to both implementations of `norm_gelu` and of `linear_norm_gelu`."""
 
-from model.ops.choice import TRITON, by_kernels, fits_norm
+from model.ops.backend import TRITON, by_kernels, fits_norm
 from model.ops.norm_gelu.reference import linear_norm_gelu_reference, norm_gelu_reference
 
 if TRITON:

@@ -1,6 +1,6 @@
 """The door to the kernel of `draw_spans`, which not every machine has."""
 
-from model.ops.choice import TRITON
+from model.ops.backend import TRITON
 
 if TRITON:
     from model.ops.spans.fused import draw_spans, fits
