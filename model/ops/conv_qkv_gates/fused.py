@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from model.ops.conv_qkv_gates.kernels import (
@@ -20,7 +19,9 @@ from model.ops.conv_qkv_gates.kernels import (
 )
 from model.ops.conv_qkv_gates.reference import gate_maps, keys_map
 from model.ops.device import require_gpu
+from model.ops.launch import runs_of_tiles
 from model.ops.partial_sums import sum_each
+from model.ops.precision import sum_dtype, sum_type
 
 GATES = 16
 """Gate columns, padded to the narrowest product that tensor cores do."""
@@ -29,7 +30,7 @@ BLOCK, TAPS = 4, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class TileLaunch:
     """How one kernel is launched; changes the speed, not the result."""
 
     channels: int
@@ -43,11 +44,11 @@ class Launch:
     """Most registers a thread may use; fewer let more programs share a multiprocessor."""
 
 
-FORWARD = Launch(64, 32)
-BACKWARD = Launch(64, 16, 396, registers=168)
-WEIGHTS_BACKWARD = Launch(128, 64, 264, stages=3)
+FORWARD = TileLaunch(64, 32)
+BACKWARD = TileLaunch(64, 16, 396, registers=168)
+WEIGHTS_BACKWARD = TileLaunch(128, 64, 264, stages=3)
 """Half as many channels of wider elements, which take as much shared memory."""
-CONVOLVE = Launch(64, 32, 528, registers=128)
+CONVOLVE = TileLaunch(64, 32, 528, registers=128)
 FOLD = 8
 """Frames of a tile that different threads hold; sums over the others stay within a thread."""
 
@@ -55,10 +56,6 @@ FOLD = 8
 def fits(inner: int, block: int, taps: int, num_gates: int) -> bool:
     """Returns whether the kernels do these sizes."""
     return inner % 16 == 0 and block == BLOCK and taps == TAPS and num_gates <= GATES
-
-
-def _exact(x):
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _cut(x, launch):
@@ -69,16 +66,10 @@ def _cut(x, launch):
 
 def _constants(x, directions, launch):
     channels, frames = _cut(x, launch)
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    acc = sum_type(x)
     constants = {"I": x.shape[-1], "R": directions, "C": channels, "L": frames, "ACC": acc}
     constants |= {"num_warps": 4, "num_stages": launch.stages}
     return constants | ({"maxnreg": launch.registers} if launch.registers else {})
-
-
-def _runs(num_tiles, columns, launch):
-    """Tiles that one program does of a column, and programs of a column."""
-    tiles = triton.cdiv(num_tiles, max(1, launch.programs // columns))
-    return tiles, triton.cdiv(num_tiles, tiles)
 
 
 def outputs(x, directions, num_gates):
@@ -86,7 +77,7 @@ def outputs(x, directions, num_gates):
     batch, length, inner = x.shape
     a, k = (x.new_empty(directions, batch, length, inner) for _ in range(2))
     shares = (inner // _cut(x, FORWARD)[0], 2, directions, batch, length, num_gates // 2)
-    return a, k, x.new_empty(1, batch, length, inner), x.new_empty(shares, dtype=_exact(x))
+    return a, k, x.new_empty(1, batch, length, inner), x.new_empty(shares, dtype=sum_dtype(x))
 
 
 def conv_qkv_gates_shares(x, taps, bias, wk, wv, on_a, on_x, num_gates, directions, first):
@@ -128,11 +119,11 @@ def conv_qkv_gates_grads(
     anything in columns that are no gates. `dq`, if given, is added to `da`.
     """
     batch, length, inner = x.shape
-    rows, extent, exact = batch * length, (batch, length, x.stride(1)), _exact(x)
+    rows, extent, exact = batch * length, (batch, length, x.stride(1)), sum_dtype(x)
     dconv = torch.empty_like(dk)
 
     channels, frames = _cut(x, BACKWARD)
-    tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, BACKWARD)
+    tiles, runs = runs_of_tiles(batch * triton.cdiv(length, frames), BACKWARD.programs // (inner // channels))
     turn = da.stride(0) if directions > 1 else 0
     dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
     conv_qkv_gates_grad_kernel[(inner // channels, runs)](
@@ -144,7 +135,7 @@ def conv_qkv_gates_grads(
     launch = replace(WEIGHTS_BACKWARD, channels=WEIGHTS_BACKWARD.channels // 2) if wide else WEIGHTS_BACKWARD
     channels, frames = _cut(x, launch)
     columns = inner // channels
-    tiles, runs = _runs(triton.cdiv(directions * rows, frames), 4 * columns, launch)
+    tiles, runs = runs_of_tiles(triton.cdiv(directions * rows, frames), launch.programs // (4 * columns))
     x_tiles = triton.cdiv(triton.cdiv(rows, frames), runs)
     sums = (x.new_empty(runs, *size, dtype=exact) for size in ((2, BLOCK * inner), (2, inner, GATES), (GATES,)))
     dmaps, don, dgate_bias = sums
@@ -154,7 +145,7 @@ def conv_qkv_gates_grads(
     )  # fmt: skip
 
     channels, frames = _cut(x, CONVOLVE)
-    tiles, runs = _runs(batch * triton.cdiv(length, frames), inner // channels, CONVOLVE)
+    tiles, runs = runs_of_tiles(batch * triton.cdiv(length, frames), CONVOLVE.programs // (inner // channels))
     convolve_grad_kernel[(inner // channels, runs)](
         taps, wv, on_x, dconv, dv, dgates, dx, batch, length, tiles, dx.stride(1), FIRST=first, G=GATES, USED=num_gates, **_constants(x, directions, CONVOLVE),
     )  # fmt: skip
@@ -180,7 +171,7 @@ def conv_qkv_gates_backward(
 
 @conv_qkv_gates_backward.register_fake
 def _(x, taps, bias, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dk, dv, dgates):
-    return x.new_empty(x.shape), x.new_empty(sum(sizes(x.shape[-1])), dtype=_exact(x))
+    return x.new_empty(x.shape), x.new_empty(sum(sizes(x.shape[-1])), dtype=sum_dtype(x))
 
 
 def _setup(ctx, inputs, output):

@@ -16,14 +16,10 @@ padded. Weights of maps are (16, I / 4), row 4 o + i from input i to output o of
 import triton
 import triton.language as tl
 
+from model.ops.products import dot
 from model.ops.rowwise import sigmoid
 
 TAPS = tl.constexpr(4)
-
-
-@triton.jit
-def _dot(a, b, acc):
-    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
 
 
 @triton.jit
@@ -136,10 +132,10 @@ def conv_qkv_gates_kernel(
     g = tl.arange(0, G)
     on_x = _matrix(on_x_ptr, c, g, H, I).to(x.dtype)
     on_a = _matrix(on_a_ptr, c, g, H, I).to(x.dtype)
-    shared = _dot(_tile(x_ptr, row, ok, stride, c), on_x, tl.zeros((L, G), ACC))
+    shared = dot(_tile(x_ptr, row, ok, stride, c), on_x, tl.zeros((L, G), ACC))
     share = gates_ptr + tl.program_id(0) * rows * (2 * R * H)
     for r in tl.static_range(R):
-        _store_gates(share, _dot(_tile(a_ptr, row + r * rows, ok, I, c), on_a, shared), r, row, ok, rows, H, R)
+        _store_gates(share, dot(_tile(a_ptr, row + r * rows, ok, I, c), on_a, shared), r, row, ok, rows, H, R)
 
 
 @triton.jit
@@ -315,7 +311,7 @@ def weights_grad_kernel(
                 dgates += tl.load(at + tl.cast(N, tl.int64) * G, mask=there & of_x, other=0.0)
             dbias += dgates
             y = _tile(y_ptr, row, ok, hop, c)
-            don = _dot(tl.trans(y), dgates.to(y.dtype), don)
+            don = dot(tl.trans(y), dgates.to(y.dtype), don)
         share = don_ptr + (run * 2 + which // 2) * (I * G)
         tl.store(share + c[:, None] * G + g[None, :], don)
         if (tl.program_id(1) == 0) & of_x:
@@ -325,7 +321,7 @@ def weights_grad_kernel(
         for step in range(count):
             row = (step * tl.num_programs(2) + run) * L + tl.arange(0, L)
             ok = row < rows
-            dw = _dot(tl.trans(_tile(dy_ptr, row, ok, I, c)), _tile(y_ptr, row, ok, hop, c), dw)
+            dw = dot(tl.trans(_tile(dy_ptr, row, ok, I, c)), _tile(y_ptr, row, ok, hop, c), dw)
         o = tl.arange(0, 4)
         n = tl.program_id(1) * (C // 4) + tl.arange(0, C // 4)
         at = n[:, None, None] * 16 + o[None, :, None] * 4 + o[None, None, :]

@@ -3,36 +3,24 @@
 Shape letters: B batch, S frames, N = B S, D channels, F hidden channels.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu
 from model.ops.dropout import threshold
 from model.ops.feed_forward.kernels import feed_forward_grad_kernel, feed_forward_kernel, weights_grad_kernel
 from model.ops.feed_forward.reference import EPS, SPARE
+from model.ops.launch import PieceLaunch, runs_of_tiles
 from model.ops.partial_sums import sum_parts
+from model.ops.precision import sum_dtype, sum_type
 
 MOST_CHANNELS = 128
 """A row is held in registers as a whole, and wider ones spill: plain PyTorch, compiled, is faster from 256 on (README.md)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How one kernel is launched; changes the speed, not the result."""
-
-    frames: int
-    piece: int
-    """Hidden channels done at a time."""
-    warps: int
-    stages: int
-
-
-LAUNCH = Launch(64, 32, 4, 3)
-WEIGHTS, WEIGHTS_PROGRAMS = Launch(64, 64, 4, 3), 264
+LAUNCH = PieceLaunch(64, 32, 4, 3)
+WEIGHTS, WEIGHTS_PROGRAMS = PieceLaunch(64, 64, 4, 3), 264
 """For the gradients of weights, and how many programs there should be, about."""
 
 
@@ -41,17 +29,13 @@ def fits(hidden: int, width: int) -> bool:
     return 16 <= width <= MOST_CHANNELS and width & (width - 1) == 0 and hidden % 8 == 0
 
 
-def _exact(x):
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def _tile(size, x):
     """`size`, or less where elements are wider, which then take as much shared memory."""
     return max(16, size * 2 // max(2, x.element_size()))
 
 
 def _constants(x, width, hidden, frames, launch):
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    acc = sum_type(x)
     sizes = {"D": width, "F": hidden, "L": frames, "ACC": acc}
     return sizes | {"num_warps": launch.warps, "num_stages": launch.stages}
 
@@ -70,10 +54,9 @@ def weights_launched(dh, width):
     frames = _tile(WEIGHTS.frames, dh)
     piece = min(_tile(WEIGHTS.piece, dh), triton.next_power_of_2(hidden + SPARE))
     across = triton.cdiv(hidden + SPARE, piece)
-    num_tiles = triton.cdiv(rows, frames)
-    tiles = triton.cdiv(num_tiles, max(1, WEIGHTS_PROGRAMS // (2 * across)))
+    tiles, runs = runs_of_tiles(triton.cdiv(rows, frames), WEIGHTS_PROGRAMS // (2 * across))
     constants = _constants(dh, width, hidden, frames, WEIGHTS)
-    return tiles, (triton.cdiv(num_tiles, tiles), across, 2), constants | {"W": piece}
+    return tiles, (runs, across, 2), constants | {"W": piece}
 
 
 @torch.library.custom_op("raysys::feed_forward", mutates_args=())
@@ -104,7 +87,7 @@ def feed_forward_backward(
     dx, dupdate, normed = (torch.empty_like(r) for _ in range(3))
     dout = torch.empty_like(r) if dropout else dy
     a, dh = r.new_empty(rows, hidden + SPARE), r.new_empty(rows, hidden)
-    shares = r.new_empty(programs, 2, width, dtype=_exact(r))
+    shares = r.new_empty(programs, 2, width, dtype=sum_dtype(r))
     feed_forward_grad_kernel[(programs,)](
         r, gamma, beta, w1, b1, w2, seeds, dy, dx, dupdate, normed, a, dh, dout, shares, rows, **constants
     )
@@ -115,7 +98,7 @@ def weights_grad(dh: Tensor, normed: Tensor, a: Tensor, dout: Tensor) -> Tensor:
     """dh^T normed and (a, 1)^T dout, with the sums of dh and a behind them (2, (F + 8) (D + 1))."""
     rows, hidden, width = *dh.shape, normed.shape[-1]
     tiles, grid, constants = weights_launched(dh, width)
-    shares = dh.new_empty(grid[0], 2, (hidden + SPARE) * (width + 1), dtype=_exact(dh))
+    shares = dh.new_empty(grid[0], 2, (hidden + SPARE) * (width + 1), dtype=sum_dtype(dh))
     weights_grad_kernel[grid](dh, normed, a, dout, shares, rows, tiles, **constants)
     return sum_parts(shares)
 
@@ -124,7 +107,7 @@ def weights_grad(dh: Tensor, normed: Tensor, a: Tensor, dout: Tensor) -> Tensor:
 def _(r, gamma, beta, w1, b1, w2, seeds, dropout, dy):
     hidden, width = w1.shape
     sizes = ((2, width), (2, (hidden + SPARE) * (width + 1)))
-    return torch.empty_like(r), torch.empty_like(r), *(r.new_empty(size, dtype=_exact(r)) for size in sizes)
+    return torch.empty_like(r), torch.empty_like(r), *(r.new_empty(size, dtype=sum_dtype(r)) for size in sizes)
 
 
 def _setup(ctx, inputs, output):

@@ -8,15 +8,11 @@ Shape letters: N frames, L frames of a tile, D channels, F hidden channels, P hi
 import triton
 import triton.language as tl
 
+from model.ops.products import dot
 from model.ops.rowwise import gaussian, kept_scale, normalise_grad
 
 SPARE = tl.constexpr(8)
 """Columns beside a, the first of them 1, so that its product with dout has the gradient of b2 too."""
-
-
-@triton.jit
-def _dot(a, b, acc):
-    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
 
 
 @triton.jit
@@ -71,11 +67,11 @@ def feed_forward_kernel(
     out = tl.zeros((L, D), ACC)
     for f0 in range(0, F, P):
         f = f0 + tl.arange(0, P)
-        h = _dot(normed, tl.trans(_piece(w1_ptr, f, d, F, D)), tl.zeros((L, P), ACC)) + b1
+        h = dot(normed, tl.trans(_piece(w1_ptr, f, d, F, D)), tl.zeros((L, P), ACC)) + b1
         # Products would wait for what is loaded where it is used.
         b1 = _vector(b1_ptr, f + P, F, ACC)
         below, _density = gaussian(h)
-        out = _dot((h * below).to(dtype), _piece(w2_ptr, f, d, F, D), out)
+        out = dot((h * below).to(dtype), _piece(w2_ptr, f, d, F, D), out)
     r = tl.load(r_ptr + at, mask=ok, other=0.0)
     tl.debug_barrier()
     out = _reloaded(y_ptr + at, out.to(dtype), ok).to(ACC) + b2
@@ -118,15 +114,15 @@ def feed_forward_grad_kernel(
     for f0 in range(0, F, P):
         f = f0 + tl.arange(0, P)
         w1 = _piece(w1_ptr, f, d, F, D)
-        h = _dot(normed, tl.trans(w1), tl.zeros((L, P), ACC)) + b1
+        h = dot(normed, tl.trans(w1), tl.zeros((L, P), ACC)) + b1
         b1 = _vector(b1_ptr, f + P, F, ACC)
-        da = _dot(dout, tl.trans(_piece(w2_ptr, f, d, F, D)), tl.zeros((L, P), ACC))
+        da = dot(dout, tl.trans(_piece(w2_ptr, f, d, F, D)), tl.zeros((L, P), ACC))
         below, density = gaussian(h)
         dh = (da * (below + h * density)).to(dtype)
         there = ok & (f < F)[None, :]
         tl.store(a_ptr + row.to(tl.int64)[:, None] * (F + SPARE) + f[None, :], (h * below).to(dtype), there)
         tl.store(dh_ptr + row.to(tl.int64)[:, None] * F + f[None, :], dh, there)
-        dnormed = _dot(dh, w1, dnormed)
+        dnormed = dot(dh, w1, dnormed)
     r, dy = tl.load(r_ptr + at, mask=ok, other=0.0), tl.load(dy_ptr + at, mask=ok, other=0.0)
     dnormed = _reloaded(dupdate_ptr + at, dnormed.to(dtype), ok).to(ACC)
     unit = (r.to(ACC) - mean) * inverse
@@ -167,8 +163,8 @@ def weights_grad_kernel(
         row = row.to(tl.int64)[:, None]
         left = tl.load(left_ptr + row * columns + f[None, :], mask=ok & (f < columns)[None, :], other=0.0)
         right = tl.load(right_ptr + row * D + d[None, :], mask=ok, other=0.0)
-        product = _dot(tl.trans(left), right, product)
-        sums = _dot(tl.trans(left), ones, sums)
+        product = dot(tl.trans(left), right, product)
+        sums = dot(tl.trans(left), ones, sums)
     there = f < F + SPARE
     share = shares_ptr + (tl.program_id(0).to(tl.int64) * 2 + which) * ((F + SPARE) * (D + 1))
     tl.store(share + f[:, None] * D + d[None, :], product, there[:, None])

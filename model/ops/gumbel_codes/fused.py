@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu
@@ -19,14 +18,16 @@ from model.ops.gumbel_codes.kernels import (
     sample_codes_kernel,
 )
 from model.ops.gumbel_codes.reference import piece_width
+from model.ops.launch import runs_of_tiles
 from model.ops.partial_sums import sum_parts
+from model.ops.precision import sum_dtype, sum_type
 
 MOST_CODES, MOST_CHANNELS = 2048, 512
 """A row of a group is held in registers as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LogitsLaunch:
     """How one kernel is launched; changes the speed, and the order of sums over frames, not the samples."""
 
     elements: int
@@ -37,7 +38,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
+class CodebookLaunch:
     """How the kernel of the codebook's gradient is launched."""
 
     frames: int
@@ -50,9 +51,9 @@ class Product:
     programs: int
 
 
-FORWARD = Launch(2560, 4, 660)
-BACKWARD = Launch(2560, 4)
-CODEBOOK = Product(64, 64, 128, 4, 3, 264)
+FORWARD = LogitsLaunch(2560, 4, 660)
+BACKWARD = LogitsLaunch(2560, 4)
+CODEBOOK = CodebookLaunch(64, 64, 128, 4, 3, 264)
 COUNT_FRAMES, COUNT_CODES, COUNT_PROGRAMS = 128, 16, 2640
 """Frames and codes of a tile of the counts, and how many programs there should be, about."""
 
@@ -60,14 +61,6 @@ COUNT_FRAMES, COUNT_CODES, COUNT_PROGRAMS = 128, 16, 2640
 def fits(num_codes: int, width: int) -> bool:
     """Returns whether the kernels do these sizes."""
     return num_codes <= MOST_CODES and width <= MOST_CHANNELS
-
-
-def _acc(x):
-    return tl.float64 if x.dtype == torch.float64 else tl.float32
-
-
-def _exact(x):
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def _cut(num_codes, elements):
@@ -104,15 +97,13 @@ def sample_codes_forward(
     require_gpu(logits)
     (num_frames, groups, codes), width = logits.shape, codebook.shape[-1]
     cut = _cut(codes, FORWARD.elements)
-    num_tiles = triton.cdiv(num_frames, cut["L"])
-    tiles = triton.cdiv(num_tiles, max(1, FORWARD.programs // groups))
-    runs = triton.cdiv(num_tiles, tiles)
+    tiles, runs = runs_of_tiles(triton.cdiv(num_frames, cut["L"]), FORWARD.programs // groups)
     q, ids = logits.new_empty(num_frames, groups, width), logits.new_empty(num_frames, groups, dtype=torch.int64)
-    norms = logits.new_empty(2, num_frames, groups, dtype=_exact(logits))
-    shares = logits.new_empty(runs, groups, codes, dtype=_exact(logits))
+    norms = logits.new_empty(2, num_frames, groups, dtype=sum_dtype(logits))
+    shares = logits.new_empty(runs, groups, codes, dtype=sum_dtype(logits))
     sample_codes_kernel[(runs, groups)](
         logits, codebook, weight, seed, q, ids, norms, shares, num_frames, tiles, G=groups, E=width,
-        EP=triton.next_power_of_2(width), ACC=_acc(logits), num_warps=FORWARD.warps, **cut,
+        EP=triton.next_power_of_2(width), ACC=sum_type(logits), num_warps=FORWARD.warps, **cut,
     )  # fmt: skip
     return q, ids, sum_parts(shares), norms
 
@@ -121,7 +112,7 @@ def sample_codes_forward(
 def _(logits, codebook, temperature, weight, seed):
     num_frames, groups, codes = logits.shape
     q, ids = logits.new_empty(num_frames, groups, codebook.shape[-1]), logits.new_empty(logits.shape[:2])
-    exact = _exact(logits)
+    exact = sum_dtype(logits)
     return q, ids.long(), logits.new_empty(groups, codes, dtype=exact), logits.new_empty(2, *ids.shape, dtype=exact)
 
 
@@ -134,7 +125,7 @@ def logits_backward(
     cut = _cut(codes, BACKWARD.elements)
     d_logits = torch.empty_like(logits)
     sample_codes_grad_kernel[(triton.cdiv(num_frames, cut["L"]), groups)](
-        logits, d_soft, temperature, weight, seed, norms, d_mean, d_logits, num_frames, G=groups, ACC=_acc(logits),
+        logits, d_soft, temperature, weight, seed, norms, d_mean, d_logits, num_frames, G=groups, ACC=sum_type(logits),
         num_warps=BACKWARD.warps, **cut,
     )  # fmt: skip
     return d_logits
@@ -151,12 +142,10 @@ def codebook_backward(ids: Tensor, d_codes: Tensor, num_codes: int) -> Tensor:
     num_frames, groups, width = d_codes.shape
     cut = _cut_product(num_codes, width, d_codes.element_size())
     across = triton.cdiv(num_codes, cut["VP"]) * triton.cdiv(width, cut["EP"])
-    num_tiles = triton.cdiv(num_frames, cut["L"])
-    tiles = triton.cdiv(num_tiles, max(1, CODEBOOK.programs // (across * groups)))
-    runs = triton.cdiv(num_tiles, tiles)
-    shares = d_codes.new_empty(runs, groups, num_codes, width, dtype=_exact(d_codes))
+    tiles, runs = runs_of_tiles(triton.cdiv(num_frames, cut["L"]), CODEBOOK.programs // (across * groups))
+    shares = d_codes.new_empty(runs, groups, num_codes, width, dtype=sum_dtype(d_codes))
     codebook_grad_kernel[(across, groups, runs)](
-        ids, d_codes, shares, num_frames, tiles, G=groups, V=num_codes, E=width, ACC=_acc(d_codes),
+        ids, d_codes, shares, num_frames, tiles, G=groups, V=num_codes, E=width, ACC=sum_type(d_codes),
         num_warps=CODEBOOK.warps, num_stages=CODEBOOK.stages, **cut,
     )  # fmt: skip
     return sum_parts(shares)
@@ -164,7 +153,7 @@ def codebook_backward(ids: Tensor, d_codes: Tensor, num_codes: int) -> Tensor:
 
 @codebook_backward.register_fake
 def _(ids, d_codes, num_codes):
-    return d_codes.new_empty(d_codes.shape[1], num_codes, d_codes.shape[2], dtype=_exact(d_codes))
+    return d_codes.new_empty(d_codes.shape[1], num_codes, d_codes.shape[2], dtype=sum_dtype(d_codes))
 
 
 @torch.library.custom_op("raysys::count_codes", mutates_args=())
@@ -173,12 +162,19 @@ def count_codes_triton(ids: Tensor, weight: Tensor, num_codes: int) -> Tensor:
     require_gpu(ids)
     num_frames, groups = ids.shape
     across = triton.cdiv(num_codes, COUNT_CODES)
-    num_tiles = triton.cdiv(num_frames, COUNT_FRAMES)
-    tiles = triton.cdiv(num_tiles, max(1, COUNT_PROGRAMS // (across * groups)))
-    runs = triton.cdiv(num_tiles, tiles)
+    tiles, runs = runs_of_tiles(triton.cdiv(num_frames, COUNT_FRAMES), COUNT_PROGRAMS // (across * groups))
     shares = weight.new_empty(runs, groups, num_codes)
     count_kernel[(runs, groups, across)](
-        ids, weight, shares, num_frames, tiles, G=groups, V=num_codes, L=COUNT_FRAMES, W=COUNT_CODES, ACC=_acc(weight)
+        ids,
+        weight,
+        shares,
+        num_frames,
+        tiles,
+        G=groups,
+        V=num_codes,
+        L=COUNT_FRAMES,
+        W=COUNT_CODES,
+        ACC=sum_type(weight),
     )
     return sum_parts(shares)
 

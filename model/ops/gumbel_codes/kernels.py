@@ -12,9 +12,9 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
-from model.ops.rowwise import exp
+from model.ops.products import dot
+from model.ops.rowwise import LN2, exp
 
-LN2 = tl.constexpr(0.6931471805599453)
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
@@ -210,7 +210,7 @@ def codebook_grad_kernel(
         at = row.to(tl.int64)[:, None] * E + e[None, :]
         dcodes = tl.load(dcodes_ptr + at, mask=ok[:, None] & (e < E)[None, :], other=0.0)
         one_hot = (ids[None, :] == v[:, None]).to(dcodes.dtype)
-        total = tl.dot(one_hot, dcodes, total, input_precision="ieee", out_dtype=ACC)
+        total = dot(one_hot, dcodes, total)
     out = ((tl.program_id(2) * G + g).to(tl.int64) * V + v)[:, None] * E + e[None, :]
     tl.store(dcodebook_ptr + out, total, (v < V)[:, None] & (e < E)[None, :])
 

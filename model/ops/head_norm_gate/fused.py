@@ -5,13 +5,14 @@ Shape letters: R directions, B batch, S frames, H heads, E channels of a head, I
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu
 from model.ops.head_norm_gate.kernels import head_norm_gate_grad_kernel, head_norm_gate_kernel
 from model.ops.head_norm_gate.reference import EPS
+from model.ops.launch import runs_of_tiles
 from model.ops.partial_sums import sum_parts
+from model.ops.precision import sum_dtype, sum_type
 
 FORWARD_ELEMENTS, BACKWARD_ELEMENTS = 1024, 2048
 """Of a tile, about."""
@@ -26,7 +27,7 @@ def _sizes(h, elements):
     directions, batch, length, heads, dim = h.shape
     padded = triton.next_power_of_2(dim)
     frames = max(1, elements // padded)
-    acc = tl.float64 if h.dtype == torch.float64 else tl.float32
+    acc = sum_type(h)
     constants = {"I": heads * dim, "E": dim, "R": directions, "L": frames, "EP": padded, "eps": EPS, "ACC": acc}
     rows = batch * length
     return rows, triton.cdiv(rows, frames), constants | {"num_warps": 4}
@@ -53,9 +54,8 @@ def head_norm_gate_grads(h, conv, z, weight, skip, dy, dz, rho=None):
     `dz` (B, S, I) is dense but for a row stride. With `rho` (R, B, H, S) the sums of dh h over channels, into that.
     """
     rows, num_tiles, constants = _sizes(h, BACKWARD_ELEMENTS)
-    heads, exact = h.shape[3], torch.promote_types(h.dtype, torch.float32)
-    tiles = triton.cdiv(num_tiles, max(1, WANTED_PROGRAMS // heads))
-    runs = triton.cdiv(num_tiles, tiles)
+    heads, exact = h.shape[3], sum_dtype(h)
+    tiles, runs = runs_of_tiles(num_tiles, WANTED_PROGRAMS // heads)
     dh, dconv = torch.empty_like(h), h.new_empty(z.shape)
     dweights = h.new_empty(runs, 2, len(skip), dtype=exact)
     head_norm_gate_grad_kernel[(runs, heads)](
@@ -94,7 +94,7 @@ def head_norm_gate_backward(
 
 @head_norm_gate_backward.register_fake
 def _(h, conv, z, weight, skip, dy):
-    dweights = h.new_empty(2, len(skip), dtype=torch.promote_types(h.dtype, torch.float32))
+    dweights = h.new_empty(2, len(skip), dtype=sum_dtype(h))
     return torch.empty_like(h), h.new_empty(z.shape), z.new_empty(z.shape), dweights
 
 

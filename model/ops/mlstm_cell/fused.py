@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from model.ops.device import require_gpu, shared_memory_of
@@ -21,6 +20,7 @@ from model.ops.mlstm_cell.kernels_states import (
     states_kernel,
 )
 from model.ops.partial_sums import sum_parts
+from model.ops.precision import sum_dtype, sum_type
 
 ROOMY = 120_000
 """Bytes of shared memory that are enough for the gradient kernel's largest tiles; an A10, L4 or RTX 4090 gives less."""
@@ -36,7 +36,7 @@ GATE_WARPS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class CellLaunch:
     """How one kernel is launched."""
 
     tile: int
@@ -55,9 +55,9 @@ class Launch:
 class Pairs:
     """How the kernels over all pairs of frames are launched."""
 
-    hidden: Launch
-    queries_grad: Launch
-    keys_grad: Launch
+    hidden: CellLaunch
+    queries_grad: CellLaunch
+    keys_grad: CellLaunch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,10 +69,10 @@ class Plan:
     num_chunks: int
     chunks: int
     """Chunks of a segment."""
-    hidden: Launch
-    grad: Launch
-    states: Launch
-    states_grad: Launch
+    hidden: CellLaunch
+    grad: CellLaunch
+    states: CellLaunch
+    states_grad: CellLaunch
     pairs: Pairs | None = None
     """None if the chunks carry a state."""
 
@@ -103,10 +103,10 @@ def plan(rows, length, dim, element_size=2, shared_memory=math.inf):
         chunk=chunk,
         num_chunks=num_chunks,
         chunks=triton.cdiv(num_chunks, segments),
-        hidden=Launch(width if width <= most else 64, registers=four, early=early),
-        grad=Launch(max(16, min(most, width) // (2 if cramped else 1)), early=early),
-        states=Launch(min(most, width), registers=four),
-        states_grad=Launch(min(most, width), registers=four),
+        hidden=CellLaunch(width if width <= most else 64, registers=four, early=early),
+        grad=CellLaunch(max(16, min(most, width) // (2 if cramped else 1)), early=early),
+        states=CellLaunch(min(most, width), registers=four),
+        states_grad=CellLaunch(min(most, width), registers=four),
         pairs=_pairs(width) if element_size == 2 and 2 <= num_chunks <= FEW and dim >= WIDE else None,
     )
 
@@ -114,11 +114,11 @@ def plan(rows, length, dim, element_size=2, shared_memory=math.inf):
 def _pairs(width):
     if width > 128:
         # With more tiles than one, more in flight takes too much shared memory.
-        return Pairs(**dict.fromkeys(("hidden", "queries_grad", "keys_grad"), Launch(128)))
+        return Pairs(**dict.fromkeys(("hidden", "queries_grad", "keys_grad"), CellLaunch(128)))
     return Pairs(
-        hidden=Launch(width, part=64),
-        queries_grad=Launch(width, stages=2, registers=168),
-        keys_grad=Launch(width, stages=3),
+        hidden=CellLaunch(width, part=64),
+        queries_grad=CellLaunch(width, stages=2, registers=168),
+        keys_grad=CellLaunch(width, stages=3),
     )
 
 
@@ -128,13 +128,9 @@ def plan_of(q):
     return plan(directions * batch * heads, length, dim, q.element_size(), shared_memory_of(q.device))
 
 
-def _exact(q):
-    return torch.promote_types(q.dtype, torch.float32)
-
-
 def constants_of(q, cut, launch):
     """Sizes of tiles and settings of a launch."""
-    acc = tl.float64 if q.dtype == torch.float64 else tl.float32
+    acc = sum_type(q)
     constants = {"E": q.shape[-1], "L": cut.chunk, "BE": launch.tile, "ACC": acc}
     constants |= {"num_warps": launch.warps, "num_stages": launch.stages}
     return constants | ({"maxnreg": launch.registers} if launch.registers else {})
@@ -151,8 +147,8 @@ def _states(q, slots, dtype, scales=None):
     shape = (directions, batch, heads)
     return (
         q.new_empty(*shape, slots, dim, dim, dtype=dtype),
-        q.new_empty(*shape, slots, dim, dtype=_exact(q)),
-        q.new_empty(*shape, slots if scales is None else scales, dtype=_exact(q)),
+        q.new_empty(*shape, slots, dim, dtype=sum_dtype(q)),
+        q.new_empty(*shape, slots if scales is None else scales, dtype=sum_dtype(q)),
     )
 
 
@@ -175,7 +171,7 @@ def _chunk_states(q, k, v, fade, write, cut):
     saved = saved_states(q, cut)
     if cut.num_chunks == 1:
         return saved
-    memory0, norm0, start0 = _states(q, cut.segments - 1, _exact(q))
+    memory0, norm0, start0 = _states(q, cut.segments - 1, sum_dtype(q))
     peak0, fade0 = torch.empty_like(start0), torch.empty_like(start0)
     tiles = triton.cdiv(dim, cut.states.tile) ** 2
 
@@ -218,7 +214,7 @@ def outputs(q):
 
 def _gates(q):
     directions, batch, length, heads, _ = q.shape
-    return q.new_empty(4, directions, batch, heads, length, dtype=_exact(q))
+    return q.new_empty(4, directions, batch, heads, length, dtype=sum_dtype(q))
 
 
 def _gate_launch(q, cut):
@@ -288,7 +284,7 @@ def _chunk_state_grads(q, h, dh, rho, gates, start, eps, cut):
     doverlap = torch.empty_like(overlap)
     if cut.num_chunks == 1:
         return doverlap, dmemory, dnorm
-    ends = _states(q, cut.segments - 1, _exact(q))
+    ends = _states(q, cut.segments - 1, sum_dtype(q))
     tiles = triton.cdiv(dim, cut.states_grad.tile) ** 2
 
     def run(only_ends):
@@ -398,5 +394,5 @@ mlstm_cell_forward.register_autograd(_backward, setup_context=_setup)
 
 def mlstm_cell_triton(q, k, v, igate, fgate, eps=1e-6):
     """Hidden states (R, B, S, H, E) by this project's kernels; see README.md beside this file."""
-    igate, fgate = (x.to(_exact(q)) for x in (igate, fgate))
+    igate, fgate = (x.to(sum_dtype(q)) for x in (igate, fgate))
     return mlstm_cell_forward(*(x.contiguous() for x in (q, k, v, igate, fgate)), eps)[0]

@@ -15,6 +15,7 @@ Log weights (fade, write, peak, start, top) are logarithms to base 2: a power of
 import triton
 import triton.language as tl
 
+from model.ops.products import dot
 from model.ops.rowwise import LOG2E, exp, sigmoid
 
 NEVER = tl.constexpr(-1e30)
@@ -31,12 +32,6 @@ def _log_sigmoid(x):
     more = 1.0 + small
     log1p = tl.where(more == 1.0, small, tl.log(more) * (small / tl.where(more == 1.0, 1.0, more - 1.0)))
     return tl.minimum(x, 0.0) - log1p
-
-
-@triton.jit
-def _dot(a, b, acc):
-    """acc + a b. Products of 32-bit numbers stay 32-bit (no tf32)."""
-    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
 
 
 @triton.jit
@@ -154,12 +149,12 @@ def hidden_of_chunk(
     ACC: tl.constexpr,
 ):  # fmt: skip
     """Hidden states (L, E) of a chunk, and overlaps n.q (L,); memory and norm are 0 where no state came in."""
-    weight = _dot(q, tl.trans(k), tl.zeros((L, L), ACC)) * _decay(write, top, r, L, log_scale)
+    weight = dot(q, tl.trans(k), tl.zeros((L, L), ACC)) * _decay(write, top, r, L, log_scale)
     carried = tl.exp2(start - top + log_scale)
     overlap = tl.sum(q.to(ACC) * norm[None, :], 1) * carried + tl.sum(weight, 1)
     inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
-    out = _dot(q, memory, tl.zeros(q.shape, ACC)) * carried[:, None]
-    return _dot(weight.to(v.dtype), v, out) * inverse[:, None], overlap
+    out = dot(q, memory, tl.zeros(q.shape, ACC)) * carried[:, None]
+    return dot(weight.to(v.dtype), v, out) * inverse[:, None], overlap
 
 
 @triton.jit
@@ -195,7 +190,7 @@ def hidden_kernel(
                 memory = _load_state(memory_ptr + slot * E * E, 0, 0, has_past, E, BE)
         if not ONE_CHUNK:
             overlap += tl.sum(q.to(ACC) * _load_norm(norm_ptr + slot * E, e0, has_past, E, BE)[None, :], 1)
-        weight = _dot(q, tl.trans(k), weight)
+        weight = dot(q, tl.trans(k), weight)
     weight *= _decay(write, top, r, L, log_scale)
     carried = tl.exp2(start - top + log_scale)
     overlap = overlap * carried + tl.sum(weight, 1)
@@ -213,9 +208,9 @@ def hidden_kernel(
                         q = _load(q_ptr + base, rows, ok, H * E, e0, E, BE)
                     if not EARLY:
                         memory = _load_state(memory_ptr + slot * E * E, e0, f0, has_past, E, BE)
-                    out = _dot(q, memory, out)
+                    out = dot(q, memory, out)
                 out = out * carried[:, None]
-        out = _dot(weight.to(v.dtype), v, out) * inverse[:, None]
+        out = dot(weight.to(v.dtype), v, out) * inverse[:, None]
         _store(h_ptr + base, out, rows, ok, H * E, f0, E, BE)
 
 
@@ -268,8 +263,8 @@ def grad_kernel(
             dmemory = _load_state(dmemory_ptr + after * E * E, e0, 0, has_future, E, BE)
             norm = _load_norm(norm_ptr + before * E, e0, has_past, E, BE)
             dnorm = _load_norm(dnorm_ptr + after * E, e0, has_future, E, BE)
-        weight = _dot(q, tl.trans(k), weight)
-        dweight = _dot(dh, tl.trans(v), dweight)
+        weight = dot(q, tl.trans(k), weight)
+        dweight = dot(dh, tl.trans(v), dweight)
     decay = _decay(write, top, r, L, log_scale)
     weight *= decay
     inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
@@ -295,11 +290,11 @@ def grad_kernel(
                         k = _load(k_ptr + base, rows, ok, H * E, e0, E, BE)
                     if not early:
                         dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, has_future, E, BE)
-                    dv = _dot(k, dmemory, dv)
+                    dv = dot(k, dmemory, dv)
                 dv *= written[:, None]
         if not few:
             dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
-        dv = _dot(tl.trans(weight), dh, dv)
+        dv = dot(tl.trans(weight), dh, dv)
         if ADD:
             dv += _load(dv_ptr + v_base, rows, ok, H * E, f0, E, BE).to(ACC)
         _store(dv_ptr + v_base, dv, rows, ok, H * E, f0, E, BE)
@@ -318,11 +313,11 @@ def grad_kernel(
                         dh = _load(dh_ptr + base, rows, ok, H * E, f0, E, BE)
                     if not early:
                         memory = _load_state(memory_ptr + before * E * E, e0, f0, has_past, E, BE)
-                    dq = _dot(dh, tl.trans(memory), dq)
+                    dq = dot(dh, tl.trans(memory), dq)
                 if not early:
                     norm = _load_norm(norm_ptr + before * E, e0, has_past, E, BE)
                 dq = (dq * inverse[:, None] + doverlap[:, None] * norm[None, :]) * carried[:, None]
-        dq = _dot(dscore, k, dq)
+        dq = dot(dscore, k, dq)
         if not ONE_CHUNK:
             inside += tl.sum(q.to(ACC) * dq, 1)
         _store(dq_ptr + base, dq, rows, ok, H * E, e0, E, BE)
@@ -334,7 +329,7 @@ def grad_kernel(
                         v = _load(v_ptr + v_base, rows, ok, H * E, f0, E, BE)
                     if not early:
                         dmemory = _load_state(dmemory_ptr + after * E * E, e0, f0, has_future, E, BE)
-                    dk = _dot(v, tl.trans(dmemory), dk)
+                    dk = dot(v, tl.trans(dmemory), dk)
                     if reach_past:
                         if not early:
                             memory = _load_state(memory_ptr + before * E * E, e0, f0, has_past, E, BE)
@@ -347,7 +342,7 @@ def grad_kernel(
                     if not early:
                         norm = _load_norm(norm_ptr + before * E, e0, has_past, E, BE)
                     across += norm * dnorm
-        dk = _dot(tl.trans(dscore), q, dk)
+        dk = dot(tl.trans(dscore), q, dk)
         if not ONE_CHUNK:
             column += tl.sum(k.to(ACC) * dk, 1)
         _store(dk_ptr + base, dk, rows, ok, H * E, e0, E, BE)

@@ -13,7 +13,8 @@ With several tiles each program does all scores again. Names are those of README
 import triton
 import triton.language as tl
 
-from model.ops.mlstm_cell.kernels import NEVER, _dot, _head, _load, _overlap_grad, _rows, _store
+from model.ops.mlstm_cell.kernels import NEVER, _head, _load, _overlap_grad, _rows, _store
+from model.ops.products import dot
 
 
 @triton.jit
@@ -69,7 +70,7 @@ def _product(a, a_ptr, a_rows, a_ok, b_ptr, b_rows, b_ok, stride, E: tl.constexp
         if e0 > 0:
             a = _load(a_ptr, a_rows, a_ok, stride, e0, E, BE)
         b = _load(b_ptr, b_rows, b_ok, stride, e0, E, BE)
-        out = _dot(a, tl.trans(b), out)
+        out = dot(a, tl.trans(b), out)
     return out, b
 
 
@@ -101,7 +102,7 @@ def hidden_pairs_kernel(
         v = _load(v_ptr + v_base, keys, there, H * E, f0, E, BE)
         weight = score * _decay(written[None, :] - (top - log_scale)[:, None], rows[:, None], keys[None, :], r)
         overlap += tl.sum(weight, 1)
-        out = _dot(weight.to(v.dtype), v, out)
+        out = dot(weight.to(v.dtype), v, out)
 
     for number in range(p * PARTS):
         earlier, part = p - 1 - number // PARTS, number % PARTS
@@ -112,7 +113,7 @@ def hidden_pairs_kernel(
         v = _load(v_ptr + v_base, keys, there, H * E, f0, E, BE)
         weight = score * carried[:, None] * tl.exp2(written)[None, :]
         overlap += tl.sum(weight, 1)
-        out = _dot(weight.to(v.dtype), v, out)
+        out = dot(weight.to(v.dtype), v, out)
 
     inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
     _store(h_ptr + base, out * inverse[:, None], rows, ok, H * E, f0, E, BE)
@@ -172,7 +173,7 @@ def queries_grad_kernel(
         decay = _decay(written[None, :] - (top - log_scale)[:, None], rows[:, None], keys[None, :], r)
         dscore = (dweight * inverse[:, None] + doverlap[:, None]) * decay
         along += tl.sum(score * dscore, 1)
-        dq = _dot(dscore.to(k.dtype), k, dq)
+        dq = dot(dscore.to(k.dtype), k, dq)
 
     for number in range(p * PARTS):
         earlier, part = p - 1 - number // PARTS, number % PARTS
@@ -187,7 +188,7 @@ def queries_grad_kernel(
         dlog = tl.sum(score * dscore, 1)
         along += dlog
         across += tl.where((places > earlier) & (places < p), 1.0, 0.0)[None, :] * dlog[:, None]
-        dq = _dot(dscore.to(k.dtype), k, dq)
+        dq = dot(dscore.to(k.dtype), k, dq)
 
     _store(dq_ptr + base, dq, rows, ok, H * E, f0, E, BE)
     first = ok & (f0 == 0)
@@ -246,10 +247,10 @@ def keys_grad_kernel(
             inverse = tl.load(inverse_ptr + at, mask=there, other=0.0)
             doverlap = tl.load(doverlap_ptr + at, mask=there, other=0.0)
             decay = _decay(write[:, None] - (top - log_scale)[None, :], rows[None, :], keys[:, None], r)
-            dv = _dot((score * decay * inverse[None, :]).to(dh.dtype), dh, dv)
+            dv = dot((score * decay * inverse[None, :]).to(dh.dtype), dh, dv)
             dscore = (dweight * inverse[None, :] + doverlap[None, :]) * decay
             column += tl.sum(score * dscore, 1)
-            dk = _dot(dscore.to(q.dtype), q, dk)
+            dk = dot(dscore.to(q.dtype), q, dk)
 
         for number in range((N - p - 1) * PARTS):
             later, part = p + 1 + number // PARTS, number % PARTS
@@ -264,10 +265,10 @@ def keys_grad_kernel(
             written = tl.exp2(write + faded - tl.load(start_ptr + head * (N - 1) + later - 1))
             inverse = tl.load(far_inverse_ptr + at, mask=there, other=0.0)
             doverlap = tl.load(far_doverlap_ptr + at, mask=there, other=0.0)
-            dv = _dot((score * inverse[None, :] * written[:, None]).to(dh.dtype), dh, dv)
+            dv = dot((score * inverse[None, :] * written[:, None]).to(dh.dtype), dh, dv)
             dscore = (dweight * inverse[None, :] + doverlap[None, :]) * written[:, None]
             future += tl.sum(score * dscore, 1)
-            dk = _dot(dscore.to(q.dtype), q, dk)
+            dk = dot(dscore.to(q.dtype), q, dk)
 
         along = tl.load(along_ptr + gate, mask=ok, other=0.0)
         _store(dk_ptr + base, dk, keys, ok, H * E, f0, E, BE)

@@ -11,7 +11,8 @@ Program axes: 0 segment x tile of the state, 1 head, 2 direction and batch row. 
 import triton
 import triton.language as tl
 
-from model.ops.mlstm_cell.kernels import NEVER, _dot, _head, _load, _overlap_grad, _rows, _stabilisers, _store
+from model.ops.mlstm_cell.kernels import NEVER, _head, _load, _overlap_grad, _rows, _stabilisers, _store
+from model.ops.products import dot
 
 
 @triton.jit
@@ -54,7 +55,7 @@ def states_kernel(
         top = tl.maximum(start, tl.max(write, 0))
         keep = tl.exp2(start - top)
         written = k.to(ACC) * tl.exp2(write - top)[:, None]
-        memory = _dot(tl.trans(written.to(k.dtype)), v, memory * keep)
+        memory = dot(tl.trans(written.to(k.dtype)), v, memory * keep)
         norm = norm * keep + tl.sum(written, 0)
         start = last_fade + top
         total += last_fade
@@ -138,7 +139,7 @@ def states_grad_kernel(
         fades = start - tl.maximum(start, tl.max(tl.where(ok, top, NEVER), 0))
         inverse = 1.0 / (tl.maximum(tl.abs(overlap), floor) + eps)
         read = q.to(ACC) * (carried * inverse)[:, None]
-        dmemory = _dot(tl.trans(read.to(q.dtype)), dh, dmemory * tl.exp2(fades))
+        dmemory = dot(tl.trans(read.to(q.dtype)), dh, dmemory * tl.exp2(fades))
         if f0 == 0:
             if not RHO:
                 rho = tl.zeros((L,), ACC)

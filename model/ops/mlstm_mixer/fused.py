@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from model.ops.conv_qkv_gates import fused as conv_qkv_gates
@@ -22,6 +21,7 @@ from model.ops.mlstm_mixer import reference
 from model.ops.mlstm_mixer.kernels import prepare_grad_kernel, prepare_kernel
 from model.ops.mlstm_mixer.kernels_hidden import hidden_norm_gate_kernel
 from model.ops.partial_sums import sum_each
+from model.ops.precision import sum_dtype, sum_type
 
 BLOCKS = 8
 """Blocks of four channels of a program that prepares weights."""
@@ -30,14 +30,14 @@ NARROW = 64
 
 
 def _constants(x, num_gates):
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    acc = sum_type(x)
     return {"G": conv_qkv_gates.GATES, "USED": num_gates, "K": BLOCKS, "ACC": acc, "num_warps": 1}
 
 
 def _prepared(wide, taps):
     """Room for the prepared weights, see kernels.py."""
     inner = len(taps)
-    return wide.new_empty(12 + 2 * conv_qkv_gates.GATES, inner, dtype=torch.promote_types(wide.dtype, torch.float32))
+    return wide.new_empty(12 + 2 * conv_qkv_gates.GATES, inner, dtype=sum_dtype(wide))
 
 
 def _parts(prepared):

@@ -2,11 +2,11 @@
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from model.ops.backend import require_norm_width
 from model.ops.device import require_gpu
+from model.ops.launch import runs_of_tiles
 from model.ops.norm_gelu.kernels import (
     linear_norm_gelu_grad_kernel,
     linear_norm_gelu_kernel,
@@ -15,6 +15,7 @@ from model.ops.norm_gelu.kernels import (
 )
 from model.ops.norm_gelu.reference import EPS
 from model.ops.partial_sums import sum_parts
+from model.ops.precision import sum_dtype, sum_type
 
 ELEMENTS = 2048
 """Of a tile of `norm_gelu`, about."""
@@ -31,16 +32,11 @@ def _rows(x, frames):
     """Rows of x (..., width) in tiles: how many rows, tiles, tiles of a program that adds up, and such programs."""
     rows = x.numel() // x.shape[-1]
     tiles = triton.cdiv(rows, frames)
-    each = triton.cdiv(tiles, WANTED_PROGRAMS)
-    return rows, tiles, each, triton.cdiv(tiles, each)
-
-
-def _exact(x):
-    return torch.promote_types(x.dtype, torch.float32)
+    return rows, tiles, *runs_of_tiles(tiles, WANTED_PROGRAMS)
 
 
 def _constants(x, width, frames):
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    acc = sum_type(x)
     return {"D": width, "L": frames, "eps": EPS, "ACC": acc, "num_warps": 4}
 
 
@@ -79,7 +75,7 @@ def norm_gelu_backward(
     rows, _tiles, each, programs = _rows(x, frames)
     dx = torch.empty_like(x)
     dearly = torch.empty_like(x) if early is not None else x.new_empty(())
-    shares = x.new_empty(programs, 5, x.shape[-1], dtype=_exact(x))
+    shares = x.new_empty(programs, 5, x.shape[-1], dtype=sum_dtype(x))
     norm_gelu_grad_kernel[(programs,)](
         x,
         early,
@@ -103,7 +99,7 @@ def norm_gelu_backward(
 @norm_gelu_backward.register_fake
 def _(x, weight, bias, early, offset, last_weight, dy):
     dearly = torch.empty_like(x) if early is not None else x.new_empty(())
-    return torch.empty_like(x), dearly, x.new_empty(5, x.shape[-1], dtype=_exact(x))
+    return torch.empty_like(x), dearly, x.new_empty(5, x.shape[-1], dtype=sum_dtype(x))
 
 
 def _setup(ctx, inputs, output):
@@ -154,7 +150,7 @@ def linear_norm_gelu_backward(
     rows, _tiles, each, programs = _rows(x, frames)
     dx = torch.empty_like(x) if wanted else x.new_empty(())
     width, inputs = linear.shape
-    shares = x.new_empty(programs, 2 + inputs, width, dtype=_exact(x))
+    shares = x.new_empty(programs, 2 + inputs, width, dtype=sum_dtype(x))
     linear_norm_gelu_grad_kernel[(programs,)](
         x, linear.t().contiguous(), weight, bias, dy, dx, shares, rows, each, INPUT=wanted, **constants
     )
@@ -164,7 +160,7 @@ def linear_norm_gelu_backward(
 @linear_norm_gelu_backward.register_fake
 def _(x, linear, weight, bias, dy, wanted):
     dx = torch.empty_like(x) if wanted else x.new_empty(())
-    return dx, x.new_empty(2 + linear.shape[1], len(linear), dtype=_exact(x))
+    return dx, x.new_empty(2 + linear.shape[1], len(linear), dtype=sum_dtype(x))
 
 
 def _linear_setup(ctx, inputs, output):

@@ -11,7 +11,7 @@ from model.ops.conv_qkv_gates import fused as conv_qkv_gates_fused
 from model.ops.head_norm_gate import fused as head_norm_gate_fused
 from model.ops.head_norm_gate import head_norm_gate
 from model.ops.mlstm_cell import fused, mlstm_cell
-from model.ops.mlstm_cell.fused import Launch, Plan
+from model.ops.mlstm_cell.fused import CellLaunch, Plan
 from model.ops.partial_sums import sum_each
 
 
@@ -67,8 +67,8 @@ def cut(monkeypatch, chunk, tile, chunks):
     """Small chunks, tiles and segments, so that short sequences have several of each."""
 
     def plan(rows, length, dim, element_size, shared_memory):
-        one = Launch(tile, early=dim <= tile)
-        parts = {"hidden": one, "grad": one, "states": Launch(16), "states_grad": Launch(16)}
+        one = CellLaunch(tile, early=dim <= tile)
+        parts = {"hidden": one, "grad": one, "states": CellLaunch(16), "states_grad": CellLaunch(16)}
         return Plan(chunk=chunk, num_chunks=-(-length // chunk), chunks=chunks, **parts)
 
     monkeypatch.setattr(fused, "plan", plan)
@@ -177,7 +177,7 @@ def test_conv_qkv_gates_equals_reference(sizes, directions):
 
 def test_programs_of_project_that_do_several_tiles(monkeypatch):
     for name in ("BACKWARD", "WEIGHTS_BACKWARD", "CONVOLVE"):
-        monkeypatch.setattr(conv_qkv_gates_fused, name, conv_qkv_gates_fused.Launch(32, 16, 4))
+        monkeypatch.setattr(conv_qkv_gates_fused, name, conv_qkv_gates_fused.TileLaunch(32, 16, 4))
     assert_equal(*conv_qkv_gates_both((2, 37, 32, 2), (False, True)), 1e-10)
 
 

@@ -5,7 +5,7 @@ import torch
 from interpreted import assert_equal, cases, poisoned, poisoned_memory, tensors  # noqa: F401
 
 from model.ops.gumbel_codes import count_codes, fused, gumbel_noise, sample_codes
-from model.ops.gumbel_codes.fused import Launch, Product
+from model.ops.gumbel_codes.fused import CodebookLaunch, LogitsLaunch
 from model.ops.gumbel_codes.reference import sample_codes_reference
 
 SEED = torch.tensor([0x1234_5678_9ABC_DEF])
@@ -63,9 +63,9 @@ def test_sample_in_single_precision(case):
 
 
 def test_runs_of_several_tiles(monkeypatch):
-    monkeypatch.setattr("model.ops.gumbel_codes.fused.FORWARD", Launch(256, 4, 4))
-    monkeypatch.setattr("model.ops.gumbel_codes.fused.BACKWARD", Launch(256, 4))
-    monkeypatch.setattr("model.ops.gumbel_codes.fused.CODEBOOK", Product(16, 16, 16, 4, 1, 24))
+    monkeypatch.setattr("model.ops.gumbel_codes.fused.FORWARD", LogitsLaunch(256, 4, 4))
+    monkeypatch.setattr("model.ops.gumbel_codes.fused.BACKWARD", LogitsLaunch(256, 4))
+    monkeypatch.setattr("model.ops.gumbel_codes.fused.CODEBOOK", CodebookLaunch(16, 16, 16, 4, 1, 24))
     assert_equal(*both((36, 2, 20, 40)), 1e-10)
 
 

@@ -13,7 +13,7 @@ from interpreted import (  # noqa: F401 (a fixture)
 )
 
 from model.ops.mlstm_cell import fused, mlstm_cell
-from model.ops.mlstm_cell.fused import Launch, Pairs, Plan
+from model.ops.mlstm_cell.fused import CellLaunch, Pairs, Plan
 
 
 def run(inputs, backend="triton", eps=0.0):
@@ -23,7 +23,7 @@ def run(inputs, backend="triton", eps=0.0):
 
 def cut(monkeypatch, chunk, tile, pairs=True):
     """Small chunks and tiles, so that short sequences have several of each."""
-    one = Launch(tile, part=max(16, chunk // 2))
+    one = CellLaunch(tile, part=max(16, chunk // 2))
 
     def plan(rows, length, dim, element_size, shared_memory):
         count = -(-length // chunk)

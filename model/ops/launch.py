@@ -1,0 +1,23 @@
+"""How work is divided among the programs of a launch; changes the speed and the order of sums, not what is summed."""
+
+from dataclasses import dataclass
+
+import triton
+
+
+@dataclass(frozen=True, slots=True)
+class PieceLaunch:
+    """A program holds a tile of frames and meets pieces of something else one after the other."""
+
+    frames: int
+    """Of a program's tile."""
+    piece: int
+    """Hidden channels, or other frames, that it meets at a time."""
+    warps: int
+    stages: int
+
+
+def runs_of_tiles(num_tiles: int, wanted: int) -> tuple[int, int]:
+    """Returns the tiles that each program does, and the programs, for `num_tiles` tiles and about `wanted` programs."""
+    tiles = triton.cdiv(num_tiles, max(1, wanted))
+    return tiles, triton.cdiv(num_tiles, tiles)
