@@ -68,7 +68,7 @@ def head_norm_gate_problem(directions, batch, length, heads, dim, *, device="cud
     return _problem(head_norm_gate, inputs, "y dh dconv dz dweight dskip")
 
 
-def mlstm_mixer_problem(batch, length, inner, heads, both=True, *, device="cuda") -> Problem:
+def mlstm_mixer_problem(batch, length, inner, heads, directions=(False, True), *, device="cuda") -> Problem:
     """Returns `mlstm_mixer` of (B, S, 2 I), weights and gates, capped at 15, like those of a layer at the start of training."""
     normal, maps = _normal(length, device), (inner // 4, 4, 4)
     weights = ((inner, 4), (inner,), maps, maps, maps, (2 * heads, 3 * inner), (2 * heads,), (inner,), (inner,))
@@ -78,7 +78,9 @@ def mlstm_mixer_problem(batch, length, inner, heads, both=True, *, device="cuda"
     names = "y dwide dtaps dconv_bias dwq dwk dwv dgate_weight dgate_bias dnorm_weight dskip"
     wide = normal(batch, length, 2 * inner).bfloat16()
     # The gates' bias has the sum of gradients that cancel, and gathers what q, k, v and gates were rounded by.
-    return _problem(partial(mlstm_mixer, both=both, cap=15.0), [wide, *inputs], names)._replace(ceiling=2 * CEILING)
+    return _problem(partial(mlstm_mixer, directions=directions, cap=15.0), [wide, *inputs], names)._replace(
+        ceiling=2 * CEILING
+    )
 
 
 def feed_forward_problem(batch, length, width, hidden, *, device="cuda") -> Problem:

@@ -1,4 +1,8 @@
-"""Whether an operator is done by its kernels or in plain PyTorch."""
+"""Who decides between kernels and plain PyTorch: every operator asks `by_kernels`, and nothing else does.
+
+"auto" is the kernels on a GPU for sizes that they do, "triton" always the kernels, "torch" never. Other backends that an
+operator has besides are its own; the mLSTM cell alone has some.
+"""
 
 import importlib.util
 
@@ -6,13 +10,24 @@ TRITON = importlib.util.find_spec("triton") is not None
 """Whether the kernels can be imported; looked up here, as a model that compiles cannot."""
 
 
-def by_kernels(backend, x, fits=lambda: True):
-    """Whether the kernels do it: with "triton" always, with "auto" if x is on a GPU and only then `fits()`, with "torch" never."""
-    if backend not in ("auto", "torch", "triton"):
-        raise ValueError(f"backend={backend!r} is unknown: choose auto, torch or triton")
+def by_kernels(backend, x, fits=lambda: True, others=()):
+    """Returns whether the kernels do it, for a tensor x of the operator.
+
+    Args:
+        backend: "auto", "torch", "triton", or one of the others, which are no kernels of this project.
+        x: "auto" asks whether it is on a GPU.
+        fits: says whether the kernels do these sizes; "auto" alone asks, and on a GPU only.
+        others: backends that the operator has besides.
+
+    Raises:
+        ValueError: the backend is unknown, or needs a package that is not there.
+    """
+    *most, last = "auto", "torch", "triton", *others
+    if backend not in (*most, last):
+        raise ValueError(f"backend={backend!r} is unknown: choose {', '.join(most)} or {last}")
     if backend == "triton" and not TRITON:
         raise ValueError("backend='triton' needs the package triton: install it, or use backend='torch'")
-    return backend == "triton" or (backend == "auto" and x.is_cuda and fits())
+    return backend == "triton" or (backend == "auto" and TRITON and x.is_cuda and fits())
 
 
 def fits_norm(width: int) -> bool:

@@ -7,13 +7,16 @@ import torch
 import triton
 from torch import Tensor
 
+from model.ops.add_norm.reference import EPS
 from model.ops.device import require_gpu
 from model.ops.dropout import threshold
+from model.ops.feed_forward import kernels
 from model.ops.feed_forward.kernels import feed_forward_grad_kernel, feed_forward_kernel, weights_grad_kernel
-from model.ops.feed_forward.reference import EPS, SPARE
 from model.ops.launch import PieceLaunch, runs_of_tiles
 from model.ops.partial_sums import sum_parts
 from model.ops.precision import sum_dtype, sum_type
+
+SPARE = kernels.SPARE.value
 
 MOST_CHANNELS = 128
 """A row is held in registers as a whole, and wider ones spill: plain PyTorch, compiled, is faster from 256 on (README.md)."""

@@ -5,9 +5,7 @@ Shape letters: N frames, G groups, V codes of a group, E channels of a code.
 
 import torch
 
-KEYS = (0x9E3779B9, 0xBB67AE85)
-MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-MASK = 0xFFFFFFFF
+from model.ops.philox import philox
 
 
 def piece_width(num_codes):
@@ -19,7 +17,7 @@ def piece_width(num_codes):
 def gumbel_noise_reference(seed, num_frames, num_groups, num_codes):
     """Standard Gumbel noise (N, G, V), float32: -ln(-ln(1 - t)), t = (k + 1/2) / 2^23, k from the bits of Philox4x32-10.
 
-    Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3. The counter is (n G + g, place in the pieces, 0, 0), the
+    The counter is (n G + g, place in the pieces, 0, 0), the
     key is the seed, an int64 tensor of one element.
     """
     width = piece_width(num_codes)
@@ -30,23 +28,6 @@ def gumbel_noise_reference(seed, num_frames, num_groups, num_codes):
     bits = bits.unflatten(2, (calls, width)).transpose(1, 2).flatten(1)[:, :num_codes]
     t = ((bits >> 9).double() + 0.5) / 2**23
     return (-(-torch.log1p(-t)).log()).float().view(num_frames, num_groups, num_codes)
-
-
-def philox(seed, c0, c1, rounds=10):
-    """The four outputs for counters (c0, c1, 0, 0), numbers of 32 bits held in int64."""
-    c2 = c3 = torch.zeros_like(c0)
-    k0, k1 = seed & MASK, (seed >> 32) & MASK
-    for _ in range(rounds):
-        (high0, low0), (high2, low2) = _multiply(MULTIPLIERS[0], c0), _multiply(MULTIPLIERS[1], c2)
-        c0, c1, c2, c3 = high2 ^ c1 ^ k0, low2, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + KEYS[0]) & MASK, (k1 + KEYS[1]) & MASK
-    return c0, c1, c2, c3
-
-
-def _multiply(a, b):
-    """Upper and lower 32 bits of the product of a number and a tensor of 32 bits."""
-    middle = (a >> 16) * b + ((a & 0xFFFF) * b >> 16)
-    return middle >> 16, (a * b) & MASK
 
 
 def sample_codes_reference(logits, codebook, temperature, weight, noise):

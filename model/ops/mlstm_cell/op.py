@@ -1,16 +1,15 @@
 """One door to every backend of the mLSTM cell."""
 
-from model.ops.backend import TRITON
+from model.ops.backend import TRITON, by_kernels
 from model.ops.mlstm_cell.chunkwise import mlstm_cell_chunkwise
 from model.ops.mlstm_cell.nxai import mlstm_cell_nxai
 from model.ops.mlstm_cell.reference import mlstm_cell_reference
 
 if TRITON:
     from model.ops.mlstm_cell.fused import mlstm_cell_triton
-else:
-    mlstm_cell_triton = None
 
-BACKENDS = ("auto", "reference", "torch", "triton", "xlstm")
+OTHERS = {"reference": mlstm_cell_reference, "xlstm": mlstm_cell_nxai}
+"""Backends that no other operator has."""
 
 
 def mlstm_cell(q, k, v, igate, fgate, *, backend="auto", eps=1e-6):
@@ -33,19 +32,9 @@ def mlstm_cell(q, k, v, igate, fgate, *, backend="auto", eps=1e-6):
         ValueError: a shape does not fit, or the backend is unknown or cannot run there.
     """
     _check(q, k, v, igate, fgate)
-    if backend == "auto":
-        backend = "triton" if q.is_cuda else "torch"
-    if backend == "torch":
-        return mlstm_cell_chunkwise(q, k, v, igate, fgate, eps)
-    if backend == "triton":
-        if mlstm_cell_triton is None:
-            raise ValueError("backend='triton' needs the package triton, which is Linux only: use 'torch'")
+    if by_kernels(backend, q, others=tuple(OTHERS)):
         return mlstm_cell_triton(q, k, v, igate, fgate, eps)
-    if backend == "reference":
-        return mlstm_cell_reference(q, k, v, igate, fgate, eps)
-    if backend == "xlstm":
-        return mlstm_cell_nxai(q, k, v, igate, fgate, eps)
-    raise ValueError(f"backend={backend!r} is unknown: choose one of {', '.join(BACKENDS)}")
+    return OTHERS.get(backend, mlstm_cell_chunkwise)(q, k, v, igate, fgate, eps)
 
 
 def _check(q, k, v, igate, fgate):

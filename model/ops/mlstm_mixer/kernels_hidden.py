@@ -53,8 +53,7 @@ def hidden_norm_gate_kernel(
         out, overlap = hidden_of_chunk(a, k, v, memory, norm, start, write, top, floor, r, L, log_scale, eps, ACC)
         out = out.to(h_ptr.dtype.element_ty)
         tl.store(overlap_ptr + gate, overlap, ok)
-        # Nothing reads this before the way back: it need not push y from the cache.
-        tl.store(h_ptr + base + rows[:, None] * (H * E) + e[None, :], out, mask=there, eviction_policy="evict_first")
+        _store(h_ptr + base, out, rows, ok, H * E, 0, E, BE)
         normed, _inverse = normalise_head(out.to(ACC), there, E, norm_eps)
         total += normed * weight[None, :] + a.to(ACC) * skip[None, :]
     z = _load(z_ptr + b.to(tl.int64) * S * z_stride + h * E, rows, ok, z_stride, 0, E, BE).to(ACC)

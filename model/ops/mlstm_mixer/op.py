@@ -9,8 +9,9 @@ if TRITON:
 
 
 def mlstm_mixer(
-    wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip, *, both=True, cap=None, backend="auto"
-):
+    wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip, *, directions=(False, True), cap=None,
+    backend="auto", cell_backend=None,
+):  # fmt: skip
     """What the mLSTM layer does between its projections: `conv_qkv_gates`, the cell and `head_norm_gate`; (B, S, I).
 
     Args:
@@ -22,12 +23,17 @@ def mlstm_mixer(
         gate_bias: (2 H,).
         norm_weight: Scale of the norm of every head less one (I,).
         skip: Weight of the convolved input (I,).
-        both: Whether the layer also runs backward in time, with the same weights.
+        directions: For each direction whether it runs backward in time, all with the same weights: (False, True), (False,) or (True,).
         cap: Gates g become cap * tanh(g / cap); None leaves them as they are.
         backend: "torch", "triton", or "auto": triton on a GPU if the kernels do these sizes, else the three operators
             one by one, each as its own "auto" says.
+        cell_backend: Of the cell, where another one is wanted than `backend`; "reference", "xlstm" and "torch" keep the three
+            operators apart.
     """
     weights = (taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip)
-    if by_kernels(backend, wide, lambda: fits(wide.shape[-1] // 2, wq.shape[-1], taps.shape[-1], len(gate_bias))):
-        return mlstm_mixer_triton(wide, *weights, both, cap)
-    return mlstm_mixer_reference(wide, *weights, both=both, cap=cap, backend=backend)
+    sizes = (wide.shape[-1] // 2, wq.shape[-1], taps.shape[-1], len(gate_bias))
+    whole = cell_backend in (None, "auto", "triton")
+    if whole and by_kernels(backend, wide, lambda: fits(*sizes) and not directions[0]):
+        return mlstm_mixer_triton(wide, *weights, directions, cap)
+    settings = {"directions": directions, "cap": cap, "backend": backend, "cell_backend": cell_backend or backend}
+    return mlstm_mixer_reference(wide, *weights, **settings)

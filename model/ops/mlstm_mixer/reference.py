@@ -27,11 +27,10 @@ def before_cell(
     return (*(t.unflatten(-1, heads) for t in (conv, k, v)), *gates.chunk(2, dim=-1)), conv
 
 
-def mlstm_mixer_reference(wide, *weights, both=True, cap=None, backend="torch"):
+def mlstm_mixer_reference(wide, *weights, directions=(False, True), cap=None, backend="torch", cell_backend="torch"):
     """(B, S, I); see `mlstm_mixer`."""
     *before, norm_weight, skip = weights
     x, z = wide.chunk(2, dim=-1)
-    directions = (False, True) if both else (False,)
     cell_inputs, conv = before_cell(x, *before, directions=directions, cap=cap, backend=backend)
-    h = mlstm_cell(*cell_inputs, backend=backend, eps=EPS)
+    h = mlstm_cell(*cell_inputs, backend=cell_backend, eps=EPS)
     return head_norm_gate(h, conv, z, norm_weight, skip, backend=backend)

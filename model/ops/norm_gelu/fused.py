@@ -1,10 +1,11 @@
 """The kernels of `norm_gelu` as PyTorch operators. Shape letters: B batch, S rows of a window, N = B S, D channels, C inputs of a row."""
 
 import torch
+import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from model.ops.backend import require_norm_width
+from model.ops.backend import fits_norm, require_norm_width
 from model.ops.device import require_gpu
 from model.ops.launch import runs_of_tiles
 from model.ops.norm_gelu.kernels import (
@@ -188,12 +189,31 @@ def norm_gelu_triton(x, weight, bias, early, offset, last_weight, last_bias):
     return norm_gelu_forward(*(None if t is None else t.contiguous() for t in tensors))
 
 
-def linear_norm_gelu_triton(x, linear, weight, bias):
-    """As `linear_norm_gelu_reference`, by this project's kernels, for 16 or 32 inputs.
+def padded_inputs(inputs: int, with_bias: bool) -> int:
+    """Returns the inputs of the kernels: with a bias one more, and zeros up to a multiple of 16."""
+    return 16 * triton.cdiv(inputs + 1, 16) if with_bias else inputs
+
+
+def fits(width: int, inputs: int, with_bias: bool) -> bool:
+    """Returns whether the kernels of `linear_norm_gelu` do these sizes."""
+    return fits_norm(width) and padded_inputs(inputs, with_bias) in (16, 32)
+
+
+def bias_as_column(x: Tensor, linear: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x (..., F) with a column of ones and linear (D, F) with the bias beside it, both with zeros up to `padded_inputs`."""
+    spare = padded_inputs(x.shape[-1], True) - x.shape[-1] - 1
+    ones = F.pad(x.new_ones(*x.shape[:-1], 1), (0, spare))
+    return torch.cat([x, ones], dim=-1), F.pad(torch.cat([linear, bias[:, None]], dim=1), (0, spare))
+
+
+def linear_norm_gelu_triton(x, linear, weight, bias, linear_bias=None):
+    """gelu(LayerNorm(linear x + linear_bias)), by this project's kernels; see `linear_norm_gelu`.
 
     Raises:
         ValueError: sizes that the kernels are not written for.
     """
+    if linear_bias is not None:
+        x, linear = bias_as_column(x, linear, linear_bias)
     width, inputs = linear.shape
     require_norm_width(width)
     if inputs not in (16, 32):

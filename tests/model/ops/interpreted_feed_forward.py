@@ -43,9 +43,18 @@ def test_feed_forward_in_single_precision():
     assert_equal(*both(SIZES["several tiles, ragged"], torch.float32, dropout=0.1, seeds=SEEDS), 1e-5)
 
 
-def test_without_seeds_nothing_is_dropped():
-    with_rate, without = both(SIZES["one tile"], dropout=0.5), both(SIZES["one tile"])
-    assert_equal(with_rate[0], [x.detach() for x in without[1]], 1e-10)
+def test_without_seeds_pytorch_draws_some():
+    """The same ones for the same state of its generator, and then others."""
+    inputs = [x.detach() for x in problem(*SIZES["one tile"])]
+    found = []
+    for state in (1, 1, 2):
+        torch.manual_seed(state)
+        found.append(feed_forward(*inputs, dropout=0.5, backend="triton"))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    torch.manual_seed(1)
+    seeds = torch.randint(2**62, (2,))
+    assert torch.equal(found[0], feed_forward(*inputs, dropout=0.5, seeds=seeds, backend="triton"))
 
 
 def test_the_kept_fraction_and_the_two_masks():

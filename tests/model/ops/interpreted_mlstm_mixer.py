@@ -48,7 +48,7 @@ def test_mlstm_mixer_equals_reference(case, cap):
 
 @pytest.mark.usefixtures("no_eps")
 def test_mlstm_mixer_forward_in_time_alone():
-    assert_equal(*both_ways((1, 21, 32, 2), both=False), 1e-10)
+    assert_equal(*both_ways((1, 21, 32, 2), directions=(False,)), 1e-10)
 
 
 @pytest.mark.usefixtures("no_eps")

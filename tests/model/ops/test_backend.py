@@ -11,6 +11,12 @@ from model.ops.gumbel_codes import op as gumbel_codes
 from model.ops.spans import op as spans
 
 
+class OnGPU(torch.Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    is_cuda = True
+
+
 def test_kernels_where_they_are_asked_for_or_on_a_gpu():
     x = torch.ones(1)
     assert by_kernels("triton", x)
@@ -18,12 +24,16 @@ def test_kernels_where_they_are_asked_for_or_on_a_gpu():
     assert not by_kernels("auto", x)
     with pytest.raises(ValueError, match="backend='cuda' is unknown: choose auto, torch or triton"):
         by_kernels("cuda", x)
+    assert not by_kernels("xlstm", x, others=("reference", "xlstm"))
+    with pytest.raises(ValueError, match="choose auto, torch, triton, reference or xlstm"):
+        by_kernels("cuda", x, others=("reference", "xlstm"))
 
 
 def test_without_triton_its_kernels_are_refused(monkeypatch):
     monkeypatch.setattr("model.ops.backend.TRITON", False)
     with pytest.raises(ValueError, match="needs the package triton"):
         by_kernels("triton", torch.ones(1))
+    assert not by_kernels("auto", torch.ones(1).as_subclass(OnGPU))
 
 
 @pytest.mark.parametrize("backend", ["auto", "torch", "triton"])
@@ -60,12 +70,6 @@ def context(width, dtype=torch.bfloat16):
 def test_sizes_up_to_the_borders_are_done_by_kernels(fits, inside, outside):
     assert all(fits(*sizes) for sizes in inside)
     assert not any(fits(*sizes) for sizes in outside)
-
-
-class OnGPU(torch.Tensor):
-    """A tensor that says that it is on a GPU."""
-
-    is_cuda = True
 
 
 def test_on_a_gpu_kernels_do_what_fits():

@@ -9,7 +9,8 @@ pytest.importorskip("triton")
 from model.config import QuantizerConfig
 from model.draws import Draws, KeyedDraws
 from model.ops.gumbel_codes import gumbel_noise, sample_codes
-from model.ops.gumbel_codes.reference import philox, sample_codes_reference
+from model.ops.gumbel_codes.reference import sample_codes_reference
+from model.ops.philox import philox
 from model.quantizer import GumbelQuantizer, StraightThroughCodes
 
 
