@@ -176,7 +176,9 @@ def optimise(preset: str) -> None:
         patch.setattr("model.ops.adamw.fused.require_gpu", lambda x: None)
         parameter = torch.nn.Parameter(torch.zeros(70, 300))
         parameter.grad = torch.zeros_like(parameter)
-        optimizer = AdamW([{"params": [parameter], "lr": torch.tensor(0.0)}], config.betas, torch.device("cuda"))
+        optimizer = AdamW(
+            [{"params": [parameter], "lr": torch.tensor(0.0)}], config.betas, torch.device("cuda"), backend="triton"
+        )
         optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.zeros(())
         optimizer.grad_norm()
         optimizer.step()
