@@ -109,6 +109,25 @@ def _(x, taps, bias, wk, wv, on_a, on_x, gate_bias, directions, first):
     return *filled, shares.new_empty(*filled[0].shape[:3], len(gate_bias))
 
 
+def _weights_grads(x, a, dk, dv, dgates, num_gates):
+    """Shares of the gradients of the maps, of A and X, and of the gates' bias."""
+    directions, batch, length, inner = a.shape
+    rows = batch * length
+    wide = x.element_size() > 2
+    launch = replace(WEIGHTS_BACKWARD, channels=WEIGHTS_BACKWARD.channels // 2) if wide else WEIGHTS_BACKWARD
+    channels, frames = _cut(x, launch)
+    columns = inner // channels
+    tiles, runs = runs_of_tiles(triton.cdiv(directions * rows, frames), launch.programs // (4 * columns))
+    x_tiles = triton.cdiv(triton.cdiv(rows, frames), runs)
+    sums = (x.new_empty(runs, *size, dtype=sum_dtype(x)) for size in ((2, BLOCK * inner), (2, inner, GATES), (GATES,)))
+    dmaps, don, dgate_bias = sums
+    weights_grad_kernel[(4, columns, runs)](
+        dk, dv, dgates, a, x, dmaps, don, dgate_bias, rows, x.stride(1), tiles, x_tiles, G=GATES, USED=num_gates,
+        **_constants(x, directions, launch),
+    )  # fmt: skip
+    return dmaps, don, dgate_bias
+
+
 def conv_qkv_gates_grads(
     x, taps, bias, wk, wv, on_a, on_x, directions, first, num_gates, a, da, dk, dv, dgates, dx, dq=None
 ):
@@ -119,35 +138,23 @@ def conv_qkv_gates_grads(
     anything in columns that are no gates. `dq`, if given, is added to `da`.
     """
     batch, length, inner = x.shape
-    rows, extent, exact = batch * length, (batch, length, x.stride(1)), sum_dtype(x)
     dconv = torch.empty_like(dk)
-
     channels, frames = _cut(x, BACKWARD)
     tiles, runs = runs_of_tiles(batch * triton.cdiv(length, frames), BACKWARD.programs // (inner // channels))
     turn = da.stride(0) if directions > 1 else 0
-    dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=exact)
+    dtaps = x.new_empty(runs, TAPS + 1, inner, dtype=sum_dtype(x))
     conv_qkv_gates_grad_kernel[(inner // channels, runs)](
-        x, taps, bias, wk, on_a, da, dq, dk, dgates, dconv, dtaps, *extent, tiles, turn, QUERIES=dq is not None,
-        FIRST=first, G=GATES, USED=num_gates, FOLD=min(frames, FOLD), **_constants(x, directions, BACKWARD),
+        x, taps, bias, wk, on_a, da, dq, dk, dgates, dconv, dtaps, batch, length, x.stride(1), tiles, turn,
+        QUERIES=dq is not None, FIRST=first, G=GATES, USED=num_gates, FOLD=min(frames, FOLD), **_constants(x, directions, BACKWARD),
     )  # fmt: skip
 
-    wide = x.element_size() > 2
-    launch = replace(WEIGHTS_BACKWARD, channels=WEIGHTS_BACKWARD.channels // 2) if wide else WEIGHTS_BACKWARD
-    channels, frames = _cut(x, launch)
-    columns = inner // channels
-    tiles, runs = runs_of_tiles(triton.cdiv(directions * rows, frames), launch.programs // (4 * columns))
-    x_tiles = triton.cdiv(triton.cdiv(rows, frames), runs)
-    sums = (x.new_empty(runs, *size, dtype=exact) for size in ((2, BLOCK * inner), (2, inner, GATES), (GATES,)))
-    dmaps, don, dgate_bias = sums
-    weights_grad_kernel[(4, columns, runs)](
-        dk, dv, dgates, a, x, dmaps, don, dgate_bias, rows, x.stride(1), tiles, x_tiles, G=GATES, USED=num_gates,
-        **_constants(x, directions, launch),
-    )  # fmt: skip
+    dmaps, don, dgate_bias = _weights_grads(x, a, dk, dv, dgates, num_gates)
 
     channels, frames = _cut(x, CONVOLVE)
     tiles, runs = runs_of_tiles(batch * triton.cdiv(length, frames), CONVOLVE.programs // (inner // channels))
     convolve_grad_kernel[(inner // channels, runs)](
-        taps, wv, on_x, dconv, dv, dgates, dx, batch, length, tiles, dx.stride(1), FIRST=first, G=GATES, USED=num_gates, **_constants(x, directions, CONVOLVE),
+        taps, wv, on_x, dconv, dv, dgates, dx, batch, length, tiles, dx.stride(1), FIRST=first, G=GATES, USED=num_gates,
+        **_constants(x, directions, CONVOLVE),
     )  # fmt: skip
     return dmaps, don, dtaps, dgate_bias
 

@@ -8,18 +8,9 @@ if TRITON:
 
 
 def conv_qkv_gates(
-    x,
-    conv_weight,
-    conv_bias,
-    q_weight,
-    k_weight,
-    v_weight,
-    gate_weight,
-    gate_bias,
-    *,
-    directions=(False, True),
+    x, conv_weight, conv_bias, q_weight, k_weight, v_weight, gate_weight, gate_bias, *, directions=(False, True),
     backend="auto",
-):
+):  # fmt: skip
     """What the mLSTM cell needs of x: (conv, k, v, gates), for each direction.
 
     conv (R, B, S, I) is SiLU of the causal convolution of x, and serves as queries; k (R, B, S, I) is a block-diagonal map

@@ -59,26 +59,9 @@ def head_norm_gate_grads(h, conv, z, weight, skip, dy, dz, rho=None):
     dh, dconv = torch.empty_like(h), h.new_empty(z.shape)
     dweights = h.new_empty(runs, 2, len(skip), dtype=exact)
     head_norm_gate_grad_kernel[(runs, heads)](
-        h,
-        conv,
-        z,
-        weight,
-        skip,
-        dy,
-        dh,
-        dconv,
-        dz,
-        rho,
-        dweights,
-        rows,
-        h.shape[2],
-        z.stride(1),
-        dz.stride(1),
-        tiles,
-        RHO=rho is not None,
-        STAGES=STAGES,
-        **constants,
-    )
+        h, conv, z, weight, skip, dy, dh, dconv, dz, rho, dweights, rows, h.shape[2], z.stride(1), dz.stride(1), tiles,
+        RHO=rho is not None, STAGES=STAGES, **constants,
+    )  # fmt: skip
     return dh, dconv, dweights
 
 

@@ -78,22 +78,9 @@ def norm_gelu_backward(
     dearly = torch.empty_like(x) if early is not None else x.new_empty(())
     shares = x.new_empty(programs, 5, x.shape[-1], dtype=sum_dtype(x))
     norm_gelu_grad_kernel[(programs,)](
-        x,
-        early,
-        offset,
-        weight,
-        bias,
-        last_weight,
-        dy,
-        dx,
-        dearly,
-        shares,
-        rows,
-        x.shape[-2],
-        each,
-        STAGES=STAGES,
+        x, early, offset, weight, bias, last_weight, dy, dx, dearly, shares, rows, x.shape[-2], each, STAGES=STAGES,
         **constants,
-    )
+    )  # fmt: skip
     return dx, dearly, sum_parts(shares)
 
 
