@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 import triton
 
 
@@ -21,3 +22,13 @@ def runs_of_tiles(num_tiles: int, wanted: int) -> tuple[int, int]:
     """Returns the tiles that each program does, and the programs, for `num_tiles` tiles and about `wanted` programs."""
     tiles = triton.cdiv(num_tiles, max(1, wanted))
     return tiles, triton.cdiv(num_tiles, tiles)
+
+
+def settings(warps: int, stages: int, registers: int | None = None) -> dict[str, int]:
+    """Returns Triton's names for them; `registers` is the most that a thread may use, None no limit."""
+    return {"num_warps": warps, "num_stages": stages} | ({"maxnreg": registers} if registers else {})
+
+
+def with_dense_rows(x: torch.Tensor) -> torch.Tensor:
+    """Returns x (B, S, I), which may be a slice of a wider tensor's channels, dense but for one stride of all rows."""
+    return x if x.stride(-1) == 1 and x.stride(0) == x.shape[1] * x.stride(1) else x.contiguous()

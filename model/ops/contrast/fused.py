@@ -6,7 +6,7 @@ from torch import Tensor
 
 from model.ops.contrast.kernels import contrast_grad_kernel, contrast_kernel, lengths_kernel
 from model.ops.device import require_gpu
-from model.ops.launch import PieceLaunch
+from model.ops.launch import PieceLaunch, settings
 from model.ops.precision import sum_dtype, sum_type
 
 ELEMENTS = 2048
@@ -33,10 +33,8 @@ def launched(context, launch):
     acc = sum_type(context)
     constants = {"D": width, "L": launch.frames, "P": launch.piece, "ACC": acc}
     constants["TILES"] = triton.cdiv(num_frames, launch.piece)
-    return (triton.cdiv(num_frames, launch.frames), batch), constants | {
-        "num_warps": launch.warps,
-        "num_stages": launch.stages,
-    }
+    grid = (triton.cdiv(num_frames, launch.frames), batch)
+    return grid, constants | settings(launch.warps, launch.stages)
 
 
 @torch.library.custom_op("raysys::contrast", mutates_args=())

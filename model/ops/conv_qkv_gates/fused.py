@@ -19,7 +19,7 @@ from model.ops.conv_qkv_gates.kernels import (
 )
 from model.ops.conv_qkv_gates.reference import gate_maps, keys_map
 from model.ops.device import require_gpu
-from model.ops.launch import runs_of_tiles
+from model.ops.launch import runs_of_tiles, settings, with_dense_rows
 from model.ops.partial_sums import sum_each
 from model.ops.precision import sum_dtype, sum_type
 
@@ -68,8 +68,7 @@ def _constants(x, directions, launch):
     channels, frames = _cut(x, launch)
     acc = sum_type(x)
     constants = {"I": x.shape[-1], "R": directions, "C": channels, "L": frames, "ACC": acc}
-    constants |= {"num_warps": 4, "num_stages": launch.stages}
-    return constants | ({"maxnreg": launch.registers} if launch.registers else {})
+    return constants | settings(4, launch.stages, launch.registers)
 
 
 def outputs(x, directions, num_gates):
@@ -227,8 +226,7 @@ def conv_qkv_gates_triton(x, conv_weight, conv_bias, q_weight, k_weight, v_weigh
     """
     num_gates = len(gate_weight)
     require_fit(x.shape[-1], q_weight, conv_weight, num_gates)
-    if x.stride(-1) != 1 or x.stride(0) != x.shape[1] * x.stride(1):
-        x = x.contiguous()
+    x = with_dense_rows(x)
     on_a, on_x = (
         F.pad(on, (0, 0, 0, GATES - num_gates)) for on in gate_maps(gate_weight, q_weight, k_weight, v_weight)
     )

@@ -12,7 +12,7 @@ from model.ops.device import require_gpu
 from model.ops.dropout import threshold
 from model.ops.feed_forward import kernels
 from model.ops.feed_forward.kernels import feed_forward_grad_kernel, feed_forward_kernel, weights_grad_kernel
-from model.ops.launch import PieceLaunch, runs_of_tiles
+from model.ops.launch import PieceLaunch, runs_of_tiles, settings
 from model.ops.partial_sums import sum_parts
 from model.ops.precision import sum_dtype, sum_type
 
@@ -40,7 +40,7 @@ def _tile(size, x):
 def _constants(x, width, hidden, frames, launch):
     acc = sum_type(x)
     sizes = {"D": width, "F": hidden, "L": frames, "ACC": acc}
-    return sizes | {"num_warps": launch.warps, "num_stages": launch.stages}
+    return sizes | settings(launch.warps, launch.stages)
 
 
 def launched(x, hidden, dropout):

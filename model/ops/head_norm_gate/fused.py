@@ -10,7 +10,7 @@ from torch import Tensor
 from model.ops.device import require_gpu
 from model.ops.head_norm_gate.kernels import head_norm_gate_grad_kernel, head_norm_gate_kernel
 from model.ops.head_norm_gate.reference import EPS
-from model.ops.launch import runs_of_tiles
+from model.ops.launch import runs_of_tiles, with_dense_rows
 from model.ops.partial_sums import sum_parts
 from model.ops.precision import sum_dtype, sum_type
 
@@ -96,6 +96,4 @@ head_norm_gate_forward.register_autograd(_backward, setup_context=_setup)
 
 def head_norm_gate_triton(h, conv, z, norm_weight, skip):
     """As `head_norm_gate_reference`, by this project's kernels; see README.md beside this file."""
-    if z.stride(-1) != 1 or z.stride(0) != z.shape[1] * z.stride(1):
-        z = z.contiguous()
-    return head_norm_gate_forward(h.contiguous(), conv.contiguous(), z, norm_weight, skip)
+    return head_norm_gate_forward(h.contiguous(), conv.contiguous(), with_dense_rows(z), norm_weight, skip)

@@ -11,6 +11,7 @@ import triton
 from torch import Tensor
 
 from model.ops.device import require_gpu, shared_memory_of
+from model.ops.launch import settings
 from model.ops.mlstm_cell.kernels import gates_grad_kernel, gates_kernel, grad_kernel, hidden_kernel
 from model.ops.mlstm_cell.kernels_pairs import hidden_pairs_kernel, keys_grad_kernel, queries_grad_kernel
 from model.ops.mlstm_cell.kernels_states import (
@@ -132,8 +133,7 @@ def constants_of(q, cut, launch):
     """Sizes of tiles and settings of a launch."""
     acc = sum_type(q)
     constants = {"E": q.shape[-1], "L": cut.chunk, "BE": launch.tile, "ACC": acc}
-    constants |= {"num_warps": launch.warps, "num_stages": launch.stages}
-    return constants | ({"maxnreg": launch.registers} if launch.registers else {})
+    return constants | settings(launch.warps, launch.stages, launch.registers)
 
 
 def scale_and_eps(q, eps):
