@@ -51,7 +51,7 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
         "log_folder": log_folder(config),
     }
     result = _fit(config, arguments)
-    log.info("run %s finished, written to %s", config.name, directory)
+    log.info("run %s finished, written to %s\nnext: python -m jobs.report %s", config.name, directory, directory)
     return {**(result.metrics or {}), "directory": directory}
 
 
