@@ -10,6 +10,8 @@ _FRAME = re.compile(r'File "([^"]+)", line \d+, in [^\n]*\n\s+([^\n]*)')
 _OUR_CODE = ("raysys", "model")
 _OUTSIDE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 """What a disk refuses, whoever asks."""
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "adlfs")
+"""Packages that speak with object stores: credentials, addresses and rights are what they complain about."""
 
 
 def plain_text(error: BaseException) -> str | None:
@@ -24,6 +26,8 @@ def plain_text(error: BaseException) -> str | None:
             return f"{cause} (in a path or URL: storage, data.root or another)"
         if isinstance(cause, OSError) and cause.errno in _OUTSIDE:
             return str(cause)
+        if type(cause).__module__.split(".")[0] in _CLIENTS:
+            return f"{type(cause).__name__}: {cause}"
     return None
 
 

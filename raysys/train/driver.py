@@ -1,11 +1,15 @@
 """A pretraining run on a Ray cluster: the driver side."""
 
+import json
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
@@ -16,8 +20,8 @@ from raysys.config import HOW_NOT_WHAT, RunConfig
 from raysys.console import configure_logging
 from raysys.record import run_record, write_run
 from raysys.train.data import prepare_training_data
-from raysys.train.loop import Trainer
-from raysys.train.mend import mend_snapshot, newest_checkpoint
+from raysys.train.loop import Budget, Trainer
+from raysys.train.mend import SNAPSHOT, mend_snapshot, newest_checkpoint
 from raysys.train.mirror import LogMirror
 from raysys.train.reporter import TrainReporter
 
@@ -44,6 +48,9 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     began = write_run(directory, config, record, may_change=HOW_NOT_WHAT)
     mend_snapshot(directory)
     planned = {f"train.{key}": getattr(began.train, key) for key in ("num_workers", "min_workers")}
+    if (metrics := _finished(directory, Budget.of(config.override(planned), data.plan.epoch_windows))) is not None:
+        log.info("run %s is finished already: its last checkpoint is at the end of the budget", config.name)
+        return _told(directory, metrics)
     arguments = {
         "config": config.override(planned),  # what budget and learning rate refer to, whoever computes now
         "data": data.shared(),
@@ -51,8 +58,23 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
         "log_folder": log_folder(config),
     }
     result = _fit(config, arguments)
-    log.info("run %s finished, written to %s\nnext: python -m jobs.report %s", config.name, directory, directory)
-    return {**(result.metrics or {}), "directory": directory}
+    log.info("run %s finished, written to %s", config.name, directory)
+    return _told(directory, result.metrics or {})
+
+
+def _told(directory: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What `pretrain` returns, after saying what to do next."""
+    log.info("next: python -m jobs.report %s", directory)
+    return {**metrics, "directory": directory}
+
+
+def _finished(directory: str, budget: Budget) -> dict[str, Any] | None:
+    """The metrics that came with the newest checkpoint, if it is at the end of the budget."""
+    if newest_checkpoint(directory) is None:
+        return None
+    fs, path = fsspec.core.url_to_fs(f"{directory}/{SNAPSHOT}")
+    metrics = json.loads(fs.cat_file(path))["latest_checkpoint_result"]["metrics"]
+    return metrics if metrics.get("windows", 0) >= budget.windows else None
 
 
 def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
@@ -61,7 +83,7 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
     while True:
         before = newest_checkpoint(directory)
         try:
-            result = trainer(train_worker, config, arguments).fit()
+            result = _fit_once(config, arguments)
         except ray.train.WorkerGroupError as error:
             if newest_checkpoint(directory) == before:
                 raise
@@ -82,6 +104,18 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
                 return result
             waiting_since = None
             log.warning("machines were taken away: going on from the checkpoint on those that are left")
+
+
+def _fit_once(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
+    """What Ray Train found; KeyboardInterrupt on Ctrl-C, which its own handler turns into the end of the process."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer(train_worker, config, arguments).fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def trainer(

@@ -34,9 +34,10 @@ _VALIDATION = {
     "codebook/used_fraction": "codes in use {:.0%}",
 }
 LEGEND = (
-    "contrastive: nats by which frames are told from others; loss: with the diversity of codes; perplexity: codes in use, of "
-    "all groups; gradient: its norm; lr: learning rate; waiting: share of the time spent waiting for data; probe: how well "
-    "a linear read-out finds P and S (macro AP)"
+    "in the lines below: contrastive is how well masked frames are told from others (nats, lower is better), loss adds the "
+    "diversity of codes, perplexity is the number of codes in even use (summed over groups), gradient its norm before clipping,",
+    "lr the learning rate, waiting the share of time without data, accuracy the share of frames told right, probe how well a "
+    "linear read-out finds P and S (macro AP)",
 )
 """What the words of the console lines mean, said once at the start of a run."""
 _PACE_LINES = 10
@@ -100,7 +101,7 @@ class RunLog:
         self._tick = (time.perf_counter(), 0.0, 0)
         self._pace: deque[tuple[float, int]] = deque(maxlen=_PACE_LINES)
         if self._speaks:
-            log.info(LEGEND)
+            log.info("\n".join(LEGEND))
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
         """Adds the 0-dim tensors of one step."""
