@@ -107,7 +107,10 @@ def run(main: Callable[[], None], *, goes_on: bool = False) -> None:
         main()
     except KeyboardInterrupt:
         again = shlex.join(["python", "-m", main.__globals__["__spec__"].name, *sys.argv[1:]])
-        print(f"interrupted; nothing finished is lost. Go on with:\n{again}" if goes_on else "interrupted", file=sys.stderr)
+        print(
+            f"interrupted; nothing finished is lost. Go on with:\n{again}" if goes_on else "interrupted",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
     except Exception as error:
         if (text := plain_text(error)) is None:

@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 import types
+from itertools import pairwise
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from raysys.config import OFTEN_CHANGED, RunConfig, keys
@@ -48,10 +49,7 @@ def short_help(doc: str, preset: str, config: RunConfig, options: type[Any]) -> 
 
 def _entry(name: str, kind: str, value: Any, text: str) -> str:
     """Two lines: name, type and default, then what it means."""
-    if kind == "flag":
-        head = f"  --{name}"
-    else:
-        head = f"  --{name} {kind}  ({_shown(value)})"
+    head = f"  --{name}" + ("" if kind == "flag" else f" {kind}  ({_shown(value)})")
     return f"{head}\n      {textwrap.shorten(text, _WIDTH, placeholder=' ...')}" if text else head
 
 
@@ -76,8 +74,11 @@ def _docs(kind: type[Any]) -> dict[str, str]:
     """First sentences of the strings below the fields of a dataclass and of those that it extends."""
     docs = {}
     for part in reversed(kind.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0].body
-        for field, text in zip(body, body[1:], strict=False):
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(part))).body[0].body
+        except OSError:  # a job that another program runs as its own main module
+            continue
+        for field, text in pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 whole = " ".join(inspect.cleandoc(text.value.value).split())
                 docs[field.target.id] = re.split(r"(?<=\.)\s", whole)[0]

@@ -41,7 +41,8 @@ def find(config: DataConfig) -> tuple[dict[str, str], list[str]]:
     """Returns data set name -> folder of those that are there, and what is wrong with the others; opens no file."""
     below = folders(config.root)
     found, wrong, absent = {}, [], []
-    for name in dict.fromkeys(one for name in config.datasets for one in (EIGHT if name == "all8" else [name])):
+    names = [one for name in config.datasets for one in (EIGHT if name == "all8" else [name])]
+    for name in dict.fromkeys(names):
         try:
             found |= resolve((name,), config.root)
         except FileNotFoundError as error:
@@ -51,8 +52,7 @@ def find(config: DataConfig) -> tuple[dict[str, str], list[str]]:
     if absent:
         size = sum(EIGHT[name].gigabytes for name in absent)
         wrong.append(f"not there: {', '.join(absent)} (about {size:g} GB; jobs.prepare --download fetches them)")
-    if wrong and below:
-        wrong.append(f"it holds {', '.join(below)}; --data.datasets all takes what is there")
+        wrong.append(f"there: {', '.join(below)}; --data.datasets all takes these" if below else "there: no data set")
     return found, wrong
 
 
@@ -82,7 +82,9 @@ def _lines(row: dict, part: pa.Table) -> Iterator[str]:
     yield "sampling rates: " + ", ".join(f"{rate:g} Hz ({count:,})" for rate, count in rates)
     if len(part):
         seconds = part["num_samples"].to_numpy() / part["rate_hz"].to_numpy()
-        yield f"lengths: {seconds.min():.1f} to {seconds.max():.1f} s, half of them below {np.median(seconds):.1f} s"
+        low, high = seconds.min(), seconds.max()
+        spread = f" to {high:.1f} s, half of them below {np.median(seconds):.1f}" if high > low else ""
+        yield f"lengths: {low:.1f}{spread} s"
     for wave in "ps":
         yield f"{wave.upper()} picks: {_picks(part, wave)}"
     yield f"left out: {_counts(row.get('left_out', {}))}"

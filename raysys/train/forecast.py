@@ -41,7 +41,9 @@ def pretraining_forecast(config: RunConfig) -> str:
         epochs = f", {budget.windows / epoch:.3g} epochs" if epoch else ""
         steps = -(-budget.windows // budget.full_batch)
         lines.append(f"  {steps:,} steps of {batch}: {budget.windows:,} windows{epochs}")
-        lines.append(f"  {hours_text(budget.windows, rate_of(config, train.num_workers, ''))}, validations beside it")
+        lines.append(
+            f"  {hours_text(budget.windows, rate_of(config, train.num_workers, ''))}, without start and validations"
+        )
     return "\n".join([*lines, "", describe(config)])
 
 

@@ -145,7 +145,13 @@ class RunLog:
         if torch.cuda.is_available():
             metrics["mem/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if self._speaks:
-            log.info("step %d/%d  %s  %s", line.step, self._total_steps, self._progress(now, line.step), _words(_CONSOLE, metrics))
+            log.info(
+                "step %d/%d  %s  %s",
+                line.step,
+                self._total_steps,
+                self._progress(now, line.step),
+                _words(_CONSOLE, metrics),
+            )
         self.write(metrics, line.step)
         return metrics
 

@@ -28,10 +28,14 @@ def sweep_forecast(config: RunConfig) -> str:
         lines.append(f"  {search.num_trials} trials; windows and hours are unknown without the data")
         return "\n".join([*lines, "", describe(of_trial)])
     budget = Budget.of(of_trial, epoch or 1)
-    lines.append(f"  {search.num_trials} trials of at most {budget.windows:,} windows each, ranked by {search.objective}")
+    lines.append(
+        f"  {search.num_trials} trials of at most {budget.windows:,} windows each, ranked by {search.objective}"
+    )
     repeats = min(search.top_k, search.num_trials) * search.top_k_seeds
     if repeats:
-        lines.append(f"  then the best {search.top_k} again with {search.top_k_seeds} other seeds: {repeats} trials in full")
+        lines.append(
+            f"  then the best {search.top_k} again with {search.top_k_seeds} other seeds: {repeats} trials in full"
+        )
     if search.scheduler == "asha":
         where = ", ".join(f"{100 * rung / budget.windows:.0f} %" for rung in rungs(config, budget))
         lines.append(f"  rungs at {where} of the budget, where one in {search.reduction_factor} goes on")

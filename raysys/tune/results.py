@@ -46,6 +46,7 @@ def write_results(
     with fs.open(f"{path}/best.json", "w") as stream:
         json.dump(best, stream, indent=1)
     log.info("sweep %s: best %s %.4f with %s", config.name, config.search.objective, best["value"], best["tuned"])
+    log.info("next: python -m jobs.report %s", directory)
     return best
 
 

@@ -74,9 +74,7 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
         points = repeat_points(config, trials, {row["trial"]: row["tuned"] for row in tuned_values(grids[0])})
         if points:
             grids.append(_fit(_repeats(config, points, trainable, budget)))
-    best = write_results(directory, config, grids, budget.windows, trial_resources(config))
-    log.info("next: python -m jobs.report %s", directory)
-    return best
+    return write_results(directory, config, grids, budget.windows, trial_resources(config))
 
 
 def _trainable(config: RunConfig, data: TrainingData, record: dict[str, Any]):
