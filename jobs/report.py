@@ -1,6 +1,7 @@
 """Write one HTML page about runs and sweeps: python -m jobs.report results/my-run results/my-sweep --out report.html"""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -12,7 +13,7 @@ from raysys.console import configure_logging
 class ReportOptions:
     """What a report is written about, and where to."""
 
-    directories: tyro.conf.Positional[tuple[str, ...]]
+    directories: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...")]
     """Folders of runs and sweeps."""
     out: str | None = None
     """The page. Without it: report.html in the folder, or report-FOLDER-FOLDER.html beside several."""

@@ -1,11 +1,13 @@
 """The command line that all jobs share; one that only tells does so at once, since it imports nothing that it does not need."""
 
 import dataclasses
+import errno
 import json
 import re
 import subprocess
 import sys
 
+import aiohttp
 import pytest
 import ray
 import ray.train
@@ -146,6 +148,13 @@ OURS, THEIRS = f"{ELSEWHERE}  {HERE}ValueError: no\n", f"{HERE}  {ELSEWHERE}Valu
 def test_an_error_of_a_worker_is_judged_by_where_the_worker_raised_it(wrap):
     assert plain_text(wrap(OURS)) == "no"
     assert plain_text(wrap(THEIRS)) is None
+
+
+def test_what_the_outside_refuses_is_one_line():
+    assert plain_text(ConnectionError("no Ray at 10.0.0.1")) == "no Ray at 10.0.0.1"
+    assert plain_text(OSError(errno.ENOSPC, "full")) == "[Errno 28] full"
+    assert plain_text(aiohttp.ClientError("no answer")) == "ClientError: no answer"
+    assert plain_text(OSError(errno.ENOENT, "gone")) is None
 
 
 @pytest.mark.parametrize(("trace", "text"), [(OURS, "no"), (THEIRS, None)])

@@ -1,5 +1,7 @@
 """What is told of data sets before they are used."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -47,7 +49,8 @@ def test_flaws_are_told_once_somebody_has_looked(config):
     assert "mine: 3 traces\n  splits: train 1, dev 1, test 1" in text
     assert "  left out: dead 1\n  flaws of the others: none" in text
     assert text.endswith("splits:\n  none")
-    assert len(index_only(scanned, {"mine": ""})) == 3, "from the cache"
+    unseen = dataclasses.replace(scanned, cache=f"{scanned.cache}/other")
+    assert len(index_only(unseen, {"mine": ""})) == 4, "it looks at no waveform"
 
 
 def test_what_is_missing_is_named_with_what_is_there(config):
