@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from raysys.config import OFTEN_CHANGED, RunConfig, keys
 from raysys.presets import PRESETS
 
-_WIDTH = 100
+_WIDTH = 113
 
 
 def short_help(doc: str, preset: str, config: RunConfig, options: type[Any]) -> str:
@@ -49,7 +49,7 @@ def short_help(doc: str, preset: str, config: RunConfig, options: type[Any]) -> 
 
 def _entry(name: str, kind: str, value: Any, text: str) -> str:
     """Two lines: name, type and default, then what it means."""
-    head = f"  --{name}" + ("" if kind == "flag" else f" {kind}  ({_shown(value)})")
+    head = f"  --{name}  ({'on' if value else 'off'})" if kind == "flag" else f"  --{name} {kind}  ({_shown(value)})"
     return f"{head}\n      {textwrap.shorten(text, _WIDTH, placeholder=' ...')}" if text else head
 
 

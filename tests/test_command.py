@@ -63,7 +63,7 @@ def test_help_shows_the_keys_that_people_change_with_the_values_of_the_preset(ca
         "Here it is smoke:\n  The smallest model that has every part; a run takes seconds on a CPU.\n",
         "  --train.max-steps INT|None  (8)\n      Budget in optimiser steps; replaces `epochs`.\n",
         "  --out STR  (here)\n      Where it goes.\n",
-        "  --dry-run\n",
+        "  --dry-run  (off)\n      Say what would happen, and do nothing.\n",
         f"all {len(keys(RunConfig()))} keys",
     ):
         assert words in text
