@@ -75,7 +75,7 @@ class OptimConfig:
     """AdamW with a cosine schedule over the full budget."""
 
     lr: float = 1e-3
-    """Peak learning rate at the reference global batch (`reference_batch`)."""
+    """Peak learning rate. While fewer workers than planned are there, it falls with the square root of the batch."""
     quantizer_lr: float | None = None
     """Peak learning rate of the quantizer; None takes `lr`."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -99,6 +99,7 @@ class TrainConfig:
     """The training run itself."""
 
     seed: int = 0
+    """Of the weights, the order of windows, masks and negatives."""
     batch_size: int = 64
     """Windows per worker and micro-batch."""
     epochs: float = 50.0
@@ -181,6 +182,7 @@ class SearchConfig:
     objective: Literal["probe/macro_ap", "val/top1_tie"] = "probe/macro_ap"
     """What trials are ranked by; both follow a protocol that no tuned value changes."""
     num_trials: int = 24
+    """Configurations that are tried."""
     searcher: Literal["random", "tpe"] = "random"
     """"tpe": Optuna's, over all keys together."""
     scheduler: Literal["asha", "pbt", "pb2", "none"] = "asha"
@@ -302,6 +304,16 @@ MAY_CHANGE = frozenset(
     }
 )
 """Keys that say how a run is computed and not what: they may change when it is continued. All others decide its result."""
+
+
+OFTEN_CHANGED = (
+    *("name", "storage", "data.root", "data.datasets", "data.exclude_leaks", "data.scan"),
+    *("model.window_samples", "model.backbone.width", "model.backbone.num_layers", "mask.ratio"),
+    *("loss.temperature", "loss.num_negatives", "optim.lr"),
+    *("train.epochs", "train.max_steps", "train.batch_size", "train.num_workers", "train.seed"),
+    *("search.space", "search.num_trials"),
+)
+"""The keys that `--help` shows."""
 
 
 def keys(config: Any, prefix: str = "") -> dict[str, Any]:

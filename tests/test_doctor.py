@@ -66,6 +66,7 @@ def test_each_missing_data_set_comes_with_the_command_that_fetches_it(config):
     assert "63 GB" in pnw.found
     assert "jobs.prepare" in pnw.remedy
     assert "--data.datasets PNW" in pnw.remedy
+    assert "--data.datasets all" in pnw.remedy, "what is there may be all that somebody has"
 
 
 def test_an_unknown_data_set_is_red_with_the_nearest_name(config):
