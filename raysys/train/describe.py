@@ -33,7 +33,8 @@ def describe(config: RunConfig) -> str:
         model.backbone.named_children()
     )
     for name, part in parts.items():
-        lines.append(f"  {name:12s} {sum(p.numel() for p in part.parameters()):>12,}")
+        if count := sum(p.numel() for p in part.parameters()):
+            lines.append(f"  {name:12s} {count:>12,}")
     lines.append(f"  {'total':12s} {total:>12,}")
     lines += ["", f"memory of weights, gradients and AdamW: {total * 16 / 2**30:.2f} GiB a worker"]
     lines.append(f"activations kept for the backward pass (estimate): {_activation_gib(config):.1f} GiB a worker")
