@@ -254,11 +254,12 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Returns the configuration of a nested dictionary.
+        """Returns the configuration of a nested dictionary, also of one written when keys had their `FORMER_NAMES`.
 
         Raises:
             ValueError: an unknown key (with the nearest known one), or a value of the wrong type.
         """
+        values = _renamed(values)
         known = keys(cls())
         for key in _leaf_keys(values):
             if not any(key == k or key.startswith(k + ".") for k in known):
@@ -316,6 +317,10 @@ OFTEN_CHANGED = (
 """The keys that `--help` shows."""
 
 
+FORMER_NAMES = {"search.min_used_fraction": "search.min_perplexity_fraction"}
+"""Of keys in runs that were written earlier."""
+
+
 def keys(config: Any, prefix: str = "") -> dict[str, Any]:
     """Returns every dotted key of a configuration with its value."""
     out = {}
@@ -336,6 +341,15 @@ def unknown_key(key: str, known) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     near = near or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
     return f"unknown configuration key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    for former, now in FORMER_NAMES.items():
+        part, leaf = former.split(".")
+        if leaf in values.get(part, {}):
+            kept = {key: value for key, value in values[part].items() if key != leaf}
+            values = values | {part: kept | {now.split(".")[1]: values[part][leaf]}}
+    return values
 
 
 def _leaf_keys(tree: dict, prefix: str = "") -> list[str]:
