@@ -78,9 +78,12 @@ class Location:
         return [self._sibling(path) for path in sorted(self.fs.ls(self.path, detail=False))]
 
     def folders(self) -> list[Self]:
-        """Returns the folders among what this folder holds, sorted by name."""
+        """Returns the folders, and links to folders, among what this folder holds, sorted by name."""
         entries = self.fs.ls(self.path, detail=True)
-        return [self._sibling(path) for path in sorted(e["name"] for e in entries if e["type"] == "directory")]
+        names = [
+            e["name"] for e in entries if e["type"] == "directory" or (e.get("islink") and self.fs.isdir(e["name"]))
+        ]
+        return [self._sibling(name) for name in sorted(names)]
 
     def _sibling(self, path: str) -> Self:
         return type(self)(self.url.rstrip("/") + path.removeprefix(self.path.rstrip("/")).rstrip("/"))

@@ -50,3 +50,13 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     assert error.value.errno == 28
     assert file.read() == b"before"
     assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_a_link_to_a_folder_is_a_folder(tmp_path):
+    """Data sets are often linked from the disk where they lie."""
+    (tmp_path / "far/etna").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/etna").symlink_to(tmp_path / "far/etna")
+    (tmp_path / "data/gone").symlink_to(tmp_path / "far/nothing")
+    (tmp_path / "data/file").write_text("")
+    assert [folder.name for folder in Location(tmp_path / "data").folders()] == ["etna"]
