@@ -29,9 +29,17 @@ _TEXT = {
     "origin_time": ("source_origin_time",),
     "components": ("trace_component_order",),
 }
-_NUMBER = {"latitude": ("source_latitude_deg",), "longitude": ("source_longitude_deg",)}
+_LATITUDE, _LONGITUDE = ("source_latitude_deg",), ("source_longitude_deg",)
 _RATE, _STEP = ("trace_sampling_rate_hz",), ("trace_dt_s",)
-_WANTED = {"trace_name", "split", *_RATE, *_STEP, *(c for group in (*_TEXT.values(), *_NUMBER.values()) for c in group)}
+_WANTED = {
+    "trace_name",
+    "split",
+    *_RATE,
+    *_STEP,
+    *_LATITUDE,
+    *_LONGITUDE,
+    *(c for group in _TEXT.values() for c in group),
+}
 
 
 def read_chunk(folder: str | Location, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
@@ -47,7 +55,7 @@ def read_chunk(folder: str | Location, name: str, chunk: str) -> tuple[pa.Table,
     metadata = read_metadata(folder / f"metadata{chunk}.csv", lambda column: column in _WANTED or is_pick(column))
     n = len(metadata)
     columns: dict[str, Any] = {key: metadata.text(wanted) for key, wanted in _TEXT.items()}
-    columns |= {key: metadata.numbers(wanted) for key, wanted in _NUMBER.items()}
+    columns |= _epicentres(metadata)
     columns["split"], columns["event"] = read_splits(metadata), event_ids(columns["event"])
     columns["trace_name"] = metadata.text(("trace_name",))
     waveforms = folder / f"waveforms{chunk}.hdf5"
@@ -76,6 +84,7 @@ def _ignored(table: pa.Table, metadata: Metadata) -> dict[str, int]:
     counts = {
         "onset that is impossible (outside the trace)": int(np.sum(table["outside"].to_numpy())),
         "origin time that cannot be read": int(unread.sum()),
+        "epicentre that is not on Earth": int(np.sum(table["nowhere"].to_numpy(zero_copy_only=False))),
         **{f"column {name}, which looks like a pick": len(table) for name in not_understood(metadata.header)},
         **{f"column {name}, which looks like {known}": len(table) for name, known in _misspelt(metadata.header)},
     }
@@ -87,6 +96,14 @@ def _misspelt(header: tuple[str, ...]) -> list[tuple[str, str]]:
     known = {column.replace("_", ""): column for column in _WANTED}
     folded = ((name, known.get("".join(filter(str.isalnum, name.lower())))) for name in header)
     return [(name, column) for name, column in folded if column and column not in header]
+
+
+def _epicentres(metadata: Metadata) -> dict[str, np.ndarray]:
+    """Latitude and longitude in degrees, NaN where there is none, and which are none because they cannot be."""
+    latitude, longitude = metadata.numbers(_LATITUDE), metadata.numbers(_LONGITUDE)
+    nowhere = (np.abs(latitude) > 90) | (np.abs(longitude) > 360)
+    latitude[nowhere] = longitude[nowhere] = np.nan
+    return {"latitude": latitude, "longitude": longitude, "nowhere": nowhere}
 
 
 def _rates(metadata: Metadata, default: float) -> np.ndarray:

@@ -3,7 +3,9 @@
 import h5py
 import numpy as np
 import pytest
+import seisbench.data
 
+from raysys.data.index import load_index
 from raysys.data.seisbench_format import read_chunk
 from tests.data.conftest import write_set
 
@@ -94,6 +96,40 @@ def test_each_column_is_taken_from_its_own_name_the_first_that_is_filled(tmp_pat
     np.testing.assert_array_equal(table["latitude"], [1.5, -2, np.nan, np.nan, 5])
     np.testing.assert_array_equal(table["longitude"], [10, 170.25, -30, np.nan, 50])
     assert (table["scale"].to_pylist(), table["flags"].to_pylist()) == ([1.0] * 5, [0] * 5)
+
+
+def test_what_seisbench_reads_is_read_so(tmp_path):
+    """Byte-order mark, blank lines, further phases, numbers behind them, empty cells of all kinds, two chunks and their list."""
+    rng = np.random.default_rng(0)
+    for chunk in ("_a", "_b", "_c"):
+        cells = rng.choice(["", "NaN", "NA", "null", "50", "120.5", "399"], (12, 4))
+        columns = {f"trace_{name}_arrival_sample": cells[:, k] for k, name in enumerate(("Pn", "P_2", "Sb", "S"))}
+        columns |= {"split": rng.choice(["train", "dev", "test"], 12), "source_id": [f"e{chunk}{i}" for i in range(12)]}
+        chunk_of(tmp_path, {name: list(values) for name, values in columns.items()}, chunk=chunk)
+        file = tmp_path / f"metadata{chunk}.csv"
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    (tmp_path / "chunks").write_text("_a\n_c\n")
+    table = load_index(str(tmp_path), "set", str(tmp_path / "cache")).to_pandas()
+    judge = seisbench.data.WaveformDataset(tmp_path, component_order="ZNE").metadata
+    both = table.merge(
+        judge, left_on=["chunk", "trace_name"], right_on=["trace_chunk", "trace_name"], suffixes=("", "_judge")
+    )
+    assert len(both) == len(table) == len(judge) == 24
+    for wave, names in {"p": ("Pn", "P_2"), "s": ("Sb", "S")}.items():
+        samples = both[[f"trace_{name}_arrival_sample" for name in names]]
+        np.testing.assert_array_equal(both[f"{wave}_s"], samples.min(axis=1) / 100)
+        later = samples.max(axis=1)[samples.max(axis=1) > samples.min(axis=1)] / 100
+        np.testing.assert_array_equal(both[f"{wave}_more_s"].explode().dropna().astype(float), later)
+    assert both["split"].equals(both["split_judge"])
+    assert both["event"].equals(both["source_id"])
+
+
+def test_an_epicentre_that_is_not_on_earth_is_none(tmp_path):
+    columns = {"source_latitude_deg": [-12345, 90, 91, -45], "source_longitude_deg": [10, 360, 10, 999]}
+    table, _, _ = chunk_of(tmp_path, columns)
+    np.testing.assert_array_equal(table["latitude"], [np.nan, 90, np.nan, np.nan])
+    np.testing.assert_array_equal(table["longitude"], [np.nan, 360, np.nan, np.nan])
+    assert table.schema.metadata == {b"ignored": b'{"epicentre that is not on Earth": 3}'}
 
 
 def test_quoted_headers_and_lines_broken_inside_a_cell_are_read(tmp_path):
