@@ -68,7 +68,7 @@ class Metadata:
         filled = self._filled(name)
         try:
             return pc.cast(filled, pa.float64()).to_numpy(zero_copy_only=False)
-        except pa.ArrowInvalid:  # Python knows more forms, as pandas does: " +5", "1_000" ... or the cell is named
+        except pa.ArrowInvalid:  # Python, as pandas, reads some forms more, as "+5"
             cells = filled.to_pylist()
         for row, cell in enumerate(cells):
             try:
