@@ -18,6 +18,8 @@ _EMPTY = (
 """Cells in which pandas sees nothing."""
 _CODES = {"station_code", "station_network_code", "trace_name"}
 """Columns in which "NA" is a name: a network (Caribbean Netherlands) and several stations have this code."""
+_NONE, _ZEROS, _FLOAT = r"^-\d+(?:\.0*)?$", r"^0*(\d+)(?:\.0*)?$", r"^\d(?:\.\d+)?e\+\d+$"
+"""Identifiers of events that stand for none, that are whole numbers, and that pandas wrote as floats."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -142,14 +144,14 @@ def _decoded(file: Location, name: str, cells: pa.Array) -> pa.Array:
         raise
 
 
-_ZEROS = r"^0*(\d+)(?:\.0*)?$"
-_FLOAT = r"^\d(?:\.\d+)?e\+\d+$"
-
-
 def event_ids(text: pa.Array) -> pa.Array:
-    """Returns identifiers of events in one form: pandas makes 1234, 1234.0 and 1.234e+15 of numbers, and drops zeros."""
+    """Returns identifiers of events in one form: pandas makes 1234, 1234.0 and 1.234e+15 of numbers, and drops zeros.
+
+    A negative number (-1, -12345) stands for none: noise that shares it is no event.
+    """
     coded = text.dictionary_encode()
-    names = pc.replace_substring_regex(coded.dictionary, _ZEROS, r"\1")
+    names = pc.replace_substring_regex(coded.dictionary, _NONE, "")
+    names = pc.replace_substring_regex(names, _ZEROS, r"\1")
     floats = pc.match_substring_regex(names, _FLOAT)
     if pc.any(floats).as_py():
         pairs = zip(names.to_pylist(), floats.to_pylist(), strict=True)
