@@ -49,7 +49,7 @@ def assign_missing_split(table: pa.Table, name: str, seed: int) -> tuple[pa.Tabl
     their day and station, or else their name: never by row order, so that no event and no noise block straddles two
     splits. Events that share a trace draw as one.
     """
-    rank = np.array([SPLITS.index(s) if s in SPLITS else -1 for s in table["split"].to_pylist()])
+    rank = pc.fill_null(pc.index_in(table["split"], pa.array(SPLITS)), -1).to_numpy().copy()
     missing = np.flatnonzero(rank < 0)
     if not len(missing):
         return table, 0
@@ -62,8 +62,9 @@ def assign_missing_split(table: pa.Table, name: str, seed: int) -> tuple[pa.Tabl
     drawing = missing[inherited < 0]
     rank[missing] = inherited
     names = key.dictionary.to_pylist()
-    drawn = {code: SPLITS.index(_draw(f"{seed}/{name}/{names[code]}")) for code in np.unique(codes[drawing]).tolist()}
-    rank[drawing] = [drawn[code] for code in codes[drawing].tolist()]
+    for code in np.unique(codes[drawing]).tolist():
+        of_key[code] = SPLITS.index(_draw(f"{seed}/{name}/{names[code]}"))
+    rank[drawing] = of_key[codes[drawing]]
     log.info(
         "%s: of %d traces without a split, %d got that of their event (or station and day), and %d one that was drawn by "
         "event, station and day",
@@ -85,9 +86,9 @@ def _keys(table: pa.Table) -> tuple[pa.DictionaryArray, np.ndarray]:
 
 def _day(time: pa.ChunkedArray) -> pa.Array:
     seconds = epoch_seconds(time)
-    days = np.datetime_as_string(np.nan_to_num(seconds).astype("datetime64[s]").astype("datetime64[D]"))
-    written = pc.utf8_slice_codeunits(time, 0, 10)
-    return pc.if_else(pa.array(np.isnan(seconds)), written, pa.array(days.astype(object), pa.string()))
+    days, which = np.unique(np.nan_to_num(seconds).astype("datetime64[s]").astype("datetime64[D]"), return_inverse=True)
+    names = pa.array(np.datetime_as_string(days).tolist(), pa.string()).take(pa.array(which))
+    return pc.if_else(pa.array(np.isnan(seconds)), pc.utf8_slice_codeunits(time, 0, 10), names)
 
 
 def _joined(event: pa.Array, more: pa.ListArray) -> pa.Array:
