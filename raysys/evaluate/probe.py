@@ -56,8 +56,8 @@ def probe_scores(
 ) -> dict[str, float]:
     """Returns probe/p_ap, probe/s_ap and their mean probe/macro_ap; NaN for a wave without labels, and then for the mean.
 
-    The score of one wave alone is no mean of two: P is the harder of the two in most data sets, so that the mean would
-    rise where the labels of P are missing. A NaN compares with nothing; the scores of the waves stay comparable.
+    The score of one wave alone is no mean of two: it would rise where the labels of the harder one are missing. A NaN
+    compares with nothing; the score of the other wave stays comparable.
 
     Args:
         encode: waveform (B, 3, T), num_valid (B,) -> features (B, frames, width) on any device.
