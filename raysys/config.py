@@ -48,7 +48,8 @@ class DataConfig:
     """Windows per worker in one execution of the Ray Data plan."""
     prefetch_batches: int = 4
     split_seed: int = 0
-    """Decides the split of data sets that come without one (by event, station or time)."""
+    """Decides the split of data sets that come without one (by event, station or time). Shards keep the splits that they
+    were prepared with, and refuse another seed."""
     scan: bool = False
     """Read every trace of a SeisBench folder once, when it is indexed, to know its flaws. (Shards know theirs.)"""
     drop: tuple[str, ...] = ("dead", "short")

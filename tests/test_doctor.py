@@ -50,6 +50,16 @@ def test_a_data_set_is_counted_and_read(config):
     assert root.status == stead.status == "OK"
     assert "1 of the eight" in root.found
     assert "5 traces (train 3, dev 1, test 1; P 0, S 0)" in stead.found
+    assert "no trace has an onset of P or S" in stead.found
+
+
+def test_a_column_of_picks_that_is_not_understood_is_a_warning(config, tmp_path):
+    columns = {"split": ["train"] * 4 + ["dev"], "my_p_pick": [100] * 5, "trace_S_arrival_sample": [300] * 5}
+    write_set(tmp_path / "sets" / "mine", [np.ones((3, 900), np.float32)] * 5, columns=columns)
+    [_, line] = check_data(config(**{"data.datasets": ["mine"]}))
+    assert line.status == "WARN"
+    assert "no trace has an onset of P; not used: column my_p_pick, which looks like a pick" in line.found
+    assert "trace_<phase>_arrival_sample" in line.remedy
 
 
 def test_a_missing_root_is_one_red_line(config):

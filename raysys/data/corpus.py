@@ -6,12 +6,13 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysys.config import DataConfig
 from raysys.data.catalog import resolve
-from raysys.data.index import dropped_rows, load_index
+from raysys.data.index import dropped_rows, ignored_values, load_index
 from raysys.data.leakage import leak_lines, leaks
 from raysys.data.plan import Plan, mixture
 from raysys.data.quality import mask, quality_report, quality_row, quality_table, reasons
@@ -62,7 +63,8 @@ def load_corpus(config: DataConfig) -> pa.Table:
 
 def _quality(name: str, corpus: pa.Table, index: pa.Table, left_out: dict[str, int]) -> dict:
     kept = corpus.filter(pc.equal(corpus["dataset"], name))["flags"].to_numpy()
-    return quality_row(name, len(kept), left_out, reasons(kept), b"scanned" in (index.schema.metadata or {}))
+    row = quality_row(name, len(kept), left_out, reasons(kept), b"scanned" in (index.schema.metadata or {}))
+    return row | {"ignored": ignored_values(index)}
 
 
 def select(corpus: pa.Table, split: str) -> pa.Table:
@@ -100,6 +102,10 @@ def fingerprint(corpus: pa.Table) -> str:
         for buffer in column.buffers():
             if buffer is not None:
                 digest.update(buffer)
+    for name in ("p_more_s", "s_more_s", "other_s"):
+        column = corpus[name].combine_chunks()
+        if len(column.flatten()):  # sets without any have the digest they always had
+            digest.update(np.concatenate([column.value_lengths(), column.flatten()]))
     return digest.hexdigest()[:16]
 
 

@@ -19,11 +19,12 @@ class FixedWindows:
     Attributes:
         waveform: (n, 3, T) float32, not normalised.
         num_valid: (n,) samples that are data.
-        p_sample: (n,) P onset in samples of the window, NaN where there is none in it.
-        s_sample: (n,) S onset.
+        p_sample: (n,) first P onset in samples of the window, NaN where there is none in it.
+        s_sample: (n,) first S onset.
         noise: (n,) True where the whole trace is known to be noise.
         dataset: (n,) number of the data set in `datasets`.
         datasets: names.
+        further: (n, 3, K) later onsets of P and of S in the window, and all of other phases; NaN pads. None: there are none.
     """
 
     waveform: np.ndarray
@@ -33,6 +34,7 @@ class FixedWindows:
     noise: np.ndarray
     dataset: np.ndarray
     datasets: tuple[str, ...]
+    further: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.num_valid)
@@ -40,7 +42,14 @@ class FixedWindows:
     def take(self, ids: slice | np.ndarray) -> "FixedWindows":
         """Returns some of the windows."""
         columns = (self.waveform, self.num_valid, self.p_sample, self.s_sample, self.noise, self.dataset)
-        return FixedWindows(*(column[ids] for column in columns), self.datasets)
+        further = None if self.further is None else self.further[ids]
+        return FixedWindows(*(column[ids] for column in columns), self.datasets, further)
+
+    def onsets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns all onsets of P, of S and of other phases, (n, any number) each, in order and padded with NaN."""
+        further = np.empty((len(self), 3, 0)) if self.further is None else self.further
+        p, s = (np.column_stack([first, further[:, k]]) for k, first in enumerate((self.p_sample, self.s_sample)))
+        return p, s, further[:, 2]
 
 
 def fixed_windows(table: pa.Table, count: int, window: int, seed: int = 0, *, labelled: bool = False) -> FixedWindows:
@@ -65,16 +74,33 @@ def fixed_windows(table: pa.Table, count: int, window: int, seed: int = 0, *, la
     starts = _starts(traces, rows, window, rng)
     waveform, num_valid = read_windows(traces, rows, starts, window)
     inside = []
-    for onset in (traces.p_s, traces.s_s):
-        sample = onset[rows] * RATE_HZ - starts
-        inside.append(np.where((sample >= 0) & (sample < num_valid), sample, np.nan))
-    return FixedWindows(waveform, num_valid, *inside, noise[rows], traces.dataset[rows], traces.datasets)
+    for first, later in ((traces.p_s, "p_more_s"), (traces.s_s, "s_more_s"), (np.full(len(table), np.nan), "other_s")):
+        sample = np.column_stack([first[rows], _padded(table[later].take(rows))]) * RATE_HZ - starts[:, None]
+        sample = np.where((sample >= 0) & (sample < num_valid[:, None]), sample, np.nan)
+        inside.append(np.sort(sample, axis=1))  # NaN last
+    p, s, other = inside
+    width = max(p.shape[1] - 1, s.shape[1] - 1, other.shape[1])
+    further = np.full((len(rows), 3, width), np.nan)
+    for k, onsets in enumerate((p[:, 1:], s[:, 1:], other)):
+        further[:, k, : onsets.shape[1]] = onsets
+    columns = (waveform, num_valid, p[:, 0], s[:, 0], noise[rows], traces.dataset[rows], traces.datasets)
+    return FixedWindows(*columns, further if np.isfinite(further).any() else None)
+
+
+def _padded(lists: pa.ChunkedArray) -> np.ndarray:
+    """Lists of numbers as the rows of an array, with NaN behind them."""
+    lists = lists.combine_chunks()
+    lengths = lists.value_lengths().to_numpy()
+    out = np.full((len(lists), int(lengths.max(initial=0))), np.nan)
+    out[np.arange(out.shape[1]) < lengths[:, None]] = lists.flatten().to_numpy()
+    return out
 
 
 def _is_noise(table: pa.Table) -> np.ndarray:
     category = pc.utf8_lower(table["category"])
     noise = pc.match_substring(category, "noise").to_numpy(zero_copy_only=False)
-    return noise & np.isnan(table["p_s"].to_numpy()) & np.isnan(table["s_s"].to_numpy())
+    silent = pc.equal(pc.list_value_length(table["other_s"]), 0).to_numpy(zero_copy_only=False)
+    return noise & silent & np.isnan(table["p_s"].to_numpy()) & np.isnan(table["s_s"].to_numpy())
 
 
 def _starts(traces: Traces, rows: np.ndarray, window: int, rng) -> np.ndarray:

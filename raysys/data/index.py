@@ -20,13 +20,16 @@ import pyarrow.parquet as pq
 import ray
 
 from raysys.data.files import with_retries
+from raysys.data.merge import merge_rows
+from raysys.data.picks import ACCEPTED
 from raysys.data.quality import flag_traces
 from raysys.data.seisbench_format import read_chunk
+from raysys.data.splits import assign_missing_split
 from raysys.location import Location
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Of the schema; a cached index of another version is built again."""
 _SCAN_ROWS = 2048
 """Traces that one task looks at."""
@@ -52,8 +55,12 @@ SCHEMA = pa.schema(
         ("s_s", pa.float64()),
         ("p_phase", pa.string()),
         ("s_phase", pa.string()),
+        ("p_more_s", pa.list_(pa.float64())),  # later P onsets
+        ("s_more_s", pa.list_(pa.float64())),
+        ("other_s", pa.list_(pa.float64())),  # onsets of phases that are neither P nor S
         ("split", pa.string()),
         ("event", pa.string()),
+        ("more_events", pa.list_(pa.string())),  # other events in the same trace
         ("station", pa.string()),
         ("start_time", pa.string()),
         ("category", pa.string()),
@@ -78,19 +85,22 @@ def load_index(folder: str, name: str, cache: str, split_seed: int = 0, *, scan:
 
     Raises:
         FileNotFoundError: no metadata or no waveforms.
-        ValueError: a file that cannot be read, or nothing usable in it (naming the file and the fix).
+        ValueError: a file that cannot be read, or nothing usable in it (naming the file and the fix); shards whose
+            splits were drawn with another seed.
     """
     place = Location(folder)
     with_shards = place / "index.parquet"
     if with_retries(with_shards.exists, place):
-        return with_retries(lambda: _read_shard_index(with_shards, place, name), with_shards)
-    chunks = with_retries(lambda: _chunks(place), place)
+        table = with_retries(lambda: _read_shard_index(with_shards, place, name, split_seed), with_shards)
+        _tell(table, name)
+        return table
+    chunks, unused = with_retries(lambda: _chunks(place), place)
     stamp = with_retries(lambda: _fingerprint(place, chunks, split_seed), place)
     cached = Location(cache) / f"{name}-{hashlib.sha1(str(place).encode()).hexdigest()[:12]}.parquet"
     table = _cached(cached, stamp, name)
     if table is None:
-        table, dropped = _build(place, name, chunks, split_seed)
-        table = table.replace_schema_metadata({"fingerprint": stamp, "dropped": json.dumps(dropped)})
+        table = _build(place, name, chunks, split_seed)
+        table = table.replace_schema_metadata({"fingerprint": stamp, **table.schema.metadata})
         cached.write(parquet_bytes(table))
     if scan and b"scanned" not in table.schema.metadata:
         flags = pa.array(_scan(table, name), pa.int32())
@@ -98,12 +108,24 @@ def load_index(folder: str, name: str, cache: str, split_seed: int = 0, *, scan:
         table = table.set_column(table.schema.get_field_index("flags"), "flags", flags)
         table = table.replace_schema_metadata(metadata)
         cached.write(parquet_bytes(table))
+    table = _with_unused(table, unused)
+    _tell(table, name)
     return table
 
 
 def dropped_rows(table: pa.Table) -> dict[str, int]:
     """Returns how many traces were left out of an index, by reason."""
     return json.loads((table.schema.metadata or {}).get(b"dropped", b"{}"))
+
+
+def ignored_values(table: pa.Table) -> dict[str, int]:
+    """Returns how many cells, columns and files of a data set were read and not used, by reason."""
+    return json.loads((table.schema.metadata or {}).get(b"ignored", b"{}"))
+
+
+def unlabelled(table: pa.Table) -> str:
+    """Returns which waves have no onset in any trace, "P", "S" or "P or S", and "" where both have."""
+    return " or ".join(wave for wave in "PS" if not _num_onsets(table, wave))
 
 
 def parquet_bytes(table: pa.Table) -> pa.Buffer:
@@ -142,17 +164,55 @@ def _cached(cached: Location, stamp: bytes, name: str) -> pa.Table | None:
     return None
 
 
-def _chunks(folder: Location) -> list[str]:
+def _tell(table: pa.Table, name: str) -> None:
+    """Logs, whenever a data set is used, what of it is not."""
+    ignored, wanting = ignored_values(table), unlabelled(table)
+    for reason, count in ignored.items():
+        log.warning("%s: not used: %s (%d)", name, reason, count)
+    if any("looks like a pick" in reason for reason in ignored):
+        log.warning("%s: columns of picks are %s", name, ACCEPTED)
+    if wanting:
+        log.warning("%s: no trace has an onset of %s", name, wanting)
+
+
+def _num_onsets(table: pa.Table, wave: str) -> int:
+    return int((~np.isnan(table[f"{wave.lower()}_s"].to_numpy())).sum())
+
+
+def _with_unused(table: pa.Table, unused: list[str]) -> pa.Table:
+    ignored = ignored_values(table) | dict.fromkeys(unused, 1)
+    return table.replace_schema_metadata(table.schema.metadata | {b"ignored": json.dumps(ignored).encode()})
+
+
+def _chunks(folder: Location) -> tuple[list[str], list[str]]:
+    """The chunks of a folder as SeisBench finds them, and which files it so leaves aside.
+
+    The file `chunks` names them; without it waveforms.hdf5 is the only one; else all pairs of metadata and waveforms.
+    """
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
-    chunks = [file.name.removeprefix("metadata").removesuffix(".csv") for file in folder.glob("metadata*.csv")]
-    if not chunks:
+    names = {one.name for one in folder.children()}
+    metadata, waveforms = _parts(names, "metadata", ".csv"), _parts(names, "waveforms", ".hdf5")
+    if not metadata:
         raise FileNotFoundError(f"{folder}: no metadata*.csv, so this is no SeisBench data set")
+    listed = (folder / "chunks").read().decode().splitlines() if "chunks" in names else []
+    chunks = sorted({line.strip() for line in listed} - {""})
+    why = "which the file `chunks` does not name"
+    if not chunks:
+        chunks = [""] if "" in waveforms else sorted(metadata & waveforms) or sorted(metadata)
+        why = "since waveforms.hdf5 is there" if "" in waveforms else "which has no metadata or no waveforms beside it"
     for chunk in chunks:
-        waveforms = folder / f"waveforms{chunk}.hdf5"
-        if not waveforms.exists():
-            raise FileNotFoundError(f"{waveforms} is missing beside metadata{chunk}.csv")
-    return chunks
+        if chunk not in metadata:
+            raise FileNotFoundError(f"{folder}/metadata{chunk}.csv is missing, a chunk of this data set")
+        if chunk not in waveforms:
+            raise FileNotFoundError(f"{folder}/waveforms{chunk}.hdf5 is missing beside metadata{chunk}.csv")
+    return chunks, [f"chunk {chunk!r}, {why}" for chunk in sorted((metadata | waveforms) - set(chunks))]
+
+
+def _parts(names: set[str], prefix: str, suffix: str) -> set[str]:
+    """What stands between a prefix and a suffix."""
+    both = (name for name in names if name.startswith(prefix) and name.endswith(suffix))
+    return {name.removeprefix(prefix).removesuffix(suffix) for name in both}
 
 
 def _fingerprint(folder: Location, chunks: list[str], split_seed: int) -> bytes:
@@ -164,66 +224,35 @@ def _fingerprint(folder: Location, chunks: list[str], split_seed: int) -> bytes:
     return hashlib.sha1(json.dumps([VERSION, split_seed, stats]).encode()).hexdigest().encode()
 
 
-def _build(folder: Location, name: str, chunks: list[str], split_seed: int) -> tuple[pa.Table, dict[str, int]]:
+def _build(folder: Location, name: str, chunks: list[str], split_seed: int) -> pa.Table:
     dropped: Counter[str] = Counter()
+    ignored: Counter[str] = Counter()
     tables = []
     for chunk, read in zip(chunks, in_parallel(_read_chunk, [(folder, name, c) for c in chunks]), strict=True):
         table, bad, example = read
         for reason, count in bad.items():
             log.warning("%s%s: %d traces left out: %s (first: %s)", name, chunk, count, reason, example[reason])
         dropped.update(bad)
-        tables.append(table)
-    table = pa.concat_tables(tables)
-    table, duplicates = _drop_duplicates(table)
-    if duplicates:
-        dropped["duplicate identity"] += duplicates
-        log.warning("%s: %d traces left out: duplicate identity (chunk, trace_name)", name, duplicates)
+        ignored.update(ignored_values(table))
+        tables.append(table.replace_schema_metadata(None))
+    table, merged, contradicting = merge_rows(pa.concat_tables(tables))
+    twice = {"duplicate identity": merged, "rows of one trace that contradict each other": contradicting}
+    for reason, count in twice.items():
+        if count:
+            dropped[reason] += count
+            log.warning("%s: %d rows left out: %s (chunk, trace_name); onsets are kept", name, count, reason)
     if not len(table):
         raise ValueError(f"{folder}: no usable trace ({dict(dropped) or 'the metadata is empty'})")
-    table = assign_missing_split(table, name, split_seed)
+    table, drawn = assign_missing_split(table, name, split_seed)
     keys = [("file", "ascending"), ("offset", "ascending"), ("node", "ascending"), ("node_row", "ascending")]
-    log.info("%s: indexed %d traces", name, len(table))
-    return table.take(pc.sort_indices(table, sort_keys=keys)), dict(dropped)
+    log.info("%s: indexed %d traces, P onsets in %d, S in %d", name, len(table), *(_num_onsets(table, w) for w in "PS"))
+    told = {"dropped": json.dumps(dropped), "ignored": json.dumps(ignored), "drawn": json.dumps([split_seed, drawn])}
+    return table.take(pc.sort_indices(table, sort_keys=keys)).replace_schema_metadata(told)
 
 
 def _read_chunk(folder: Location, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
     table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), folder / f"metadata{chunk}.csv")
-    return table.select(SCHEMA.names).cast(SCHEMA), bad, example
-
-
-def _drop_duplicates(table: pa.Table) -> tuple[pa.Table, int]:
-    identity = pc.binary_join_element_wise(table["chunk"], table["trace_name"], "\x1f")
-    coded = identity.combine_chunks().dictionary_encode()
-    if len(coded.dictionary) == len(table):
-        return table, 0
-    _, first = np.unique(coded.indices.to_numpy(), return_index=True)
-    return table.take(np.sort(first)), len(table) - len(first)
-
-
-def assign_missing_split(table: pa.Table, name: str, seed: int) -> pa.Table:
-    """Returns the table with every row in train, dev or test.
-
-    Rows without a split are assigned 60/10/30 by a hash of their event, or else their day and station, or else
-    their name: never by row order, so that no event and no noise block straddles two splits.
-    """
-    given = pc.is_in(table["split"], pa.array(["train", "dev", "test"]))
-    missing = np.flatnonzero(~given.to_numpy())
-    if not len(missing):
-        return table
-    rows = table.select(["event", "station", "start_time", "trace_name"]).take(missing).combine_chunks()
-    event, station, time, trace = (pc.if_else(pc.equal(c, ""), None, c) for c in rows.columns)
-    day = pc.binary_join_element_wise(pc.fill_null(station, ""), pc.utf8_slice_codeunits(time, 0, 10), "/")
-    key = pc.coalesce(event, day, station, trace).combine_chunks().dictionary_encode()
-    drawn = [_draw(f"{seed}/{name}/{one}") for one in key.dictionary.to_pylist()]
-    split = np.array(table["split"].to_pylist(), object)
-    split[missing] = np.array(drawn, object)[key.indices.to_numpy()]
-    log.info("%s: %d traces without a split were assigned one by event, station and day", name, len(missing))
-    return table.set_column(table.schema.get_field_index("split"), "split", pa.array(split, pa.string()))
-
-
-def _draw(key: str) -> str:
-    draw = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big") / 2**32
-    return "train" if draw < 0.6 else "dev" if draw < 0.7 else "test"
+    return table.select(SCHEMA.names).cast(SCHEMA.with_metadata(table.schema.metadata)), bad, example
 
 
 def _scan(table: pa.Table, name: str) -> np.ndarray:
@@ -233,10 +262,16 @@ def _scan(table: pa.Table, name: str) -> np.ndarray:
     return np.concatenate(in_parallel(flag_traces, parts))
 
 
-def _read_shard_index(file: Location, folder: Location, name: str) -> pa.Table:
+def _read_shard_index(file: Location, folder: Location, name: str, split_seed: int) -> pa.Table:
     table = read_parquet(file)
     if table.schema.names != SCHEMA.names:
         raise ValueError(f"{file} has another layout: prepare the shards again")
+    seed, drawn = json.loads((table.schema.metadata or {}).get(b"drawn", b"[0, 0]"))
+    if drawn and seed != split_seed:
+        raise ValueError(
+            f"data.split_seed={split_seed}, but {drawn} traces of {file} have splits drawn with {seed}, which shards keep: "
+            f"set --data.split-seed {seed}, or prepare the shards again"
+        )
     files = pc.binary_join_element_wise(pa.scalar(str(folder)), table["file"], "/")
     table = table.set_column(table.schema.get_field_index("file"), "file", files)
     return table.set_column(0, "dataset", pa.array([name] * len(table), pa.string()))

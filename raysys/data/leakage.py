@@ -1,7 +1,8 @@
 """Earthquakes that pretraining would see and an evaluation tests on: the same event in two splits, or in two data sets.
 
-Catalogues name the same earthquake differently, so events are compared by their identifiers and by origin time and
-epicentre. A foreshock within the tolerance counts as the same event: the audit rather excludes too much.
+Catalogues name the same earthquake differently, and so do parts of one data set, so events are compared by their
+identifiers and by origin time and epicentre. A foreshock within the tolerance counts as the same event, since the
+records of one hold the other: the audit rather excludes too much.
 """
 
 import json
@@ -12,6 +13,8 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from raysys.data.timestamps import epoch_seconds
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +57,15 @@ def leaks(corpus: pa.Table, time_s: float = TIME_S, distance_km: float = DISTANC
     train, held = np.flatnonzero(events.train), np.flatnonzero(~events.train)
     pairs = np.concatenate([_by_identity(events, train, held), _by_origin(events, train, held, time_s, distance_km)])
     pairs = np.unique(pairs, axis=0)
-    leaking = np.zeros(len(events.train), bool)
-    leaking[pairs[:, 0]] = True
+    leaking = np.zeros(len(corpus), bool)
+    leaking[events.row[np.isin(events.entry, pairs[:, 0])]] = True
     table = []
     names = np.array(events.names)
     both = events.dataset[pairs]
     for a, b in np.unique(both, axis=0).tolist():
         shared = np.unique(pairs[(both == (a, b)).all(axis=1), 0])
         table.append(Leak(names[a].item(), names[b].item(), len(shared), int(events.traces[shared].sum())))
-    return leaking[events.of_row], table
+    return leaking, table
 
 
 def leak_lines(table: list[Leak]) -> str:
@@ -76,10 +79,12 @@ class _Events:
     """One entry for each event, data set and side (train or evaluation); noise has none.
 
     Attributes:
-        of_row: entry of each row of the corpus.
+        row: rows of the corpus, once for each event in them.
+        entry: the entry of each.
     """
 
-    of_row: np.ndarray
+    row: np.ndarray
+    entry: np.ndarray
     train: np.ndarray
     dataset: np.ndarray
     identity: np.ndarray
@@ -91,46 +96,33 @@ class _Events:
 
     @classmethod
     def of(cls, corpus: pa.Table) -> "_Events":
+        more = corpus["more_events"].combine_chunks()
+        row = np.concatenate([np.arange(len(corpus)), pc.list_parent_indices(more).to_numpy()])
+        event = pa.concat_arrays([corpus["event"].combine_chunks(), pc.list_flatten(more)]).dictionary_encode()
         dataset = corpus["dataset"].combine_chunks().dictionary_encode()
-        event = corpus["event"].combine_chunks().dictionary_encode()
         nameless = pc.equal(event.dictionary, "").to_numpy(zero_copy_only=False)
         identity = event.indices.to_numpy().astype(np.int64)
         identity[nameless[identity]] = -1
-        train = pc.equal(corpus["split"], "train").to_numpy()
-        time = origin_seconds(corpus["origin_time"])
-        place = [corpus[c].to_numpy() for c in ("latitude", "longitude")]
+        train, code = pc.equal(corpus["split"], "train").to_numpy()[row], dataset.indices.to_numpy()[row]
+        # The origin of a row is that of its first event.
+        place = [epoch_seconds(corpus["origin_time"]), *(corpus[c].to_numpy() for c in ("latitude", "longitude"))]
+        time, *place = (np.append(values, np.full(len(row) - len(corpus), np.nan)) for values in place)
         # An event is its identifier where it has one, else its origin; a trace with neither is alone.
-        key = np.where(identity >= 0, 0, np.where(np.isnan(time), np.arange(len(corpus)) + 1, 0))
-        columns = [train, dataset.indices.to_numpy(), identity, key, np.where(identity >= 0, 0, np.nan_to_num(time))]
-        order = np.lexsort(columns)
+        key = np.where(identity >= 0, 0, np.where(np.isnan(time), np.arange(len(row)) + 1, 0))
+        columns = [train, code, identity, key, np.where(identity >= 0, 0, np.nan_to_num(time))]
+        located = ~np.isnan([time, *place]).any(axis=0)
+        order = np.lexsort([~located, *columns])  # an event's first row is one with an origin, where there is one
         new = np.zeros(len(order), bool)
         for column in columns:
             ordered = column[order]
             new[1:] |= ordered[1:] != ordered[:-1]
         new[:1] = True
-        of_row = np.empty(len(order), np.int64)
-        of_row[order] = np.cumsum(new) - 1
+        entry = np.empty(len(order), np.int64)
+        entry[order] = np.cumsum(new) - 1
         first = order[new]
-        count = np.bincount(of_row, minlength=len(first))
-        values = (column[first] for column in (train, dataset.indices.to_numpy(), identity, time, *place))
-        return cls(of_row, *values, count, dataset.dictionary.to_pylist())
-
-
-def origin_seconds(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns origin times in seconds since 1970, NaN where there is none, from text such as 2014-04-01T23:46:47.2Z."""
-    coded = column.combine_chunks().dictionary_encode()
-    return _seconds(coded.dictionary)[coded.indices.to_numpy()]
-
-
-def _seconds(text: pa.Array) -> np.ndarray:
-    text = pc.replace_substring_regex(pc.utf8_trim_whitespace(text), r"(Z|[+-]00:?00)$", "")
-    text = pc.replace_substring(pc.replace_substring(text, "/", "-"), " ", "T")
-    whole = pc.utf8_slice_codeunits(text, 0, 19)
-    form = pc.match_substring_regex(whole, r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$")
-    moment = pc.strptime(pc.if_else(form, whole, None), "%Y-%m-%dT%H:%M:%S", "s", error_is_null=True)
-    seconds = pc.fill_null(pc.cast(pc.cast(moment, pa.int64()), pa.float64()), np.nan).to_numpy()
-    part = pc.struct_field(pc.extract_regex(text, r"^.{19}(?P<part>\.\d+)$"), "part")
-    return seconds + pc.fill_null(pc.cast(part, pa.float64()), 0.0).to_numpy()
+        count = np.bincount(entry, minlength=len(first))
+        values = (column[first] for column in (train, code, identity, time, *place))
+        return cls(row, entry, *values, count, dataset.dictionary.to_pylist())
 
 
 def _by_identity(events: _Events, train: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -147,7 +139,7 @@ def _by_identity(events: _Events, train: np.ndarray, held: np.ndarray) -> np.nda
 
 
 def _by_origin(events: _Events, train, held, time_s: float, distance_km: float) -> np.ndarray:
-    """Pairs whose origins agree. Within a data set identifiers, where both have one, decide alone."""
+    """Pairs whose origins agree, whatever their identifiers: the records of each hold both."""
     located = ~(np.isnan(events.time_s) | np.isnan(events.latitude) | np.isnan(events.longitude))
     train, held = train[located[train]], held[located[held]]
     held = held[np.argsort(events.time_s[held], kind="stable")]
@@ -158,8 +150,7 @@ def _by_origin(events: _Events, train, held, time_s: float, distance_km: float) 
     for first, last in pairwise(np.unique([0, *cuts, len(train)]).tolist()):
         i, j = _expand(low[first:last], high[first:last])
         a, b = train[first + i], held[j]
-        named = (events.identity[a] >= 0) & (events.identity[b] >= 0) & (events.dataset[a] == events.dataset[b])
-        keep = ~named & (_distance_km(events, a, b) <= distance_km)
+        keep = _distance_km(events, a, b) <= distance_km
         found.append(np.stack([a[keep], b[keep]], axis=1))
     return np.concatenate(found)
 

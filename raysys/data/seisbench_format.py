@@ -4,6 +4,7 @@ Format: https://seisbench.readthedocs.io (data format). A trace name is either a
 "bucket$row,:components,:samples" for one padded row of a block of traces.
 """
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -11,18 +12,15 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
+from raysys.data.metadata import Metadata, event_ids, read_metadata
+from raysys.data.picks import is_pick, not_understood, read_onsets
+from raysys.data.splits import read_splits
+from raysys.data.timestamps import epoch_seconds
 from raysys.location import Location
-
-PHASES = dict.fromkeys(("p", "pP", "P", "P1", "Pg", "Pn", "PmP", "pwP", "pwPm"), "P") | dict.fromkeys(
-    ("s", "S", "S1", "Sg", "SmS", "Sn"), "S"
-)
-"""Phase name of a metadata column -> P or S, as in the pick benchmark of Muenchmeyer et al. 2022."""
 
 _BLOCK = r"^(?P<node>[^$]+)\$(?P<row>\d+),:(?P<components>\d+),:(?P<samples>\d+)$"
 _TEXT = {
-    "split": ("split",),
     "event": ("source_id", "event_id"),
     "station": ("station_code",),
     "network": ("station_network_code",),
@@ -31,102 +29,88 @@ _TEXT = {
     "origin_time": ("source_origin_time",),
     "components": ("trace_component_order",),
 }
-_NUMBER = {"latitude": ("source_latitude_deg",), "longitude": ("source_longitude_deg",)}
-_EMPTY = ["", "nan", "NaN", "None", "NA"]
+_LATITUDE, _LONGITUDE = ("source_latitude_deg",), ("source_longitude_deg",)
+_RATE, _STEP = ("trace_sampling_rate_hz",), ("trace_dt_s",)
+_WANTED = {
+    "trace_name",
+    "split",
+    *_RATE,
+    *_STEP,
+    *_LATITUDE,
+    *_LONGITUDE,
+    *(c for group in _TEXT.values() for c in group),
+}
 
 
 def read_chunk(folder: str | Location, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
     """Returns the index rows of one chunk, the traces left out by reason, and one example for each reason.
 
+    The metadata of the table's schema say what was read of the rows and not used: "ignored", a JSON object of reasons and
+    counts.
+
     Raises:
         ValueError: the CSV or the HDF5 file cannot be read (truncated, wrong layout), naming the file and the fix.
     """
     folder = Location(folder)
-    metadata = _read_csv(folder / f"metadata{chunk}.csv")
+    metadata = read_metadata(folder / f"metadata{chunk}.csv", lambda column: column in _WANTED or is_pick(column))
     n = len(metadata)
-    columns: dict[str, Any] = {key: _text(metadata, wanted) for key, wanted in _TEXT.items()}
-    columns |= {key: _number(metadata, wanted) for key, wanted in _NUMBER.items()}
+    columns: dict[str, Any] = {key: metadata.text(wanted) for key, wanted in _TEXT.items()}
+    columns |= _epicentres(metadata)
+    columns["split"], columns["event"] = read_splits(metadata), event_ids(columns["event"])
+    columns["trace_name"] = metadata.text(("trace_name",))
     waveforms = folder / f"waveforms{chunk}.hdf5"
-    where, defaults = _locate(waveforms, metadata["trace_name"].combine_chunks())
+    where, defaults = _locate(waveforms, columns["trace_name"])
     columns |= where
     columns["rate_hz"] = _rates(metadata, defaults["rate_hz"])
     given = columns["components"]
     columns["components"] = pc.if_else(pc.equal(given, ""), defaults["components"], given)
-    columns |= _picks(metadata, columns["rate_hz"])
+    columns |= read_onsets(metadata, columns["num_samples"], columns["rate_hz"])
     network = columns.pop("network")
     both = pc.binary_join_element_wise(network, columns["station"], ".")
     columns["station"] = pc.if_else(pc.equal(network, ""), columns["station"], both)
     columns["flags"], columns["scale"] = np.zeros(n, np.int32), np.ones(n, np.float32)
-    columns["trace_name"] = metadata["trace_name"].combine_chunks()
+    columns["more_events"] = pa.ListArray.from_arrays(np.zeros(n + 1, np.int32), pa.array([], pa.string()))
     for key, value in (("dataset", name), ("chunk", chunk), ("file", str(waveforms))):
         columns[key] = pa.repeat(pa.scalar(value, pa.string()), n)
-    return _keep_usable(columns, f"metadata{chunk}.csv")
+    table, dropped, example = _keep_usable(columns, metadata)
+    ignored = _ignored(table, metadata)
+    return table.replace_schema_metadata({"ignored": json.dumps(ignored)}), dropped, example
 
 
-def _read_csv(file: Location) -> pa.Table:
-    wanted = {"trace_name", "trace_sampling_rate_hz", "trace_dt_s"}
-    wanted |= {c for group in (*_TEXT.values(), *_NUMBER.values()) for c in group}
-    wanted |= {f"trace_{phase}_arrival_sample" for phase in PHASES}
-    text = {c for group in _TEXT.values() for c in group} | {"trace_name"}
-    with file.open() as stream:
-        header = stream.readline().decode().strip().split(",")
-    present = [c for c in (column.strip('"') for column in header) if c in wanted]
-    if "trace_name" not in present:
-        raise ValueError(f"{file}: no column trace_name, so this is no SeisBench metadata file")
-    options = pyarrow.csv.ConvertOptions(
-        include_columns=present,
-        column_types={c: pa.string() for c in present if c in text}
-        | {c: pa.float64() for c in present if c not in text},
-        null_values=_EMPTY,
-        strings_can_be_null=True,
-    )
-    try:
-        with file.open() as stream:
-            return pyarrow.csv.read_csv(
-                stream, convert_options=options, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
-            )
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file}: {error}") from error
+def _ignored(table: pa.Table, metadata: Metadata) -> dict[str, int]:
+    """What is not used of the rows that are: by reason, the number of cells or rows."""
+    time = table["origin_time"]
+    unread = np.isnan(epoch_seconds(time)) & pc.not_equal(time, "").to_numpy()
+    counts = {
+        "onset that is impossible (outside the trace)": int(np.sum(table["outside"].to_numpy())),
+        "origin time that cannot be read": int(unread.sum()),
+        "epicentre that is not on Earth": int(np.sum(table["nowhere"].to_numpy(zero_copy_only=False))),
+        **{f"column {name}, which looks like a pick": len(table) for name in not_understood(metadata.header)},
+        **{f"column {name}, which looks like {known}": len(table) for name, known in _misspelt(metadata.header)},
+    }
+    return {reason: count for reason, count in counts.items() if count}
 
 
-def _text(metadata: pa.Table, names: tuple[str, ...]) -> pa.Array:
-    present = [metadata[name].combine_chunks() for name in names if name in metadata.column_names]
-    nothing = pa.repeat(pa.scalar("", pa.string()), len(metadata))
-    return pc.coalesce(*present, nothing)
+def _misspelt(header: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Columns that differ from a known one by case, blanks or hyphens."""
+    known = {column.replace("_", ""): column for column in _WANTED}
+    folded = ((name, known.get("".join(filter(str.isalnum, name.lower())))) for name in header)
+    return [(name, column) for name, column in folded if column and column not in header]
 
 
-def _number(metadata: pa.Table, names: tuple[str, ...]) -> np.ndarray:
-    out = np.full(len(metadata), np.nan)
-    for name in names:
-        if name in metadata.column_names:
-            values = metadata[name].to_numpy(zero_copy_only=False).astype(float)
-            out = np.where(np.isnan(out), values, out)
-    return out
+def _epicentres(metadata: Metadata) -> dict[str, np.ndarray]:
+    """Latitude and longitude in degrees, NaN where there is none, and which are none because they cannot be."""
+    latitude, longitude = metadata.numbers(_LATITUDE), metadata.numbers(_LONGITUDE)
+    nowhere = (np.abs(latitude) > 90) | (np.abs(longitude) > 360)
+    latitude[nowhere] = longitude[nowhere] = np.nan
+    return {"latitude": latitude, "longitude": longitude, "nowhere": nowhere}
 
 
-def _rates(metadata: pa.Table, default: float) -> np.ndarray:
-    rates = _number(metadata, ("trace_sampling_rate_hz",))
+def _rates(metadata: Metadata, default: float) -> np.ndarray:
+    rates = metadata.numbers(_RATE)
     with np.errstate(divide="ignore"):
-        rates = np.where(np.isnan(rates), 1.0 / _number(metadata, ("trace_dt_s",)), rates)
+        rates = np.where(np.isnan(rates), 1.0 / metadata.numbers(_STEP), rates)
     return np.where(np.isnan(rates), default, rates)
-
-
-def _picks(metadata: pa.Table, rates: np.ndarray) -> dict[str, Any]:
-    """The first P and the first S of every trace in seconds, and the phase names they were given."""
-    out: dict[str, Any] = {}
-    names = list(PHASES)
-    for wave in "PS":
-        onset, phase = np.full(len(metadata), np.inf), np.full(len(metadata), len(names), np.int32)
-        for code, (column, kind) in enumerate(PHASES.items()):
-            name = f"trace_{column}_arrival_sample"
-            if kind == wave and name in metadata.column_names:
-                values = metadata[name].to_numpy(zero_copy_only=False).astype(float)
-                earlier = values < onset
-                onset[earlier], phase[earlier] = values[earlier], code
-        with np.errstate(divide="ignore", invalid="ignore"):
-            out[f"{wave.lower()}_s"] = np.where(np.isinf(onset), np.nan, onset / rates)
-        out[f"{wave.lower()}_phase"] = pa.array([*names, ""]).take(pa.array(phase))
-    return out
 
 
 def _locate(file: Location, names: pa.Array) -> tuple[dict[str, Any], dict]:
@@ -207,13 +191,14 @@ def _data_format(content: h5py.File, file: Location) -> dict:
     return {"components": value("component_order", ""), "rate_hz": float(value("sampling_rate", np.nan))}
 
 
-def _keep_usable(columns: dict[str, Any], metadata: str) -> tuple[pa.Table, Counter, dict[str, str]]:
+def _keep_usable(columns: dict[str, Any], metadata: Metadata) -> tuple[pa.Table, Counter, dict[str, str]]:
     orders = columns["components"].dictionary_encode()
     code, names = orders.indices.to_numpy(zero_copy_only=False), orders.dictionary.to_pylist()
     known = np.array([bool(c) and len(set(c)) == len(c) and set(c) <= set("ZNE12RT") for c in names], bool)
     length = np.array([len(c) for c in names], int)
     rate = columns["rate_hz"]
     reasons = {
+        "a row without trace_name": pc.equal(columns["trace_name"], "").to_numpy(zero_copy_only=False),
         "no such trace in the waveform file (or beyond its end)": columns["offset"] == -2,
         "sampling rate is zero, negative or missing": ~(rate > 0) | np.isinf(rate),
         "component order is not made of Z, N, E, 1, 2": ~known[code],
@@ -226,6 +211,6 @@ def _keep_usable(columns: dict[str, Any], metadata: str) -> tuple[pa.Table, Coun
         if bad.any():
             first = int(np.argmax(bad))
             dropped[reason] = int(bad.sum())
-            example[reason] = f"{metadata} row {first + 2}, trace_name {columns['trace_name'][first]}"
+            example[reason] = f"{metadata.place(first)}, trace_name {columns['trace_name'][first]}"
             keep &= ~bad
     return pa.table(columns).filter(pa.array(keep)), dropped, example

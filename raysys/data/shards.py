@@ -90,7 +90,7 @@ def _prepare_dataset(name: str, index: pa.Table, folder: Location, config: DataC
     parts = _parts(index, config.shard_mb << 20)
     calls = [(index.slice(a, n), folder, k, source, config) for k, (a, n) in enumerate(parts)]
     shards = _write_all(name, folder, calls)
-    return _prepared(name, folder, _finish(folder, shards, source, dropped_rows(index), config))
+    return _prepared(name, folder, _finish(folder, shards, source, index, config))
 
 
 def _write_all(name: str, folder: str, calls: list[tuple]) -> list[dict[str, Any]]:
@@ -217,16 +217,17 @@ def _shard_index(kept: pa.Table, replaced: dict[str, np.ndarray], file: str, siz
 
 
 def _finish(
-    folder: Location, shards: list[dict[str, Any]], source: str, dropped: dict[str, int], config: DataConfig
+    folder: Location, shards: list[dict[str, Any]], source: str, index: pa.Table, config: DataConfig
 ) -> dict[str, Any]:
     """Writes index.parquet and, last of all, manifest.json; removes what only an interrupted run needs or left."""
     indices = [folder / shard["file"].replace(".arrow", ".parquet") for shard in shards]
     tables = [with_retries(lambda file=file: read_parquet(file), file) for file in indices]
-    left_out = dict(dropped)
+    left_out = dropped_rows(index)
     for shard in shards:
         for reason, count in shard["left_out"].items():
             left_out[reason] = left_out.get(reason, 0) + count
-    metadata = {"dropped": json.dumps(left_out), "fingerprint": source, "scanned": "1"}
+    metadata = {b"dropped": json.dumps(left_out), b"fingerprint": source, b"scanned": b"1"}
+    metadata = (index.schema.metadata or {}) | metadata
     write_whole(folder / "index.parquet", parquet_bytes(pa.concat_tables(tables).replace_schema_metadata(metadata)))
     manifest = {
         "source": source,

@@ -21,7 +21,8 @@ from raysys.cluster import connect
 from raysys.config import RunConfig
 from raysys.data.catalog import EIGHT, folders, resolve
 from raysys.data.corpus import summary
-from raysys.data.index import dropped_rows, load_index
+from raysys.data.index import dropped_rows, ignored_values, load_index, unlabelled
+from raysys.data.picks import ACCEPTED
 from raysys.data.windows import Traces, read_windows
 from raysys.doctor import Check, fail, guarded, ok, warn
 from raysys.location import Location
@@ -71,11 +72,12 @@ def _data_set(name: str, config: RunConfig) -> Iterator[Check]:
     index = load_index(folder, label, data.cache, data.split_seed)
     seconds = time.perf_counter() - begin
     read_windows(Traces.from_table(index[:1]), np.array([0]), np.array([0]), config.model.window_samples)
-    [row], dropped = summary(index), dropped_rows(index)
+    [row], dropped, ignored, wanting = summary(index), dropped_rows(index), ignored_values(index), unlabelled(index)
     found = (
         f"{folder}: {row['traces']} traces (train {row['train']}, dev {row['dev']}, test {row['test']}; P {row['p_labels']}, "
         f"S {row['s_labels']}), {_bytes(Location(folder)) / 1e9:.2f} GB, index in {seconds:.1f} s, first window read"
     )
+    found += f"; no trace has an onset of {wanting}" if wanting else ""
     if not row["train"]:
         yield warn(
             title, f"{found}; nothing in the training split", "give `split` in metadata.csv the values train, dev, test"
@@ -86,6 +88,8 @@ def _data_set(name: str, config: RunConfig) -> Iterator[Check]:
             f"{found}; left out: {dropped}",
             "repair those rows of metadata.csv; the log names the first of each kind",
         )
+    elif ignored:
+        yield warn(title, f"{found}; not used: {', '.join(ignored)}", f"columns of picks are {ACCEPTED}")
     else:
         yield ok(title, found + (f"; left out: {dropped}" if dropped else ""))
 

@@ -20,30 +20,44 @@ _GUARD_S = 0.5
 def frame_labels(windows: FixedWindows, num_frames: int, config: ProbeConfig) -> np.ndarray:
     """Returns the class of every frame, (n, num_frames) int8: NOISE, P, S or IGNORED.
 
-    Frames that may hold an onset nobody picked are ignored: those after P where S is missing, those before S where P
-    is missing, all of them in earthquake records without picks, and the padding.
+    Frames that may hold an onset nobody picked are ignored: those after a P that no S follows before the next P, those
+    before an S that no P precedes after the S before it, all of them in earthquake records without picks, those at
+    onsets of other phases, and the padding.
     """
     length = windows.waveform.shape[-1] / num_frames
     center = (np.arange(num_frames) + 0.5) * length
-    p, s = windows.p_sample[:, None], windows.s_sample[:, None]
-    has_p, has_s = ~np.isnan(p), ~np.isnan(s)
-    to_p, to_s = np.nan_to_num((center - p) / RATE_HZ, nan=np.inf), np.nan_to_num((center - s) / RATE_HZ, nan=np.inf)
+    p, s, other = windows.onsets()
     labels = np.full((len(windows), num_frames), NOISE, np.int8)
-    labels[np.broadcast_to(~has_p & ~has_s & ~windows.noise[:, None], labels.shape)] = IGNORED
-    labels[has_p & ~has_s & (to_p > 0)] = IGNORED
-    labels[has_s & ~has_p & (to_s < 0)] = IGNORED
-    for distance in (to_p, to_s):
-        labels[(distance > -_GUARD_S) & (distance < config.after_s + _GUARD_S)] = IGNORED
-    labels[(to_p >= -config.before_s) & (to_p <= config.after_s)] = P
-    labels[(to_s >= -config.before_s) & (to_s <= config.after_s)] = S
+    labels[np.isnan(p).all(axis=1) & np.isnan(s).all(axis=1) & ~windows.noise] = IGNORED
+    labels[_may_hide_an_onset(p, s, center)] = IGNORED
+    to_p, to_s, to_other = ((center - onset[:, :, None]) / RATE_HZ for onset in (p, s, other))
+    for distance in (to_p, to_s, to_other):
+        labels[((distance > -_GUARD_S) & (distance < config.after_s + _GUARD_S)).any(axis=1)] = IGNORED
+    for distance, wave in ((to_p, P), (to_s, S)):
+        labels[((distance >= -config.before_s) & (distance <= config.after_s)).any(axis=1)] = wave
     labels[center[None] >= windows.num_valid[:, None]] = IGNORED
     return labels
+
+
+def _may_hide_an_onset(p: np.ndarray, s: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Which frames lie behind a P without an S, or before an S without a P, (n, frames) bool."""
+    end = np.full((len(p), 1), np.inf)
+    next_p, last_s = np.column_stack([np.nan_to_num(p[:, 1:], nan=np.inf), end]), np.column_stack([-end, s[:, :-1]])
+    follows = (s[:, None] >= p[:, :, None]) & (s[:, None] < next_p[:, :, None])
+    precedes = (p[:, None] <= s[:, :, None]) & (p[:, None] > last_s[:, :, None])
+    without_s = np.where(follows.any(axis=2), np.nan, p)[:, :, None]
+    without_p = np.where(precedes.any(axis=2), np.nan, s)[:, :, None]
+    behind = ((center > without_s) & (center < next_p[:, :, None])).any(axis=1)
+    return behind | ((center > last_s[:, :, None]) & (center < without_p)).any(axis=1)
 
 
 def probe_scores(
     encode, width: int, fit: FixedWindows, score: FixedWindows, config: ProbeConfig, batch: int = 64
 ) -> dict[str, float]:
-    """Returns probe/p_ap, probe/s_ap and their mean probe/macro_ap; NaN for a wave without labels.
+    """Returns probe/p_ap, probe/s_ap and their mean probe/macro_ap; NaN for a wave without labels, and then for the mean.
+
+    The score of one wave alone is no mean of two: it would rise where the labels of the harder one are missing. A NaN
+    compares with nothing; the score of the other wave stays comparable.
 
     Args:
         encode: waveform (B, 3, T), num_valid (B,) -> features (B, frames, width) on any device.
@@ -57,7 +71,9 @@ def probe_scores(
     """
     from sklearn.metrics import average_precision_score  # takes a second, which drivers need not spend
 
-    weights = _ridge(*_moments(encode, width, fit, config, batch), config.ridge)
+    gram, moment = _moments(encode, width, fit, config, batch)
+    fitted = moment[-1] > 0  # the bias of every class with frames
+    weights = _ridge(gram, moment, config.ridge) if fitted.any() else moment
     predicted, labels = [], []
     for features, frame_class in _features(encode, score, config, batch):
         predicted.append((_with_bias(features) @ weights.to(features.device)).cpu().numpy())
@@ -67,9 +83,9 @@ def probe_scores(
     for name, wave in (("p", P), ("s", S)):
         truth = labels == wave
         scores = predicted[:, wave] - predicted[:, NOISE] if len(predicted) else predicted
-        out[f"probe/{name}_ap"] = float(average_precision_score(truth, scores)) if truth.any() else float("nan")
-    present = [value for value in out.values() if not np.isnan(value)]
-    return out | {"probe/macro_ap": float(np.mean(present)) if present else float("nan")}
+        labelled = fitted[wave] and truth.any()
+        out[f"probe/{name}_ap"] = float(average_precision_score(truth, scores)) if labelled else float("nan")
+    return out | {"probe/macro_ap": float(np.mean(list(out.values())))}
 
 
 def _moments(encode, width: int, windows: FixedWindows, config: ProbeConfig, batch: int):

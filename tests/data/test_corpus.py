@@ -51,6 +51,7 @@ def test_a_corpus_holds_the_sets_in_the_order_asked_for_without_what_is_dropped(
         "left_out": {"dead": 3, "short": 1},
         "kept": {"gap": 1},
         "scanned": True,
+        "ignored": {},
     }
     assert (two["dataset"], two["traces"], two["left_out"]) == ("a", 20, {MISSING: 1})
     only = quality_report(load_corpus(changed(config, drop=("short",))))[0]

@@ -34,7 +34,8 @@ def table(tmp_path_factory) -> pa.Table:
     p, s = np.where(np.isin(kind, [1, 3]), p, NAN), np.where(np.isin(kind, [2, 3]), s, NAN)
     category = np.where(kind == 4, "Noise", "earthquake").tolist()
     long = counting_set(folder, "long", p.tolist(), s.tolist(), category, [3000] * 90)
-    short = counting_set(folder, "short", [0, 349, 350, -1, 20, 40] * 5, [NAN] * 30, ["noise"] * 30, [350] * 30, 100)
+    ends = [0, 349, 350, -1, 20, 40] + [1, 349, 350, -1, 20, 40] * 4
+    short = counting_set(folder, "short", ends, [NAN] * 30, ["noise"] * 30, [350] * 30, 100)
     return pa.concat_tables([long, short])
 
 
@@ -82,7 +83,8 @@ def test_labelled_windows_have_a_pick_or_are_known_to_be_noise(table):
 def test_noise_is_what_is_called_so_and_has_no_pick(table):
     windows = fixed_windows(table, 120, WINDOW)
     rows, _ = origin(windows)
-    np.testing.assert_array_equal(windows.noise, (rows < 90) & (rows % 5 == 4))
+    outside = (rows >= 90) & np.isin(rows % 6, [2, 3])
+    np.testing.assert_array_equal(windows.noise, (rows < 90) & (rows % 5 == 4) | outside, "a pick outside is none")
 
 
 def test_picks_lie_a_tenth_of_the_window_from_its_ends_and_anywhere_between(table):
@@ -127,3 +129,24 @@ def test_taking_some_windows_takes_every_column_of_them(table):
     assert some.datasets == windows.datasets
     for name in ("waveform", "num_valid", "p_sample", "s_sample", "noise", "dataset"):
         np.testing.assert_array_equal(getattr(some, name), getattr(windows, name)[1::3])
+
+
+def test_all_onsets_of_a_trace_are_on_their_samples_in_the_window(tmp_path):
+    """Two earthquakes in a record and a third phase; windows hold none, some or all of them."""
+    waveforms = [np.tile(np.arange(3000.0), (3, 1)).astype(np.float32)] * 30
+    cells = {"P_1": 400, "P_2": 900, "S_1": 600, "S_2": 1100, "S_3": 1150, "PcP": 1000}
+    columns = {f"trace_{phase}_arrival_sample": [sample] * 29 + [""] for phase, sample in cells.items()}
+    write_set(tmp_path / "set", waveforms, columns=columns | {"trace_category": ["noise"] * 30})
+    table = load_index(str(tmp_path / "set"), "set", str(tmp_path / "cache"))
+    windows = fixed_windows(table, 30, 800)
+    assert windows.noise.tolist() == [False] * 29 + [True]
+    starts = windows.waveform[:, 0, 0]
+    held = set()
+    for w, start in enumerate(starts):
+        for found, names in zip(windows.onsets(), (("P_1", "P_2"), ("S_1", "S_2", "S_3"), ("PcP",)), strict=True):
+            expected = [cells[name] - start for name in names if 0 <= cells[name] - start < 800 and w < 29]
+            assert found[w][~np.isnan(found[w])].tolist() == expected
+            held.add((names[0], len(expected)))
+    assert {("P_1", 1), ("P_1", 2), ("S_1", 3), ("PcP", 0), ("PcP", 1)} <= held
+    some = windows.take(np.array([3, 5]))
+    np.testing.assert_array_equal(some.onsets()[1], windows.onsets()[1][[3, 5]])

@@ -1,6 +1,5 @@
 """What an index says of good files, and what is said of bad ones."""
 
-import hashlib
 import logging
 import os
 from pathlib import Path
@@ -10,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import seisbench.data
 
 from raysys.config import DataConfig
 from raysys.data import index as module
 from raysys.data.catalog import resolve
 from raysys.data.corpus import load_corpus, summary
-from raysys.data.index import SCHEMA, assign_missing_split, dropped_rows, load_index
+from raysys.data.index import SCHEMA, dropped_rows, ignored_values, load_index, unlabelled
 from tests.data.conftest import write_set
 
 
@@ -116,56 +116,6 @@ def test_noise_and_quakes_of_a_set_without_splits_are_in_training_and_in_testing
     splits = np.array(table["split"].to_pylist())
     assert set(splits[noise]) >= {"train", "test"}
     assert set(splits[~noise]) >= {"train", "test"}
-
-
-def traces_without_split(**columns: list) -> pa.Table:
-    n = len(next(iter(columns.values())))
-    empty = {"split": [""] * n, "event": [""] * n, "station": [""] * n, "start_time": [""] * n}
-    names = {"trace_name": [f"t{i}" for i in range(n)]}
-    return pa.table({name: pa.array(values, pa.string()) for name, values in (empty | names | columns).items()})
-
-
-def splits_of(table: pa.Table, name="set", seed=0) -> list[str]:
-    return assign_missing_split(table, name, seed)["split"].to_pylist()
-
-
-def drawn(key: str) -> str:
-    """The split of a key, worked out by hand: training below 0.6 of the range of the hash, then dev up to 0.7."""
-    draw = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big") / 2**32
-    return "train" if draw < 0.6 else "dev" if draw < 0.7 else "test"
-
-
-def test_a_split_is_drawn_by_event_or_day_and_station_or_station_or_name():
-    rows = {
-        "event": ["e1", "e1", "e2", "", "", "", "", ""] * 8,
-        "station": ["GE.A", "GE.B", "", "GE.A", "GE.A", "GE.B", "GE.B", ""] * 8,
-        "start_time": ["2010-01-01T00", "", "2010-01-02T00", "2010-01-01T05", "2010-01-01T23", "", "2011", ""] * 8,
-    }
-    rows = {key: [f"{v}{i // 8}" if key == "event" and v else v for i, v in enumerate(vs)] for key, vs in rows.items()}
-    table = traces_without_split(**rows)
-    for name, seed in (("set", 0), ("set", 3), ("other", 3)):
-        keys = [
-            event or (f"{station}/{time[:10]}" if time else station or trace)
-            for event, station, time, trace in zip(*(table[c].to_pylist() for c in [*rows, "trace_name"]), strict=True)
-        ]
-        assert splits_of(table, name, seed) == [drawn(f"{seed}/{name}/{key}") for key in keys]
-    assert splits_of(table, "set", 0) != splits_of(table, "set", 3), "another seed, another split"
-    assert splits_of(table, "set", 3) != splits_of(table, "other", 3), "two sets that count their events alike"
-
-
-def test_six_traces_in_ten_are_for_training_one_for_validation_and_three_for_testing():
-    got = splits_of(traces_without_split(event=[str(i) for i in range(8000)]))
-    share = [got.count(split) / len(got) for split in ("train", "dev", "test")]
-    np.testing.assert_allclose(share, [0.6, 0.1, 0.3], atol=0.015)
-
-
-def test_a_split_that_is_given_stays_whatever_the_seed():
-    given = ["train", "dev", "test", "", "validation"] * 20
-    table = traces_without_split(split=given)
-    for seed in (0, 1):
-        got = splits_of(table, seed=seed)
-        assert [s for s, g in zip(got, given, strict=True) if g in ("train", "dev", "test")] == given[:3] * 20
-        assert set(got) == {"train", "dev", "test"}
 
 
 def test_two_seeds_have_two_splits_and_each_comes_back(tmp_path):
@@ -273,3 +223,116 @@ def test_an_index_that_came_with_shards_gets_its_name_and_place_and_must_fit(noi
     pq.write_table(table.drop_columns("scale"), tmp_path / "moved/index.parquet")
     with pytest.raises(ValueError, match="has another layout: prepare the shards again"):
         load_index(f"{tmp_path}/moved", "other", str(tmp_path / "cache"))
+
+
+def chunked(folder, *chunks: str) -> Path:
+    for chunk in chunks:
+        write_set(folder, [np.ones((3, 500), np.float32)] * 2, chunk=chunk, columns={"split": ["train", "dev"]})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("chunks", "listed", "extra", "unused"),
+    [
+        (["_a", "_b"], "_a\n", [], ["_b"]),
+        (["_a", "_b"], "\r\n_b \r\n\r\n_a", [], []),
+        (["_a", "_b"], "\n", [], []),
+        (["", "_b"], None, [], ["_b"]),
+        (["", "_b"], "_b\n", [], [""]),
+        (["_a"], None, ["metadata_c.csv", "waveforms_d.hdf5", "metadata_c.csv.bak"], ["_c", "_d"]),
+    ],
+)
+def test_the_chunks_are_those_that_seisbench_finds_and_others_are_named(
+    tmp_path, caplog, chunks, listed, extra, unused
+):
+    folder = chunked(tmp_path / "set", *chunks)
+    if listed is not None:
+        (folder / "chunks").write_bytes(listed.encode())
+    for name in extra:
+        (folder / name).write_text("trace_name\n")
+    table = load_index(str(folder), "set", str(tmp_path / "cache"))
+    found = sorted(set(table["chunk"].to_pylist()))
+    assert found == sorted(set(chunks) - set(unused))
+    if not listed or " " not in listed:
+        assert found == seisbench.data.WaveformDataset.available_chunks(folder)
+    assert [reason.split("'")[1] for reason in ignored_values(table)] == sorted(unused)
+    assert all(f"not used: chunk {chunk!r}" in caplog.text for chunk in unused)
+
+
+def test_a_chunk_that_is_named_and_not_there_is_an_error(tmp_path):
+    folder = chunked(tmp_path / "set", "_a")
+    (folder / "chunks").write_text("_a\n_b\n")
+    with pytest.raises(FileNotFoundError, match=r"set/metadata_b\.csv is missing, a chunk of this data set"):
+        load_index(str(folder), "set", str(tmp_path / "cache"))
+
+
+def test_rows_without_a_name_are_left_out_and_counted(tmp_path):
+    folder = chunked(tmp_path / "set", "_a", "_b")
+    with (folder / "metadata_a.csv").open("a") as file:
+        file.write(",,\n,100,train\n\n")
+    (folder / "metadata_b.csv").write_text("trace_name,trace_sampling_rate_hz,split\n")
+    table = load_index(str(folder), "set", str(tmp_path / "cache"))
+    assert table["chunk"].to_pylist() == ["_a", "_a"]
+    assert dropped_rows(table) == {"a row without trace_name": 2}
+
+
+def test_what_is_not_used_is_said_whenever_a_set_is_read(tmp_path, caplog):
+    columns = {
+        "trace_P_arrival_sample": [-12345, 100],
+        "trace_X_arrival_sample": [5, -1],
+        "my_s_pick": [1, 2],
+        "Split": ["train", "dev"],
+        "source_origin_time": ["2020-01-01", "2020-01-01T00:00:00"],
+    }
+    folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 2, columns=columns)
+    for _ in range(2):
+        caplog.clear()
+        table = load_index(str(folder), "set", str(tmp_path / "cache"))
+        assert ignored_values(table) == {
+            "onset that is impossible (outside the trace)": 2,
+            "origin time that cannot be read": 1,
+            "column trace_X_arrival_sample, which looks like a pick": 2,
+            "column my_s_pick, which looks like a pick": 2,
+            "column Split, which looks like split": 2,
+        }
+        assert "set: not used: column my_s_pick, which looks like a pick (2)" in caplog.text
+        assert caplog.text.count("columns of picks are trace_<phase>_arrival_sample") == 1
+        assert "set: no trace has an onset of S" in caplog.text
+        assert unlabelled(table) == "S"
+
+
+def test_a_set_without_labels_is_named(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 2)
+    load_index(str(folder), "mine", str(tmp_path / "cache"))
+    assert "mine: indexed 2 traces, P onsets in 0, S in 0" in caplog.text
+    assert "mine: no trace has an onset of P or S" in caplog.text
+
+
+def test_identifiers_of_one_event_in_two_forms_have_one_split(tmp_path):
+    for chunk, form in (("_a", "{}"), ("_b", "{}.0")):
+        columns = {"source_id": [form.format(1000 + i) for i in range(40)]}
+        folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 40, chunk=chunk, columns=columns)
+    table = load_index(str(folder), "set", str(tmp_path / "cache")).to_pandas()
+    assert table["event"].nunique() == 40
+    assert (table.groupby("event")["split"].nunique() == 1).all()
+    assert table["split"].nunique() == 3
+
+
+def test_shards_refuse_another_seed_than_that_of_their_splits(tmp_path):
+    folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 20)
+    table = load_index(str(folder), "set", str(tmp_path / "cache"), 3)
+    (tmp_path / "shards").mkdir()
+    pq.write_table(table, tmp_path / "shards/index.parquet")
+    shards = load_index(str(tmp_path / "shards"), "set", str(tmp_path / "cache"), 3)
+    assert shards["split"].to_pylist() == table["split"].to_pylist()
+    with pytest.raises(ValueError, match=r"data\.split_seed=0, but 20 traces of .*drawn with 3.*--data\.split-seed 3"):
+        load_index(str(tmp_path / "shards"), "set", str(tmp_path / "cache"), 0)
+
+
+def test_shards_whose_splits_were_given_take_any_seed(noise_set, tmp_path):
+    folder, _ = noise_set
+    table = load_index(str(folder), "noise", str(tmp_path / "cache"), 3)
+    (tmp_path / "shards").mkdir()
+    pq.write_table(table, tmp_path / "shards/index.parquet")
+    assert len(load_index(str(tmp_path / "shards"), "noise", str(tmp_path / "cache"), 0)) == 10

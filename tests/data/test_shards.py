@@ -22,7 +22,7 @@ import ray
 from raysys.config import DataConfig, RunConfig
 from raysys.data import shards as module
 from raysys.data.corpus import load_corpus
-from raysys.data.index import dropped_rows, load_index
+from raysys.data.index import dropped_rows, ignored_values, load_index
 from raysys.data.quality import FLAGS
 from raysys.data.shards import Prepared, prepare, to_half, verify
 from raysys.data.windows import Traces, read_windows
@@ -126,10 +126,11 @@ def assorted(tmp_path) -> RunConfig:
         "trace_P_arrival_sample": [150 + i for i in range(ASSORTED)],
         "trace_S_arrival_sample": [400 + 3 * i for i in range(ASSORTED)],
         "trace_sampling_rate_hz": [100.0] * 11 + [50.0, 0.0, 50.0],
+        "my_pick": [1] * ASSORTED,
     }
     folder = write_set(tmp_path / "source/assorted", waveforms, order="ENZ", columns=columns)
     with (folder / "metadata.csv").open("a") as file:
-        file.write('"absent",100,x,1,2\n')
+        file.write('"absent",100,x,1,2,\n')
     return run_config(tmp_path / "source", tmp_path / "cache", shard_mb=1, split_seed=2)
 
 
@@ -144,13 +145,14 @@ def test_shards_hold_what_is_kept_with_its_own_labels_and_amplitudes(in_process,
         "dead": 3,
     }
     assert done == Prepared("assorted", str(out), 10, left_out, {"not finite": 1, "dead component": 1})
-    shards = load_index(str(out), "assorted", "unused")
+    shards = load_index(str(out), "assorted", "unused", 2)
     source = load_index(f"{tmp_path}/source/assorted", "assorted", str(tmp_path / "cache"), split_seed=2)
     kept = [i for i, event in enumerate(source["event"].to_pylist()) if event not in ("e0", "e5", "e9")]
     source = source.take(kept)
     same = ["chunk", "trace_name", "event", "split", "p_s", "s_s", "p_phase", "s_phase", "latitude", "start_time"]
     assert shards.select(same).to_pandas().equals(source.select(same).to_pandas())
     assert dropped_rows(shards) == left_out
+    assert ignored_values(shards) == ignored_values(source) == {"column my_pick, which looks like a pick": 13}
     assert np.flatnonzero(shards["flags"].to_numpy()).tolist() == [5]
     constant = {"rate_hz": 100.0, "components": "ZNE", "num_components": 3, "node": "", "node_row": -1}
     constant |= {"dtype": np.dtype(dtype).str}
@@ -192,7 +194,7 @@ def test_a_manifest_is_of_its_shards(in_process, assorted, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["index.parquet", "manifest.json", *shards]
     assert sum(shard["traces"] for shard in manifest["shards"]) == 10
     assert (manifest["rate_hz"], manifest["components"], manifest["dropped_for"]) == (100, "ZNE", ["dead", "short"])
-    files = load_index(str(out), "assorted", "unused")
+    files = load_index(str(out), "assorted", "unused", 2)
     for shard in manifest["shards"]:
         content = (out / shard["file"]).read_bytes()
         assert (shard["bytes"], shard["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())

@@ -1,5 +1,7 @@
 """The linear probe: labels in the right frames, a score that sees what is there and nothing else."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,32 @@ def test_frames_of_a_tenth_of_a_second_are_noise_p_s_or_nothing(p, s, noise, val
     assert labels_of(p, s, noise, valid, CONFIG) == expected
 
 
+@pytest.mark.parametrize(
+    ("p", "s", "other", "expected"),
+    [
+        ([45, 225], [105, 305], [], "---PPPPPPSSSSSSS-----PPPPPPP-SSSSSSS----"),
+        ([45, 225], [105], [], "---PPPPPPSSSSSSS-----PPPPPPP------------"),
+        (
+            [45, 225],
+            [305],
+            [],
+            "---PPPPPPP-----------PPPPPPP-SSSSSSS----",
+        ),  # the first S may be anywhere before the second P
+        ([45], [105, 305], [], "---PPPPPPSSSSSSS-------------SSSSSSS----"),
+        ([225], [105], [], "---------SSSSSSS-----PPPPPPP------------"),  # of two earthquakes
+        ([45], [75], [345], "---PPPSSSSSSS----.............----------"),
+        ([], [], [345], "----------------------------------------"),
+    ],
+)
+def test_frames_of_any_onset_are_never_noise(p, s, other, expected):
+    one = windows(1, samples=400)
+    further = np.full((1, 3, 2), np.nan)
+    for k, onsets in enumerate((p[1:], s[1:], other)):
+        further[0, k, : len(onsets)] = onsets
+    one.p_sample[0], one.s_sample[0] = [*p, NONE][0], [*s, NONE][0]
+    assert letters(dataclasses.replace(one, further=further), CONFIG) == expected
+
+
 def test_the_configuration_says_which_frames_belong_to_an_onset():
     config = ProbeConfig(before_s=0.3, after_s=0.2)
     assert labels_of(105, 305, False, 400, config) == "......-PPPPPP----.........-SSSSSS----..."
@@ -61,8 +89,12 @@ def labels_of(p, s, noise, valid, config) -> str:
     """The classes of 40 frames of ten samples; - where a frame is ignored."""
     one = windows(1, samples=400)
     one.p_sample[0], one.s_sample[0], one.noise[0], one.num_valid[0] = p, s, noise, valid
-    letters = {NOISE: ".", P: "P", S: "S", IGNORED: "-"}
-    return "".join(letters[label] for label in frame_labels(one, 40, config)[0])
+    return letters(one, config)
+
+
+def letters(one: FixedWindows, config) -> str:
+    names = {NOISE: ".", P: "P", S: "S", IGNORED: "-"}
+    return "".join(names[label] for label in frame_labels(one, 40, config)[0])
 
 
 def test_the_score_is_that_of_a_ridge_regression_with_classes_of_equal_weight():
@@ -104,12 +136,25 @@ def test_features_that_hold_the_answer_score_high_and_noise_scores_its_base_rate
     assert chance["probe/macro_ap"] < 0.1
 
 
-def test_a_wave_without_labels_is_nan_and_leaves_the_other_alone():
+@pytest.mark.parametrize("missing", ["fit", "score", "both"])
+@pytest.mark.parametrize("wave", ["p", "s"])
+def test_a_wave_without_labels_makes_the_mean_nan_and_leaves_the_other_alone(wave, missing):
+    """A mean of one wave would rise where the labels of the harder one are missing."""
     fit, score = windows(), windows(seed=1)
-    fit.s_sample[:], score.s_sample[:] = np.nan, np.nan
+    for name, part in (("fit", fit), ("score", score)):
+        if missing in (name, "both"):
+            getattr(part, f"{wave}_sample")[:] = np.nan
     scores = probe_scores(energy, 3, fit, score, CONFIG)
-    assert np.isnan(scores["probe/s_ap"])
-    assert scores["probe/macro_ap"] == scores["probe/p_ap"] > 0.5
+    assert np.isnan([scores[f"probe/{wave}_ap"], scores["probe/macro_ap"]]).all()
+    assert scores[f"probe/{'s' if wave == 'p' else 'p'}_ap"] > 0.5
+
+
+@pytest.mark.parametrize("count", [40, 0])
+def test_without_any_label_every_score_is_nan(count):
+    fit, score = windows().take(slice(0, count)), windows(seed=1).take(slice(0, count))
+    for part in (fit, score):
+        part.p_sample[:], part.s_sample[:] = np.nan, np.nan
+    assert all(np.isnan(value) for value in probe_scores(energy, 3, fit, score, CONFIG).values())
 
 
 def test_the_scale_and_offset_of_features_do_not_matter():
