@@ -17,18 +17,16 @@ _GUARD_S = 0.5
 """Frames this near to those of an onset, but not among them, belong to no class."""
 
 
-def frame_labels(windows: FixedWindows, num_frames: int, config: ProbeConfig) -> np.ndarray:
-    """Returns the class of every frame, (n, num_frames) int8: NOISE, P, S or IGNORED.
+def frame_labels(windows: FixedWindows, center: np.ndarray, config: ProbeConfig) -> np.ndarray:
+    """Returns the class of every frame, (n, frames) int8: NOISE, P, S or IGNORED, for frames centred on samples (frames,).
 
     Frames that may hold an onset nobody picked are ignored: those after P where S is missing, those before S where P
     is missing, all of them in earthquake records without picks, and the padding.
     """
-    length = windows.waveform.shape[-1] / num_frames
-    center = (np.arange(num_frames) + 0.5) * length
     p, s = windows.p_sample[:, None], windows.s_sample[:, None]
     has_p, has_s = ~np.isnan(p), ~np.isnan(s)
     to_p, to_s = np.nan_to_num((center - p) / RATE_HZ, nan=np.inf), np.nan_to_num((center - s) / RATE_HZ, nan=np.inf)
-    labels = np.full((len(windows), num_frames), NOISE, np.int8)
+    labels = np.full((len(windows), len(center)), NOISE, np.int8)
     labels[np.broadcast_to(~has_p & ~has_s & ~windows.noise[:, None], labels.shape)] = IGNORED
     labels[has_p & ~has_s & (to_p > 0)] = IGNORED
     labels[has_s & ~has_p & (to_s < 0)] = IGNORED
@@ -41,13 +39,20 @@ def frame_labels(windows: FixedWindows, num_frames: int, config: ProbeConfig) ->
 
 
 def probe_scores(
-    encode, width: int, fit: FixedWindows, score: FixedWindows, config: ProbeConfig, batch: int = 64
+    encode,
+    width: int,
+    center: np.ndarray,
+    fit: FixedWindows,
+    score: FixedWindows,
+    config: ProbeConfig,
+    batch: int = 64,
 ) -> dict[str, float]:
     """Returns probe/p_ap, probe/s_ap and their mean probe/macro_ap; NaN for a wave without labels.
 
     Args:
         encode: waveform (B, 3, T), num_valid (B,) -> features (B, frames, width) on any device.
         width: of the features.
+        center: (frames,) the samples that frames are centred on.
         fit: this rank's share of the windows that fit the probe.
         score: this rank's share of the windows that score it.
         config: ridge, and which frames belong to an onset.
@@ -57,9 +62,9 @@ def probe_scores(
     """
     from sklearn.metrics import average_precision_score  # takes a second, which drivers need not spend
 
-    weights = _ridge(*_moments(encode, width, fit, config, batch), config.ridge)
+    weights = _ridge(*_moments(encode, width, center, fit, config, batch), config.ridge)
     predicted, labels = [], []
-    for features, frame_class in _features(encode, score, config, batch):
+    for features, frame_class in _features(encode, center, score, config, batch):
         predicted.append((_with_bias(features) @ weights.to(features.device)).cpu().numpy())
         labels.append(frame_class)
     predicted, labels = _gather(predicted, labels)
@@ -72,14 +77,14 @@ def probe_scores(
     return out | {"probe/macro_ap": float(np.mean(present)) if present else float("nan")}
 
 
-def _moments(encode, width: int, windows: FixedWindows, config: ProbeConfig, batch: int):
+def _moments(encode, width: int, center: np.ndarray, windows: FixedWindows, config: ProbeConfig, batch: int):
     """Class-balanced mean of x x^T, (width + 1, width + 1), and of x by class, (width + 1, 3), over all ranks."""
     gram, total, count = (
         torch.zeros(3, width + 1, width + 1, dtype=torch.float64),
         torch.zeros(3, width + 1, dtype=torch.float64),
         torch.zeros(3),
     )
-    for features, frame_class in _features(encode, windows, config, batch):
+    for features, frame_class in _features(encode, center, windows, config, batch):
         x = _with_bias(features)
         for c in (NOISE, P, S):
             of_class = x[torch.from_numpy(frame_class == c).to(x.device)]
@@ -90,13 +95,13 @@ def _moments(encode, width: int, windows: FixedWindows, config: ProbeConfig, bat
     return (gram / count[:, None, None]).sum(0), (total / count[:, None]).T
 
 
-def _features(encode, windows: FixedWindows, config: ProbeConfig, batch: int):
+def _features(encode, center: np.ndarray, windows: FixedWindows, config: ProbeConfig, batch: int):
     """Features (frames, D) in float64 and classes (frames,) of the labelled frames, batch by batch."""
     for start in range(0, len(windows), batch):
         part = windows.take(slice(start, start + batch))
         with torch.no_grad():
             features = encode(torch.tensor(part.waveform), torch.tensor(part.num_valid))
-        labels = frame_labels(part, features.shape[1], config)
+        labels = frame_labels(part, center, config)
         used = labels != IGNORED
         if used.any():
             yield features[torch.from_numpy(used).to(features.device)].double(), labels[used]

@@ -13,8 +13,9 @@ import torch
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
 
+from model.hub import from_pretrained
 from raysys.train.card import model_card
-from raysys.train.checkpoint import FILES, Snapshot, load_model
+from raysys.train.checkpoint import FILES, Snapshot
 from raysys.train.loop import Trainer
 from raysys.train.mend import SNAPSHOT, mend_snapshot, newest_checkpoint
 from raysys.train.mirror import LogMirror
@@ -68,7 +69,7 @@ def test_a_snapshot_keeps_weights_moments_and_guard_of_its_moment(trainer, smoke
     assert found.keys() == before.keys()
     assert all(torch.equal(found[name], value) for name, value in before.items())
     assert len({value.abs().sum().item() for name, value in before.items() if ":exp" in name}) > 200
-    model = load_model(folder)
+    model = from_pretrained(folder)
     assert not model.training
     assert torch.equal(model.quantizer.codebook, before["quantizer.codebook"])
 
@@ -116,7 +117,7 @@ def test_weights_of_another_model_are_refused(trainer, tmp_path):
     text = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"num_codes": 16', '"num_codes": 32'))
     with pytest.raises(ValueError, match=r"quantizer\.codebook"):
-        load_model(tmp_path)
+        from_pretrained(tmp_path)
 
 
 def test_a_checkpoint_appears_under_its_name_only_when_it_is_whole(tmp_path):
