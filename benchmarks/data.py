@@ -22,7 +22,6 @@ import numpy as np
 import ray
 import ray.train
 import torch
-from ray._private.internal_api import memory_summary
 from ray.train.torch import TorchTrainer
 
 import raysys  # noqa: F401  (sets what Ray reads when it is imported)
@@ -30,10 +29,11 @@ from raysys.cluster import connect
 from raysys.config import DataConfig, RunConfig
 from raysys.console import configure_logging
 from raysys.data.corpus import load_corpus, select, train_plan
+from raysys.data.datasource import cut_windows
 from raysys.data.shards import prepare
-from raysys.data.source import cut
 from raysys.data.stream import Worker, process_batches, ray_batches
 from raysys.data.windows import Traces, read_windows
+from raysys.ray_internals import object_store_summary
 
 WINDOW, BATCH, BLOCK = 4096, 64, 512
 WINDOW_BYTES = 3 * WINDOW * 4
@@ -154,7 +154,7 @@ def direct_counts(traces: Traces, plan, num: int):
     """Blocks as a reading task cuts them, in this thread."""
     for first in range(0, num, BLOCK):
         epochs, visits = plan.visits(first, BLOCK)
-        yield len(cut(traces, plan, epochs, visits, WINDOW)["num_valid"])
+        yield len(cut_windows(traces, plan, epochs, visits, WINDOW)["num_valid"])
 
 
 def own_mb() -> float:
@@ -325,7 +325,7 @@ def main() -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's is 15, DataLoader's 0: other work would favour DataLoader
     with tempfile.TemporaryDirectory(prefix="windows-") as folder:
         result = rounded(measure(Path(folder), options.rounds, options.traces))
-        print(memory_summary(stats_only=True))
+        print(object_store_summary())
         ray.shutdown()
     result |= {"cores": os.cpu_count(), "load_15_min": os.getloadavg()[2], "unit": "windows of (3, 4096) a second"}
     for name, value in result.items():

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from model.picker import PhasePicker
 from raysys.config import RunConfig
 from raysys.data.corpus import load_corpus, select
-from raysys.data.fixed import FixedWindows, fixed_windows
+from raysys.data.fixed_windows import FixedWindows, fixed_windows
 from raysys.evaluate.probe import IGNORED, NOISE, P, S, frame_labels
 from raysys.train.step import autocast
 from raysys.tune.trial import trial_resources

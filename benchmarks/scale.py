@@ -8,7 +8,7 @@ Without --data it makes miniatures of the eight data sets and shards of them. Wa
 apart   as many runs of one worker side by side, each on its own device; only with several workers
 bare    torch.distributed alone, windows read by a thread of each process
 train   Ray Train, windows read the same way
-stream  Ray Train, windows read and dealt by Ray Data
+stream  Ray Train, windows read and distributed by Ray Data
 
 Checks that all ways but the first have the same loss: over the first steps, before roundings have grown, and more loosely over all
 of them. Rates leave out the first quarter of the steps; that of `apart` is the slowest run's times their number, since workers that
@@ -38,8 +38,8 @@ import raysys  # noqa: F401  (sets what Ray reads when it is imported)
 from raysys.cluster import connect
 from raysys.config import RunConfig
 from raysys.console import configure_logging
-from raysys.data.miniature import write_miniatures
 from raysys.data.shards import prepare
+from raysys.miniature import write_miniatures
 from raysys.presets import PRESETS
 from raysys.train import driver
 from raysys.train.data import TrainingData, prepare_training_data
@@ -135,7 +135,7 @@ def timed_worker(args: dict[str, Any]) -> dict[str, Any]:
 def trained(config: RunConfig, data: TrainingData, folder: Path, kill: str = "") -> dict[str, Any]:
     """Returns what was recorded of rank 0 of a run by Ray Train, and when it began."""
     config = config.override({"name": folder.name, "storage": str(folder.parent)})
-    arguments = {"config": config, "data": data.shared(), "record": {}, "log_folder": driver.log_folder(config)}
+    arguments = {"config": config, "data": data.shared(), "record": {}, "log_folder": driver.run_location(config).url}
     folder.mkdir()
     begin = time.time()
     found = driver.trainer(timed_worker, config, arguments | {"kill": kill}).fit().return_value

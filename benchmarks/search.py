@@ -224,7 +224,7 @@ def measure(config: RunConfig, arguments: argparse.Namespace, results: Results) 
     """Measures the parts that were asked for, one after the other."""
     out, full = results.folder, None
     if config.search.gpus_per_trial:  # every sweep then finds filled caches
-        data = prepare_training_data(config).resident().shared()
+        data = prepare_training_data(config).load_into_memory().shared()
         results.add({"warm_up_s": warm_up(trial_config(config), data)})
         del data
     if "full" in arguments.parts:
@@ -276,7 +276,7 @@ def main() -> None:
     configure_logging()
     with tempfile.TemporaryDirectory() as work:
         if arguments.data is None:
-            from raysys.data.miniature import write_miniatures  # needs SeisBench, which shards do not
+            from raysys.miniature import write_miniatures  # needs SeisBench, which shards do not
 
             write_miniatures(Path(work) / "data", traces=40)
         connect()

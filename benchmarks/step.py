@@ -15,9 +15,10 @@ from functools import partial
 import torch
 
 from benchmarks.kernels import copy_bandwidth, graph_milliseconds, graphed, milliseconds
+from model.comparison import Comparison, MaskedFrames
 from model.config import BackboneConfig, LossConfig, MaskConfig, ModelConfig
 from model.draws import Draws
-from model.pretrain import Masked, PretrainModel
+from model.pretrain import PretrainModel
 from raysys.config import OptimConfig, RunConfig
 from raysys.data.stream import Batch
 from raysys.train.flops import PEAK_BF16, training_flops
@@ -39,11 +40,13 @@ def windows() -> torch.Tensor:
     return x
 
 
-def ours(kernel: str = "auto", kind: type[PretrainModel] = PretrainModel) -> PretrainModel:
+def ours(kernel: str = "auto", comparison: type[Comparison] = Comparison) -> PretrainModel:
     """The model of the base preset."""
     torch.manual_seed(0)
     config = ModelConfig(backbone=BackboneConfig(kernel=kernel))
-    return kind(config, MaskConfig(), LossConfig()).to(DEVICE)
+    model = PretrainModel(config, MaskConfig(), LossConfig())
+    model.comparison = comparison(config.target_dim, model.loss_config)
+    return model.to(DEVICE)
 
 
 def our_step(model: PretrainModel, compiled: bool = True, captured: bool = True):
@@ -62,18 +65,19 @@ def our_step(model: PretrainModel, compiled: bool = True, captured: bool = True)
     return lambda: step([batch])
 
 
-class Materialised(PretrainModel):
+class Materialised(Comparison):
     """The same loss with all K negatives of every frame gathered, as usual: (B, M, K, D)."""
 
-    def _compare(self, masked, draws):
+    def forward(self, masked, draws):
+        """As that of `Comparison`."""
         context, targets, positive = self._scored(masked)
         batch, frames, width = targets.shape
-        most = self.loss_config.num_negatives
+        most = self.config.num_negatives
         others = (masked.count - 1).view(-1, 1, 1)
         drawn = torch.minimum((draws.uniform(batch, frames, most) * others).long(), others - 1)
         drawn = (drawn + (drawn >= torch.arange(frames, device=DEVICE)[:, None])).clamp_max(frames - 1).flatten(1)
         negatives = targets.gather(1, drawn[..., None].expand(-1, -1, width)).view(batch, frames, most, width)
-        scores = torch.cosine_similarity(context[:, :, None], negatives, dim=-1) / self._temperature()
+        scores = torch.cosine_similarity(context[:, :, None], negatives, dim=-1) / self.current_temperature()
         same = masked.ids.gather(1, drawn).view(batch, frames, most) == masked.ids[..., None]
         scores = scores.masked_fill(same, -1e30)
         total = torch.cat([positive[..., None], scores], dim=-1).logsumexp(dim=-1)
@@ -166,7 +170,6 @@ def parts() -> dict[str, float]:
     model, out = ours(), {}
     model.compile_parts()
     unet, config = model.backbone.unet, model.model_config.backbone
-    compared = torch.compile(model._compare, dynamic=False)
     draws, weight = Draws(DEVICE), torch.ones(BATCH, 672, device=DEVICE)
 
     def quantize(features):
@@ -175,7 +178,7 @@ def parts() -> dict[str, float]:
 
     def compare(context, targets):
         with torch.autocast("cuda", enabled=False):
-            return compared(Masked(context, targets, ids, count, None, None), draws)[0]
+            return model.comparison(MaskedFrames(context, targets, ids, count), draws)[0]
 
     def through(stage, x):
         for layer in stage:
@@ -257,7 +260,7 @@ def main() -> None:
         OURS: lambda: our_step(ours()),
         "compiled, not recorded": lambda: our_step(ours(), captured=False),
         "eager": lambda: our_step(ours(), compiled=False, captured=False),
-        "negatives materialised": lambda: our_step(ours(kind=Materialised)),
+        "negatives materialised": lambda: our_step(ours(comparison=Materialised)),
         "NX-AI's cell": lambda: our_step(ours("xlstm")),
         PEER: seislm_step,
     }

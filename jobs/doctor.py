@@ -1,6 +1,6 @@
 """Check this machine, the data and Ray: python -m jobs.doctor base --data.root /path/to/datasets --storage results"""
 
-from raysys.doctor.software import require_packages
+from raysys.doctor.machine import require_packages
 
 
 def main() -> None:
@@ -8,7 +8,7 @@ def main() -> None:
     from jobs.command import parse  # only now: it imports those packages
 
     config, _ = parse(__doc__)
-    from raysys.doctor.diagnose import doctor
+    from raysys.doctor import doctor
 
     raise SystemExit(doctor(config))
 

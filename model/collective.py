@@ -12,7 +12,7 @@ def begin_mean(x: Tensor) -> Callable[[], None]:
 
     On a GPU this goes on beside the kernels that follow only while a CUDA graph is recorded. Launched by the host, a
     few kernels on a second stream are enough that for the rest of the process every kernel starts some 0.4 us later
-    after the one before, also in graphs (H100, CUDA 13.0; docs/LOG.md, 2026-11-27): 0.3 of the 19.6 ms of a step.
+    after the one before, also in graphs (H100, CUDA 13.0; docs/measurements.csv): 0.3 of the 19.6 ms of a step.
     """
     beside = not x.is_cuda or torch.cuda.is_current_stream_capturing()
     how = dist.ReduceOp.AVG if x.is_cuda else dist.ReduceOp.SUM  # Gloo cannot average

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import ray
 import ray.data
-import ray.train.v2._internal.execution.context
-from ray._private.services import find_bootstrap_address
+
+from raysys.ray_internals import GCS_PORT, quieten_loggers, running_cluster
 
 _STORE_BYTES = 1 << 30
 
@@ -23,7 +23,7 @@ def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
     quieten()
     if ray.is_initialized():
         return
-    if address := os.environ.get("RAY_ADDRESS") or (num_cpus is None and find_bootstrap_address(temp_dir)):
+    if address := os.environ.get("RAY_ADDRESS") or (num_cpus is None and running_cluster(temp_dir)):
         ray.init(address=address, logging_level=logging.WARNING)
         return
     with _address_for_children():
@@ -46,7 +46,7 @@ def _address_for_children():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ours = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    ours = {GCS_PORT: str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
     before = {key: os.environ.get(key) for key in ours}
     os.environ.update(ours)
     try:
@@ -61,9 +61,7 @@ def _address_for_children():
 
 def quieten() -> None:
     """Takes the chatter of Ray Data and Ray Train out of this process's log."""
-    for chatty in ("ray.data", "ray.train", ray.train.v2._internal.execution.context.logger.name):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    quieten_loggers()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import TypeAdapter, ValidationError
 
 from model.config import LossConfig, MaskConfig, ModelConfig
+from raysys.codebook_health import COLLAPSED_BELOW
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,8 +207,9 @@ class SearchConfig:
     """So many of the best configurations are run again, to the full budget with other seeds, and ranked by their mean."""
     top_k_seeds: int = 3
     """Other seeds for each of the `top_k`."""
-    min_used_fraction: float = 0.2
-    """Health gate: hard perplexity over the validation set as a fraction of all codes."""
+    min_perplexity_fraction: float = COLLAPSED_BELOW
+    """Hard perplexity over the validation set, as a fraction of all codes, below which a codebook has collapsed: a run raises
+    an alarm, and a trial does not pass the health gate (`raysys.codebook_health`)."""
 
     def __post_init__(self):
         if self.reduction_factor < 2:
@@ -283,7 +285,7 @@ class RunConfig:
         return type(self).from_dict(tree)
 
 
-HOW_NOT_WHAT = frozenset(
+MAY_CHANGE = frozenset(
     {
         # where things lie: the data must have the fingerprint that the run began with
         *("storage", "data.root", "data.cache"),

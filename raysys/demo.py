@@ -8,8 +8,8 @@ from pathlib import Path
 
 from raysys.cluster import connect
 from raysys.config import RunConfig
-from raysys.data.miniature import write_miniatures, write_obspy_examples
 from raysys.data.shards import prepare
+from raysys.miniature import write_miniatures, write_obspy_examples
 from raysys.report.write import write_report
 from raysys.train.driver import pretrain
 from raysys.tune.sweep import sweep
@@ -22,7 +22,7 @@ What the numbers mean
                           frame from {negatives} others of the same window. It compares only between runs with the same task.
   probe macro AP {ap:.3f}    how well a linear read-out finds P and S frames in windows it was not fitted to; {before:.3f} before
                           training. This is what trials of the search are ranked by.
-  codes in use {used:.0%}       of the codebook, over the whole validation set; an alarm goes off below 20 %.
+  codes in use {used:.0%}       of the codebook, over the whole validation set.
   search                  {trials} trials, {stopped} stopped early; best probe macro AP {best:.3f} with {tuned}
 
 Report: {report}

@@ -64,6 +64,10 @@ class Location:
         """Bytes of a file."""
         return self.fs.size(self.path)
 
+    def info(self) -> dict[str, Any]:
+        """Returns what the file system knows: "size", and its own words for when the file was last written."""
+        return self.fs.info(self.path)
+
     def glob(self, pattern: str) -> list[Self]:
         """Returns what matches a pattern below this folder, sorted by name."""
         found = self.fs.glob(f"{self.path.rstrip('/')}/{pattern}")
@@ -72,6 +76,11 @@ class Location:
     def children(self) -> list[Self]:
         """Returns what this folder holds, sorted by name."""
         return [self._sibling(path) for path in sorted(self.fs.ls(self.path, detail=False))]
+
+    def folders(self) -> list[Self]:
+        """Returns the folders among what this folder holds, sorted by name."""
+        entries = self.fs.ls(self.path, detail=True)
+        return [self._sibling(path) for path in sorted(e["name"] for e in entries if e["type"] == "directory")]
 
     def _sibling(self, path: str) -> Self:
         return type(self)(self.url.rstrip("/") + path.removeprefix(self.path.rstrip("/")).rstrip("/"))
@@ -104,8 +113,11 @@ class Location:
     def read_json(self) -> Any:
         return json.loads(self.read())
 
-    def write(self, content: bytes | str) -> None:
+    def write(self, content: Any) -> None:
         """Writes a file whole or not at all, and makes its folder: by a rename on a disk; objects appear when they are complete.
+
+        Args:
+            content: text, or anything that gives its bytes.
 
         Raises:
             OSError: it cannot be written; what was there before stays.

@@ -1,6 +1,5 @@
 """What ran: config.json, to run it again, and record.json, to know what it was."""
 
-import json
 import logging
 import platform
 import subprocess
@@ -10,9 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from raysys.config import RunConfig, differences
+from raysys.location import Location
 
 log = logging.getLogger(__name__)
 _PACKAGES = ("ray", "torch", "triton", "xlstm", "numpy", "pyarrow", "h5py", "seisbench", "safetensors")
@@ -54,16 +52,14 @@ def write_run(
     Raises:
         ValueError: the run exists and its data or a key outside `may_change` differ; the message lists the keys.
     """
-    fs, path = fsspec.core.url_to_fs(directory)
-    if not fs.exists(f"{path}/config.json"):
-        fs.makedirs(path, exist_ok=True)
-        _write_json(fs, f"{path}/record.json", record)
-        _write_json(fs, f"{path}/config.json", config.to_dict())
+    run = Location(directory)
+    if not (run / "config.json").exists():
+        run.make_folder()
+        (run / "record.json").write_json(record)
+        (run / "config.json").write_json(config.to_dict())
         return config
-    with fs.open(f"{path}/config.json") as stream:
-        began = RunConfig.from_dict(json.load(stream))
-    with fs.open(f"{path}/record.json") as stream:
-        history = json.load(stream)
+    began = RunConfig.from_dict((run / "config.json").read_json())
+    history = (run / "record.json").read_json()
     changed = differences(began, config)
     refused = {key: values for key, values in changed.items() if key not in may_change}
     if refused:
@@ -71,17 +67,21 @@ def write_run(
             f"{directory} holds a run with another configuration:\n{_lines(refused)}\n"
             "Give this run a new --name, or repeat the old values."
         )
-    if history["data_fingerprint"] != record["data_fingerprint"]:
-        raise ValueError(
-            f"{directory}: the data has changed since this run began (fingerprint {history['data_fingerprint']}, now "
-            f"{record['data_fingerprint']}). Restore the data, or give this run a new --name."
-        )
+    _check_data(directory, history["data_fingerprint"], record["data_fingerprint"])
     if changed:
         log.info("%s continues with other values than it began with:\n%s", directory, _lines(changed))
     again = {key: record[key] for key in _OF_A_CONTINUATION if key in record} | {"changes": changed}
     history["continuations"] = [*history.get("continuations", []), again]
-    _write_json(fs, f"{path}/record.json", history)
+    (run / "record.json").write_json(history)
     return began
+
+
+def _check_data(directory: str, began: str, now: str) -> None:
+    if began != now:
+        raise ValueError(
+            f"{directory}: the data has changed since this run began (fingerprint {began}, now {now}). Restore the data, "
+            "or give this run a new --name."
+        )
 
 
 def _lines(changed: dict[str, tuple[Any, Any]]) -> str:
@@ -94,19 +94,12 @@ def read_config(directory: str) -> RunConfig:
     Raises:
         FileNotFoundError: neither config.json nor best.json is there.
     """
-    fs, path = fsspec.core.url_to_fs(directory)
     for name in ("best.json", "config.json"):
-        if fs.exists(f"{path}/{name}"):
-            with fs.open(f"{path}/{name}") as stream:
-                tree = json.load(stream)
+        file = Location(directory) / name
+        if file.exists():
+            tree = file.read_json()
             return RunConfig.from_dict(tree["config"] if name == "best.json" else tree)
     raise FileNotFoundError(f"{directory}: no config.json or best.json, so this is no run, trial, sweep or checkpoint")
-
-
-def _write_json(fs, path: str, value: Any) -> None:
-    with fs.open(path + ".part", "w") as stream:
-        json.dump(value, stream, indent=1)
-    fs.mv(path + ".part", path)
 
 
 def _version(name: str) -> str | None:

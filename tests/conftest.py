@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def miniatures(tmp_path_factory) -> Path:
     """A folder with small twins of the eight data sets."""
-    from raysys.data.miniature import write_miniatures
+    from raysys.miniature import write_miniatures
 
     root = tmp_path_factory.mktemp("miniatures")
     write_miniatures(root, traces=40)

@@ -257,18 +257,18 @@ def commands(text: str) -> list[list[str]]:
     """The arguments of every `python -m jobs.X` whose options are a RunConfig's."""
     text = re.sub(r"\\\n\s*", " ", text)
     lines = re.findall(
-        r"(?:python -m jobs\.(?:pretrain|sweep|doctor)|sbatch deploy/slurm/pretrain\.sbatch) ([^\n`|&#]*)", text
+        r"(?:python -m jobs\.(?:pretrain|sweep|doctor|data)|sbatch deploy/slurm/pretrain\.sbatch) ([^\n`|&#]*)", text
     )
     return [shlex.split(line.replace('"$@"', "base").replace('"$workers"', "8")) for line in lines]
 
 
 def test_the_commands_in_the_files_parse(rayjob):
-    documents = [DEPLOY / "slurm" / "pretrain.sbatch", ROOT / "docs" / "cluster.md"]
+    documents = [DEPLOY / "slurm" / "pretrain.sbatch", ROOT / "README.md", *ROOT.glob("docs/*.md")]
     found = [argv for document in documents for argv in commands(document.read_text())]
     found += commands(rayjob["spec"]["entrypoint"])
-    assert len(found) > 8
-    for argv in found:
-        config, _ = parse("", argv=argv)
+    assert len(found) > 20
+    for argv in (argv for argv in found if "--from-run" not in argv):
+        config, _ = parse("", argv=[word for word in argv if word != "--dry-run"])
         assert isinstance(config, RunConfig)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jobs.command import parse
-from raysys.config import HOW_NOT_WHAT, RunConfig, differences, keys
+from raysys.config import MAY_CHANGE, RunConfig, differences, keys
 from raysys.presets import PRESETS
 from raysys.record import read_config, write_run
 from raysys.train.describe import describe
@@ -67,9 +67,9 @@ def test_a_value_out_of_range_is_refused_by_its_key_and_the_last_one_in_range_is
 
 def test_only_keys_that_leave_the_result_alone_may_change_when_a_run_goes_on():
     known = keys(RunConfig())
-    assert set(known) >= HOW_NOT_WHAT, "a misspelt key would be one that may not change"
-    assert {key for key in HOW_NOT_WHAT if not key.startswith(("data.", "train."))} == {"storage"}
-    decides = {part: {key for key in known if key.startswith(part)} - HOW_NOT_WHAT for part in ("data.", "train.")}
+    assert set(known) >= MAY_CHANGE, "a misspelt key would be one that may not change"
+    assert {key for key in MAY_CHANGE if not key.startswith(("data.", "train."))} == {"storage"}
+    decides = {part: {key for key in known if key.startswith(part)} - MAY_CHANGE for part in ("data.", "train.")}
     assert decides["data."] == {
         f"data.{key}"
         for key in (

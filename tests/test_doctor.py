@@ -15,16 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
+import torch
 
 from model.ops import agreement
 from model.ops.mlstm import mlstm
 from model.pretrain import PretrainModel
-from raysys.doctor import cluster as cluster_module
-from raysys.doctor import diagnose as diagnose_module
-from raysys.doctor import kernels, machine, software
-from raysys.doctor.check import Check, fail, failed, guarded, ok, render, warn
-from raysys.doctor.cluster import _lock, _room, check_cluster
-from raysys.doctor.places import check_data, check_storage
+from raysys.doctor import Check, doctor, fail, failed, guarded, kernels, machine, ok, places, render, warn
+from raysys.doctor.places import _lock, _room, check_cluster, check_data, check_storage
 from raysys.presets import smoke as smoke_preset
 from tests.data.conftest import write_set
 
@@ -113,19 +110,19 @@ def test_a_url_of_unknown_kind_is_red(config):
 
 
 def test_this_environment_is_in_range():
-    assert not only([*software.check_python(), *software.check_packages(), *software.check_imports()], "FAIL")
+    assert not only([*machine.check_python(), *machine.check_packages(), *machine.check_imports()], "FAIL")
 
 
 def test_packages_out_of_range_and_missing_ones_are_red(monkeypatch, capsys):
-    monkeypatch.setattr(software, "_metadata", lambda: (">=3.99", ["torch<1", "no-such-package>=2", "numpy"]))
-    [python] = software.check_python()
-    torch, missing, rest = software.check_packages()
+    monkeypatch.setattr(machine, "_metadata", lambda: (">=3.99", ["torch<1", "no-such-package>=2", "numpy"]))
+    [python] = machine.check_python()
+    torch, missing, rest = machine.check_packages()
     assert python.status == torch.status == missing.status == "FAIL"
     assert "<1" in torch.found
     assert "pip install" in missing.remedy
     assert rest.found.startswith("numpy")
     with pytest.raises(SystemExit):
-        software.require_packages()
+        machine.require_packages()
     assert "no-such-package" in capsys.readouterr().out
 
 
@@ -239,8 +236,8 @@ def test_storage_has_room_for_the_checkpoints_of_a_run_and_one_more(config, disk
 )
 def test_a_gpu_is_new_enough_and_free(monkeypatch, major, free, status, says):
     properties = SimpleNamespace(name="GPU", major=major, minor=0)
-    monkeypatch.setattr(machine.torch.cuda, "get_device_properties", lambda index: properties)
-    monkeypatch.setattr(machine.torch.cuda, "mem_get_info", lambda index: (free << 30, 100 << 30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (free << 30, 100 << 30))
     line = machine._gpu(1, "590")
     assert (line.status, line.name) == (status, "cuda:1")
     assert says in line.found
@@ -258,7 +255,7 @@ def test_a_gpu_is_new_enough_and_free(monkeypatch, major, free, status, says):
 )
 def test_the_workers_of_a_run_fit_when_every_resource_suffices(config, monkeypatch, cluster, gpu, status):
     monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
-    monkeypatch.setattr(cluster_module, "uses_gpu", lambda config: gpu)
+    monkeypatch.setattr(places, "uses_gpu", lambda config: gpu)
     [line] = _room(config(**{"train.num_workers": 3, "train.cpus_per_worker": 0.5}))
     assert line.status == status
     assert f"3 workers want 1.5 CPUs and {3 if gpu else 0} GPUs" in line.found
@@ -267,26 +264,28 @@ def test_the_workers_of_a_run_fit_when_every_resource_suffices(config, monkeypat
 def test_a_local_path_is_a_warning_where_several_nodes_live(config, monkeypatch):
     nodes = [{"Alive": True}, {"Alive": False}]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    assert not list(cluster_module._shared_storage(config()))
+    assert not list(places._shared_storage(config()))
     nodes.append({"Alive": True})
-    [line] = cluster_module._shared_storage(config())
+    [line] = places._shared_storage(config())
     assert "a cluster of 2 nodes" in line.found
-    assert not list(cluster_module._shared_storage(config(storage="s3://bucket/runs")))
+    assert not list(places._shared_storage(config(storage="s3://bucket/runs")))
 
 
 def test_every_check_has_its_remedy_and_a_broken_one_hides_no_other(config, monkeypatch, capsys):
     groups = ("python", "packages", "imports", "device", "mlstm", "kernels", "data", "storage", "/dev/shm")
     groups = (*groups, "open files", "scratch", "ray")
-    names = [name for name in vars(diagnose_module) if name.startswith("check_")]
+    found = [
+        (module, name) for module in (machine, kernels, places) for name in vars(module) if name.startswith("check_")
+    ]
 
     def broken(*_):
         raise OSError("gone")
         yield
 
-    for name in names:
-        monkeypatch.setattr(diagnose_module, name, broken)
-    assert len(names) == len(groups)
-    assert diagnose_module.doctor(config()) == 1
+    for module, name in found:
+        monkeypatch.setattr(module, name, broken)
+    assert len(found) == len(groups)
+    assert doctor(config()) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [re.split("  +", line)[1] for line in lines[:-1]] == list(groups)
     assert lines[-1] == "0 OK, 0 WARN, 12 FAIL"
@@ -343,8 +342,8 @@ def test_a_broken_check_is_a_red_line_and_keeps_what_came_before():
 
 
 def test_only_red_lines_decide_the_exit_code():
-    assert failed([ok("a", "."), warn("b", ".", "mend it")]) == 0
-    assert failed([ok("a", "."), fail("b", ".", "mend it")]) == 1
+    assert failed([ok("a", "."), warn("b", ".", "repair it")]) == 0
+    assert failed([ok("a", "."), fail("b", ".", "repair it")]) == 1
     with pytest.raises(AssertionError):
         fail("b", "no remedy", "")
 

@@ -21,6 +21,8 @@ def test_what_is_written_is_found_and_read_back(folder):
     assert [child.name for child in folder.children()] == ["b.json", "sub"]
     assert folder.glob("*.json") == [folder / "b.json"]
     assert pickle.loads(pickle.dumps(folder / "b.json")).read_json() == {"x": [1, 2]}
+    assert folder.folders() == [folder / "sub"]
+    assert (folder / "sub/c.txt").info()["size"] == (folder / "sub/c.txt").size() == 4
     (folder / "sub").remove()
     assert [child.name for child in folder.children()] == ["b.json"]
 

@@ -52,7 +52,7 @@ DEFAULTS = {
         **{"space": SPACE, "objective": "probe/macro_ap", "num_trials": 24, "searcher": "random", "scheduler": "asha"},
         **{"reduction_factor": 3, "brackets": 1, "grace": 0.25, "rungs_per_budget": 8, "workers_per_trial": 1},
         **{"gpus_per_trial": 1.0, "cpus_per_trial": 1.0, "max_concurrent": None, "max_failures": 1, "top_k": 0},
-        **{"top_k_seeds": 3, "min_used_fraction": 0.2},
+        **{"top_k_seeds": 3, "min_perplexity_fraction": 0.2},
     },
 }
 SMALL = {

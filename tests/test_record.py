@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 
 from raysys import record as module
-from raysys.config import HOW_NOT_WHAT, RunConfig
+from raysys.config import MAY_CHANGE, RunConfig
 from raysys.presets import PRESETS
 from raysys.record import read_config, run_record, write_run
 
@@ -59,8 +59,8 @@ def test_a_run_that_goes_on_keeps_its_beginning_and_lists_its_continuations(tmp_
     folder = str(tmp_path / "run")
     assert write_run(folder, CONFIG, of()) == CONFIG
     changed = CONFIG.override({"train.num_workers": 3})
-    assert write_run(folder, changed, of(time="2", command="second", seed=9), HOW_NOT_WHAT) == CONFIG
-    assert write_run(folder, CONFIG, of(time="3", command="third"), HOW_NOT_WHAT) == CONFIG
+    assert write_run(folder, changed, of(time="2", command="second", seed=9), MAY_CHANGE) == CONFIG
+    assert write_run(folder, CONFIG, of(time="3", command="third"), MAY_CHANGE) == CONFIG
     assert read_config(folder) == CONFIG
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert record.pop("continuations") == [
@@ -75,12 +75,12 @@ def test_only_the_keys_that_may_change_do(tmp_path):
     write_run(str(tmp_path), CONFIG, of())
     both = CONFIG.override({"train.num_workers": 3, "optim.lr": 2e-3})
     with pytest.raises(ValueError, match=r"another configuration:\n  optim\.lr: 0\.001 -> 0\.002\nGive") as refused:
-        write_run(str(tmp_path), both, of(), HOW_NOT_WHAT)
+        write_run(str(tmp_path), both, of(), MAY_CHANGE)
     assert "num_workers" not in str(refused.value)
     with pytest.raises(ValueError, match=r"train\.num_workers: 1 -> 3"):
         write_run(str(tmp_path), CONFIG.override({"train.num_workers": 3}), of())
     with pytest.raises(ValueError, match=r"fingerprint x, now y"):
-        write_run(str(tmp_path), CONFIG, of(data_fingerprint="y"), HOW_NOT_WHAT)
+        write_run(str(tmp_path), CONFIG, of(data_fingerprint="y"), MAY_CHANGE)
     assert "continuations" not in json.loads((tmp_path / "record.json").read_text())
 
 

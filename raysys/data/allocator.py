@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Lets this process use freed arrays of up to 256 MiB again, in place of handing their pages back to the system.
 
     glibc gives large arrays back when they are freed, and the system clears the pages of the next one: for windows that
-    costs more than reading them (docs/LOG.md). Only for processes that work in one thread, since glibc keeps memory for
+    costs more than reading them (docs/dead_ends.md). Only for processes that work in one thread, since glibc keeps memory for
     every thread apart. Without glibc nothing happens.
     """
     if sys.platform != "linux":

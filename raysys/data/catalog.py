@@ -6,9 +6,8 @@ Facts are those of SeisBench's documentation (Woollam et al. 2022); sizes are of
 import difflib
 from dataclasses import dataclass
 
-import fsspec
-
 from raysys.data.files import with_retries
+from raysys.location import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +37,9 @@ EIGHT = {
     )
 }
 
-PHASES = dict.fromkeys(("p", "pP", "P", "P1", "Pg", "Pn", "PmP", "pwP", "pwPm"), "P") | dict.fromkeys(
-    ("s", "S", "S1", "Sg", "SmS", "Sn"), "S"
-)
-"""Phase name of a metadata column -> P or S, as in the pick benchmark of Muenchmeyer et al. 2022."""
-
 
 def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
-    """Returns data set name -> folder, in the order asked for.
+    """Returns data set name -> folder (an absolute path or a URL), in the order asked for.
 
     Args:
         names: names of the eight (in any case), names of folders below `root`, "all8", "all", or paths.
@@ -58,46 +52,40 @@ def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
     found = folders(root)
     canonical = {name.lower(): name for name in EIGHT}
     out: dict[str, str] = {}
-    for name in names:
-        if name == "all8":
-            wanted = list(EIGHT)
-        elif name == "all":
-            wanted = list(found)
-            if not wanted:
-                raise FileNotFoundError(f"data.root={root}: no folder below it holds metadata*.csv or index.parquet")
+    for name in _spelt_out(names, found, root):
+        label = canonical.get(name.lower(), name)
+        if label.lower() in found:
+            out[label] = found[label.lower()]
+        elif _is_dataset(label):
+            out[Location(label).name] = str(Location(label))
+        elif label in EIGHT:
+            raise FileNotFoundError(
+                f"data set {label}: no folder {Location(root) / label.lower()} with metadata and waveforms. "
+                f"Fetch it with `python -m jobs.prepare base --data.datasets {label} --download`, or set data.root"
+            )
         else:
-            wanted = [canonical.get(name.lower(), name)]
-        for one in wanted:
-            label = canonical.get(one.lower(), one)
-            if one.lower() in found:
-                out[label] = found[one.lower()]
-            elif _is_dataset(one):
-                out[one.rstrip("/").split("/")[-1]] = one
-            elif label in EIGHT:
-                raise FileNotFoundError(
-                    f"data set {label}: no folder {root}/{label.lower()} with metadata and waveforms. "
-                    f"Fetch it with `python -m jobs.prepare base --data.datasets {label} --download`, or set data.root"
-                )
-            else:
-                near = difflib.get_close_matches(one, [*EIGHT, *found], n=1, cutoff=0.4)
-                hint = f": did you mean {near[0]!r}?" if near else ""
-                raise ValueError(
-                    f"data.datasets: unknown data set {one!r}{hint} (known: {', '.join(EIGHT)}, all8, all)"
-                )
+            near = difflib.get_close_matches(name, [*EIGHT, *found], n=1, cutoff=0.4)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"data.datasets: unknown data set {name!r}{hint} (known: {', '.join(EIGHT)}, all8, all)")
     return out
 
 
+def _spelt_out(names: tuple[str, ...], found: dict[str, str], root: str) -> list[str]:
+    """The names, with those of data sets in place of "all8" and "all"."""
+    if "all" in names and not found:
+        raise FileNotFoundError(f"data.root={root}: no folder below it holds metadata*.csv or index.parquet")
+    groups = {"all8": list(EIGHT), "all": list(found)}
+    return [one for name in names for one in groups.get(name, [name])]
+
+
 def folders(root: str) -> dict[str, str]:
-    """Returns lower-case folder name -> path for every data set directly below `root`."""
-    fs, path = fsspec.core.url_to_fs(root)
-    if not with_retries(lambda: fs.exists(path), root):
+    """Returns lower-case folder name -> folder (an absolute path or a URL) for every data set directly below `root`."""
+    place = Location(root)
+    if not with_retries(place.exists, root):
         return {}
-    entries = with_retries(lambda: fs.ls(path, detail=True), root)
-    children = sorted(entry["name"] for entry in entries if entry["type"] == "directory")
-    full = [fs.unstrip_protocol(child) if "://" in root else child for child in children]
-    return {folder.rstrip("/").split("/")[-1].lower(): folder for folder in full if _is_dataset(folder)}
+    return {one.name.lower(): str(one) for one in with_retries(place.folders, root) if _is_dataset(one)}
 
 
-def _is_dataset(folder: str) -> bool:
-    fs, path = fsspec.core.url_to_fs(folder)
-    return with_retries(lambda: bool(fs.exists(f"{path}/index.parquet") or fs.glob(f"{path}/metadata*.csv")), folder)
+def _is_dataset(folder: str | Location) -> bool:
+    place = Location(folder)
+    return with_retries(lambda: bool((place / "index.parquet").exists() or place.glob("metadata*.csv")), place)

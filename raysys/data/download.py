@@ -18,6 +18,7 @@ import requests
 from raysys.config import DataConfig
 from raysys.data.catalog import EIGHT
 from raysys.data.index import load_index
+from raysys.location import Location
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def download(config: DataConfig) -> list[Path]:
         ValueError: a root that is no local folder, a name that is none of the eight, or files that do not fit together.
         OSError: another process downloads the same, the repository does not answer or lacks a file, or the disk is full.
     """
-    if "://" in config.root:
+    root = Location(config.root)
+    if not root.is_local:
         raise ValueError(f"data.root={config.root}: downloads need a local folder; jobs.prepare --out takes URLs")
     canonical = {name.lower(): name for name in EIGHT}
     names = [one for name in config.datasets for one in (EIGHT if name == "all8" else [name])]
@@ -50,8 +52,8 @@ def download(config: DataConfig) -> list[Path]:
         )
     done = []
     for name in dict.fromkeys(canonical[name.lower()] for name in names):
-        folder = Path(config.root).expanduser() / name.lower()
-        with _alone(folder):
+        folder = Path(root.path) / name.lower()
+        with _locked(folder):
             _fetch_dataset(name, folder)
         table = load_index(str(folder), name, config.cache, config.split_seed)
         log.info("%s: %d traces in %s, every one of them found in its file", name, len(table), folder)
@@ -77,10 +79,10 @@ def _fetch_dataset(name: str, folder: Path) -> None:
         if file in ledger and target.exists() and target.stat().st_size == ledger[file]["size"]:
             continue
         ledger[file] = _fetch(f"{root}/{file}", target)
-        _write(folder / _LEDGER, json.dumps(ledger, indent=1))
+        Location(folder / _LEDGER).write_json(ledger)
         log.info("%s: %s, %.1f MB", name, file, ledger[file]["size"] / 1e6)
     if chunks != [""]:
-        _write(chunk_list, "\n".join(chunks) + "\n")
+        Location(chunk_list).write("\n".join(chunks) + "\n")
 
 
 def _repository(name: str) -> str:
@@ -169,14 +171,8 @@ def _wait_s(attempt: int) -> float:
     return min(30.0, 0.5 * 2**attempt)
 
 
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".new")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Keeps other processes from writing to the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:

@@ -9,19 +9,20 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
-import fsspec
 import h5py
 import numpy as np
+
+from raysys.location import Location
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 _FIRST_WAIT_S = 0.25
-_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError)
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError)
 """Errors that do not go away by waiting."""
 _GAP_BYTES = 16 << 10
 """Bytes between two components of a window that are read along rather than skipped."""
@@ -35,8 +36,8 @@ class FileChangedError(OSError):
     """A file is not the one that was indexed."""
 
 
-def with_retries(read: Callable[[], Any], file: str, again: Callable[[], Any] = lambda: None) -> Any:
-    """Returns `read()`, tried up to `ATTEMPTS` times; `again` is called before each further attempt.
+def with_retries(read: Callable[[], Any], file: str | Location, before_retry: Callable[[], Any] = lambda: None) -> Any:
+    """Returns `read()`, tried up to `ATTEMPTS` times; `before_retry` is called before each further attempt.
 
     Raises:
         OSError: the file is gone, not the one that was indexed, or cannot be read; names it and the last cause.
@@ -44,14 +45,14 @@ def with_retries(read: Callable[[], Any], file: str, again: Callable[[], Any] = 
     for attempt in range(ATTEMPTS):
         try:
             return read()
-        except (FileChangedError, *_LASTING):
+        except (FileChangedError, *_PERMANENT):
             raise
         except (OSError, *_network_errors()) as error:
             if attempt == ATTEMPTS - 1:
                 raise OSError(f"{file}: failed {ATTEMPTS} times in a row, last with: {error}") from error
             log.warning("%s: %s, trying again (%d of %d)", file, error, attempt + 2, ATTEMPTS)
         time.sleep(_FIRST_WAIT_S * 4**attempt)
-        again()
+        before_retry()
 
 
 @lru_cache
@@ -141,16 +142,17 @@ def read_ranges(files: Sequence[str], first: np.ndarray, last: np.ndarray) -> li
 def _fetch(ranges: list[list]) -> list[bytes]:
     """The bytes of (file, first, last) ranges; only those that failed are asked for again."""
     out: list[Any] = [None] * len(ranges)
+    places = {file: Location(file) for file in {file for file, _, _ in ranges}}
+    fs = places[ranges[0][0]].fs
     waiting = list(range(len(ranges)))
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(_FIRST_WAIT_S * 4 ** (attempt - 1))
-        fs = fsspec.core.url_to_fs(ranges[0][0])[0]
-        paths = [fs._strip_protocol(ranges[i][0]) for i in waiting]
+        paths = [places[ranges[i][0]].path for i in waiting]
         starts, ends = ([ranges[i][k] for i in waiting] for k in (1, 2))
         for i, got in zip(waiting, fs.cat_ranges(paths, starts, ends, on_error="return"), strict=True):
             out[i] = got
-            if isinstance(got, _LASTING):
+            if isinstance(got, _PERMANENT):
                 raise got
         failed = [i for i in waiting if isinstance(out[i], Exception)]
         if not failed:
@@ -172,16 +174,16 @@ def read_hdf5(file: str, size: int, node: str, row: int, first: int, last: int) 
         data = _hdf5(file, size)["data"][node]
         return data[:, first:last] if row < 0 else data[row, :, first:last]
 
-    return with_retries(read, file, again=_hdf5.cache_clear)
+    return with_retries(read, file, before_retry=_hdf5.cache_clear)
 
 
 @lru_cache(maxsize=32)
 def _hdf5(file: str, size: int) -> h5py.File:
-    fs, path = fsspec.core.url_to_fs(file)
-    found = fs.size(path)
+    place = Location(file)
+    found = place.size()
     if size >= 0 and found != size:
         raise FileChangedError(f"{file}: {_changed(found, size)}")
-    return h5py.File(fs.open(path) if "://" in file else file, "r")
+    return h5py.File(place.path if place.is_local else place.open(), "r")
 
 
 def _changed(found: int, size: int) -> str:
@@ -190,24 +192,13 @@ def _changed(found: int, size: int) -> str:
     return f"not the file that was indexed ({found} bytes, not {size}). Start again, so that it is indexed as it is now"
 
 
-def write_whole(file: str, content: Any) -> None:
+def write_whole(file: Location, content: Any) -> None:
     """Writes a file whole or not at all, to a disk or an object store.
 
     Raises:
         OSError: it cannot be written, after `ATTEMPTS` attempts; a full disk is told at once.
     """
-    fs, path = fsspec.core.url_to_fs(file)
-    if "://" in file and not file.startswith("file://"):
-        with_retries(partial(fs.pipe_file, path, bytes(content)), file)  # an object appears when it is complete
-        return
-    partial_path = f"{path}.part"
-    try:
-        with open(partial_path, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial_path, path)
-    except OSError as error:
-        if os.path.lexists(partial_path):
-            os.unlink(partial_path)
-        raise OSError(error.errno, f"{file}: {error.strerror}") from error
+    if file.is_local:
+        file.write(content)
+    else:
+        with_retries(lambda: file.write(content), file)

@@ -8,14 +8,11 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +22,7 @@ import ray
 from raysys.data.files import with_retries
 from raysys.data.quality import flag_traces
 from raysys.data.seisbench_format import read_chunk
+from raysys.location import Location
 
 log = logging.getLogger(__name__)
 
@@ -82,23 +80,24 @@ def load_index(folder: str, name: str, cache: str, split_seed: int = 0, *, scan:
         FileNotFoundError: no metadata or no waveforms.
         ValueError: a file that cannot be read, or nothing usable in it (naming the file and the fix).
     """
-    fs, path = fsspec.core.url_to_fs(folder)
-    if with_retries(lambda: fs.exists(f"{path}/index.parquet"), folder):
-        return with_retries(lambda: _read_shard_index(fs, path, folder, name), f"{folder}/index.parquet")
-    chunks = with_retries(lambda: _chunks(fs, path, folder), folder)
-    stamp = with_retries(lambda: _fingerprint(fs, path, chunks, split_seed), folder)
-    cached = Path(cache).expanduser() / f"{name}-{hashlib.sha1(folder.encode()).hexdigest()[:12]}.parquet"
+    place = Location(folder)
+    with_shards = place / "index.parquet"
+    if with_retries(with_shards.exists, place):
+        return with_retries(lambda: _read_shard_index(with_shards, place, name), with_shards)
+    chunks = with_retries(lambda: _chunks(place), place)
+    stamp = with_retries(lambda: _fingerprint(place, chunks, split_seed), place)
+    cached = Location(cache) / f"{name}-{hashlib.sha1(str(place).encode()).hexdigest()[:12]}.parquet"
     table = _cached(cached, stamp, name)
     if table is None:
-        table, dropped = _build(folder, name, chunks, split_seed)
+        table, dropped = _build(place, name, chunks, split_seed)
         table = table.replace_schema_metadata({"fingerprint": stamp, "dropped": json.dumps(dropped)})
-        _save(table, cached)
+        cached.write(parquet_bytes(table))
     if scan and b"scanned" not in table.schema.metadata:
         flags = pa.array(_scan(table, name), pa.int32())
         metadata = table.schema.metadata | {b"scanned": b"1"}
         table = table.set_column(table.schema.get_field_index("flags"), "flags", flags)
         table = table.replace_schema_metadata(metadata)
-        _save(table, cached)
+        cached.write(parquet_bytes(table))
     return table
 
 
@@ -107,17 +106,17 @@ def dropped_rows(table: pa.Table) -> dict[str, int]:
     return json.loads((table.schema.metadata or {}).get(b"dropped", b"{}"))
 
 
-def write_atomically(target: Path, write) -> None:
-    """Calls `write(partial_path)` and renames the result to `target`, so that no half-written file is ever seen."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        write(partial)
-        os.replace(partial, target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+def parquet_bytes(table: pa.Table) -> pa.Buffer:
+    """Returns the bytes of a Parquet file with this table."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def read_parquet(file: Location) -> pa.Table:
+    """Returns the table in a Parquet file."""
+    with file.open() as stream:
+        return pq.read_table(stream)
 
 
 def in_parallel(function: Callable, calls: list[tuple]) -> list[Any]:
@@ -133,43 +132,39 @@ def in_parallel(function: Callable, calls: list[tuple]) -> list[Any]:
         return list(pool.map(lambda call: function(*call), calls))
 
 
-def _save(table: pa.Table, cached: Path) -> None:
-    write_atomically(cached, lambda partial: pq.write_table(table, partial))
-
-
-def _cached(cached: Path, stamp: bytes, name: str) -> pa.Table | None:
+def _cached(cached: Location, stamp: bytes, name: str) -> pa.Table | None:
     if not cached.exists():
         return None
-    table = pq.read_table(cached)
+    table = read_parquet(cached)
     if (table.schema.metadata or {}).get(b"fingerprint") == stamp:
         return table
     log.info("%s: files changed since they were indexed, indexing again", name)
     return None
 
 
-def _chunks(fs, path: str, folder: str) -> list[str]:
-    if not fs.exists(path):
+def _chunks(folder: Location) -> list[str]:
+    if not folder.exists():
         raise FileNotFoundError(f"{folder}: no such folder")
-    names = sorted(entry.rsplit("/", 1)[-1] for entry in fs.glob(f"{path}/metadata*.csv"))
-    chunks = [name.removeprefix("metadata").removesuffix(".csv") for name in names]
+    chunks = [file.name.removeprefix("metadata").removesuffix(".csv") for file in folder.glob("metadata*.csv")]
     if not chunks:
         raise FileNotFoundError(f"{folder}: no metadata*.csv, so this is no SeisBench data set")
     for chunk in chunks:
-        if not fs.exists(f"{path}/waveforms{chunk}.hdf5"):
-            raise FileNotFoundError(f"{folder}/waveforms{chunk}.hdf5 is missing beside metadata{chunk}.csv")
+        waveforms = folder / f"waveforms{chunk}.hdf5"
+        if not waveforms.exists():
+            raise FileNotFoundError(f"{waveforms} is missing beside metadata{chunk}.csv")
     return chunks
 
 
-def _fingerprint(fs, path: str, chunks: list[str], split_seed: int) -> bytes:
+def _fingerprint(folder: Location, chunks: list[str], split_seed: int) -> bytes:
     stats = []
     for chunk in chunks:
         for file in (f"metadata{chunk}.csv", f"waveforms{chunk}.hdf5"):
-            info = fs.info(f"{path}/{file}")
+            info = (folder / file).info()
             stats.append((file, info["size"], str(info.get("mtime") or info.get("LastModified") or info.get("ETag"))))
     return hashlib.sha1(json.dumps([VERSION, split_seed, stats]).encode()).hexdigest().encode()
 
 
-def _build(folder: str, name: str, chunks: list[str], split_seed: int) -> tuple[pa.Table, dict[str, int]]:
+def _build(folder: Location, name: str, chunks: list[str], split_seed: int) -> tuple[pa.Table, dict[str, int]]:
     dropped: Counter[str] = Counter()
     tables = []
     for chunk, read in zip(chunks, in_parallel(_read_chunk, [(folder, name, c) for c in chunks]), strict=True):
@@ -191,8 +186,8 @@ def _build(folder: str, name: str, chunks: list[str], split_seed: int) -> tuple[
     return table.take(pc.sort_indices(table, sort_keys=keys)), dict(dropped)
 
 
-def _read_chunk(folder: str, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
-    table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), f"{folder}/metadata{chunk}.csv")
+def _read_chunk(folder: Location, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
+    table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), folder / f"metadata{chunk}.csv")
     return table.select(SCHEMA.names).cast(SCHEMA), bad, example
 
 
@@ -238,11 +233,10 @@ def _scan(table: pa.Table, name: str) -> np.ndarray:
     return np.concatenate(in_parallel(flag_traces, parts))
 
 
-def _read_shard_index(fs, path: str, folder: str, name: str) -> pa.Table:
-    with fs.open(f"{path}/index.parquet") as stream:
-        table = pq.read_table(stream)
+def _read_shard_index(file: Location, folder: Location, name: str) -> pa.Table:
+    table = read_parquet(file)
     if table.schema.names != SCHEMA.names:
-        raise ValueError(f"{folder}/index.parquet has another layout: prepare the shards again")
-    files = pc.binary_join_element_wise(pa.scalar(folder.rstrip("/")), table["file"], "/")
+        raise ValueError(f"{file} has another layout: prepare the shards again")
+    files = pc.binary_join_element_wise(pa.scalar(str(folder)), table["file"], "/")
     table = table.set_column(table.schema.get_field_index("file"), "file", files)
     return table.set_column(0, "dataset", pa.array([name] * len(table), pa.string()))

@@ -7,14 +7,18 @@ Format: https://seisbench.readthedocs.io (data format). A trace name is either a
 from collections import Counter
 from typing import Any
 
-import fsspec
 import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from raysys.data.catalog import PHASES
+from raysys.location import Location
+
+PHASES = dict.fromkeys(("p", "pP", "P", "P1", "Pg", "Pn", "PmP", "pwP", "pwPm"), "P") | dict.fromkeys(
+    ("s", "S", "S1", "Sg", "SmS", "Sn"), "S"
+)
+"""Phase name of a metadata column -> P or S, as in the pick benchmark of Muenchmeyer et al. 2022."""
 
 _BLOCK = r"^(?P<node>[^$]+)\$(?P<row>\d+),:(?P<components>\d+),:(?P<samples>\d+)$"
 _TEXT = {
@@ -31,19 +35,19 @@ _NUMBER = {"latitude": ("source_latitude_deg",), "longitude": ("source_longitude
 _EMPTY = ["", "nan", "NaN", "None", "NA"]
 
 
-def read_chunk(folder: str, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
+def read_chunk(folder: str | Location, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
     """Returns the index rows of one chunk, the traces left out by reason, and one example for each reason.
 
     Raises:
         ValueError: the CSV or the HDF5 file cannot be read (truncated, wrong layout), naming the file and the fix.
     """
-    fs, path = fsspec.core.url_to_fs(folder)
-    metadata = _read_csv(fs, f"{path}/metadata{chunk}.csv")
+    folder = Location(folder)
+    metadata = _read_csv(folder / f"metadata{chunk}.csv")
     n = len(metadata)
     columns: dict[str, Any] = {key: _text(metadata, wanted) for key, wanted in _TEXT.items()}
     columns |= {key: _number(metadata, wanted) for key, wanted in _NUMBER.items()}
-    waveforms = f"{folder.rstrip('/')}/waveforms{chunk}.hdf5"
-    where, defaults = _locate(fs, f"{path}/waveforms{chunk}.hdf5", waveforms, metadata["trace_name"].combine_chunks())
+    waveforms = folder / f"waveforms{chunk}.hdf5"
+    where, defaults = _locate(waveforms, metadata["trace_name"].combine_chunks())
     columns |= where
     columns["rate_hz"] = _rates(metadata, defaults["rate_hz"])
     given = columns["components"]
@@ -54,21 +58,21 @@ def read_chunk(folder: str, name: str, chunk: str) -> tuple[pa.Table, Counter, d
     columns["station"] = pc.if_else(pc.equal(network, ""), columns["station"], both)
     columns["flags"], columns["scale"] = np.zeros(n, np.int32), np.ones(n, np.float32)
     columns["trace_name"] = metadata["trace_name"].combine_chunks()
-    for key, value in (("dataset", name), ("chunk", chunk), ("file", waveforms)):
+    for key, value in (("dataset", name), ("chunk", chunk), ("file", str(waveforms))):
         columns[key] = pa.repeat(pa.scalar(value, pa.string()), n)
     return _keep_usable(columns, f"metadata{chunk}.csv")
 
 
-def _read_csv(fs, path: str) -> pa.Table:
+def _read_csv(file: Location) -> pa.Table:
     wanted = {"trace_name", "trace_sampling_rate_hz", "trace_dt_s"}
     wanted |= {c for group in (*_TEXT.values(), *_NUMBER.values()) for c in group}
     wanted |= {f"trace_{phase}_arrival_sample" for phase in PHASES}
     text = {c for group in _TEXT.values() for c in group} | {"trace_name"}
-    with fs.open(path) as stream:
+    with file.open() as stream:
         header = stream.readline().decode().strip().split(",")
     present = [c for c in (column.strip('"') for column in header) if c in wanted]
     if "trace_name" not in present:
-        raise ValueError(f"{path}: no column trace_name, so this is no SeisBench metadata file")
+        raise ValueError(f"{file}: no column trace_name, so this is no SeisBench metadata file")
     options = pyarrow.csv.ConvertOptions(
         include_columns=present,
         column_types={c: pa.string() for c in present if c in text}
@@ -77,12 +81,12 @@ def _read_csv(fs, path: str) -> pa.Table:
         strings_can_be_null=True,
     )
     try:
-        with fs.open(path) as stream:
+        with file.open() as stream:
             return pyarrow.csv.read_csv(
                 stream, convert_options=options, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
             )
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _text(metadata: pa.Table, names: tuple[str, ...]) -> pa.Array:
@@ -125,7 +129,7 @@ def _picks(metadata: pa.Table, rates: np.ndarray) -> dict[str, Any]:
     return out
 
 
-def _locate(fs, path: str, shown: str, names: pa.Array) -> tuple[dict[str, Any], dict]:
+def _locate(file: Location, names: pa.Array) -> tuple[dict[str, Any], dict]:
     """Where each trace lies in the HDF5 file; offset -2 marks a trace that the file does not hold."""
     parts = pc.extract_regex(names, _BLOCK)
     coded = pc.coalesce(pc.struct_field(parts, "node"), names).dictionary_encode()
@@ -137,13 +141,13 @@ def _locate(fs, path: str, shown: str, names: pa.Array) -> tuple[dict[str, Any],
 
     row, components, samples = integer("row"), integer("components"), integer("samples")
     try:
-        with fs.open(path) as stream, h5py.File(stream, "r") as file:
-            defaults, size = _data_format(file, shown), fs.size(path)
-            stored = _nodes(file["data"], coded.dictionary.to_pylist())
+        with file.open() as stream, h5py.File(stream, "r") as content:
+            defaults, size = _data_format(content, file), file.size()
+            stored = _nodes(content["data"], coded.dictionary.to_pylist())
     except (OSError, KeyError, RuntimeError) as error:
-        if "://" in shown and isinstance(error, OSError):
+        if not file.is_local and isinstance(error, OSError):
             raise  # the network may have failed; the caller tries again
-        raise ValueError(f"{shown}: unreadable HDF5 file ({error}). Delete it and fetch it again") from error
+        raise ValueError(f"{file}: unreadable HDF5 file ({error}). Delete it and fetch it again") from error
     single = row < 0
     begin, dims, held, kept, stride, item = (stored[k][node] for k in ("offset", "dims", *_SHAPE, "itemsize"))
     components, samples = np.where(single, kept, components), np.where(single, stride, samples)
@@ -187,9 +191,9 @@ def _nodes(group: h5py.Group, names: list[str]) -> dict[str, Any]:
     return dict(zip(("offset", "dims", *_SHAPE, "itemsize"), table.T, strict=True)) | {"dtype": dtypes}
 
 
-def _data_format(file: h5py.File, shown: str) -> dict:
+def _data_format(content: h5py.File, file: Location) -> dict:
     """Defaults that the file states for all its traces."""
-    group = file.get("data_format", {})
+    group = content.get("data_format", {})
 
     def value(key, default):
         if key not in group:
@@ -199,7 +203,7 @@ def _data_format(file: h5py.File, shown: str) -> dict:
 
     order = value("dimension_order", "CW")
     if order != "CW":
-        raise ValueError(f"{shown}: data_format/dimension_order is {order!r}, only 'CW' is supported")
+        raise ValueError(f"{file}: data_format/dimension_order is {order!r}, only 'CW' is supported")
     return {"components": value("component_order", ""), "rate_hz": float(value("sampling_rate", np.nan))}
 
 

@@ -10,24 +10,22 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from raysys.config import DataConfig, RunConfig
 from raysys.data.catalog import resolve
 from raysys.data.download import download
 from raysys.data.files import with_retries, write_whole
-from raysys.data.index import SCHEMA, VERSION, dropped_rows, load_index
+from raysys.data.index import SCHEMA, VERSION, dropped_rows, load_index, parquet_bytes, read_parquet
 from raysys.data.quality import mask, quality_row, quality_table, reasons, trace_flags
 from raysys.data.windows import RATE_HZ, Traces, whole_traces
+from raysys.location import Location
 
 log = logging.getLogger(__name__)
 
@@ -65,34 +63,34 @@ def prepare(config: RunConfig, out: str, *, fetch: bool = False) -> list[Prepare
         download(config.data)
     done = []
     for name, folder in resolve(config.data.datasets, config.data.root).items():
-        if folder.rstrip("/") == f"{out.rstrip('/')}/{name.lower()}":
+        target = Location(out) / name.lower()
+        if target == Location(folder):
             raise ValueError(f"--out {out} holds the source of {name}: name another folder for the shards")
         index = load_index(folder, name, config.data.cache, config.data.split_seed)
-        done.append(_prepare_dataset(name, index, f"{out.rstrip('/')}/{name.lower()}", config.data))
+        done.append(_prepare_dataset(name, index, target, config.data))
         log.info("%s: %d traces in %s", name, done[-1].traces, done[-1].folder)
     rows = [quality_row(one.dataset, one.traces, one.left_out, one.flagged, True) for one in done]
     log.info("quality (-: traces left out)\n%s", quality_table(rows))
     return done
 
 
-def _prepare_dataset(name: str, index: pa.Table, folder: str, config: DataConfig) -> Prepared:
-    fs, path = fsspec.core.url_to_fs(folder)
-    with_retries(lambda: fs.makedirs(path, exist_ok=True), folder)
+def _prepare_dataset(name: str, index: pa.Table, folder: Location, config: DataConfig) -> Prepared:
+    with_retries(folder.make_folder, folder)
     made_from = (index.schema.metadata or {}).get(b"fingerprint", b"").decode()
     recipe = [VERSION, made_from, config.shard_dtype, config.shard_mb, sorted(config.drop)]
     source = hashlib.sha1(json.dumps(recipe).encode()).hexdigest()
-    manifest = _read_json(f"{folder}/manifest.json")
+    manifest = _read_json(folder / "manifest.json")
     if manifest is not None:
         if manifest["source"] == source:
             return _prepared(name, folder, manifest)
         log.info("%s: its source or its form has changed, preparing it again", name)
-        for stale in ("manifest.json", "index.parquet"):
-            if fs.exists(f"{path}/{stale}"):
-                fs.rm(f"{path}/{stale}")
+        for stale in (folder / "manifest.json", folder / "index.parquet"):
+            if stale.exists():
+                stale.remove()
     parts = _parts(index, config.shard_mb << 20)
     calls = [(index.slice(a, n), folder, k, source, config) for k, (a, n) in enumerate(parts)]
     shards = _write_all(name, folder, calls)
-    return _prepared(name, folder, _finish(fs, folder, shards, source, dropped_rows(index), config))
+    return _prepared(name, folder, _finish(folder, shards, source, dropped_rows(index), config))
 
 
 def _write_all(name: str, folder: str, calls: list[tuple]) -> list[dict[str, Any]]:
@@ -132,10 +130,10 @@ def _parts(index: pa.Table, shard_bytes: int) -> list[tuple[int, int]]:
 
 
 @ray.remote(max_retries=3)
-def _write_shard(index: pa.Table, folder: str, number: int, source: str, config: DataConfig) -> dict[str, Any]:
+def _write_shard(index: pa.Table, folder: Location, number: int, source: str, config: DataConfig) -> dict[str, Any]:
     """Writes one shard and its index, or finds them written; returns its line of the manifest."""
-    stem = f"{folder}/shard-{number:05d}"
-    line = _read_json(f"{stem}.json")
+    stem = f"shard-{number:05d}"
+    line = _read_json(folder / f"{stem}.json")
     if line is not None and line["source"] == source:
         return line
     drop = mask(config.drop)
@@ -150,10 +148,10 @@ def _write_shard(index: pa.Table, folder: str, number: int, source: str, config:
     buffer, offsets = _arrow_file(rows)
     replaced = {"flags": flags[keep], "scale": scales[keep], "offset": offsets}
     replaced["stride"] = replaced["num_samples"] = np.array([row.shape[1] for row in rows], np.int32)
-    file = f"shard-{number:05d}.arrow"
+    file = f"{stem}.arrow"
     table = _shard_index(index.filter(pa.array(keep)), replaced, file, buffer.size, config.shard_dtype)
-    write_whole(f"{folder}/{file}", buffer)
-    write_whole(f"{stem}.parquet", _parquet(table))
+    write_whole(folder / file, buffer)
+    write_whole(folder / f"{stem}.parquet", parquet_bytes(table))
     line = {
         "file": file,
         "source": source,
@@ -163,7 +161,7 @@ def _write_shard(index: pa.Table, folder: str, number: int, source: str, config:
         "left_out": reasons(flags[~keep] & drop),
         "flagged": reasons(flags[keep]),
     }
-    write_whole(f"{stem}.json", json.dumps(line).encode())
+    write_whole(folder / f"{stem}.json", json.dumps(line))
     return line
 
 
@@ -218,16 +216,18 @@ def _shard_index(kept: pa.Table, replaced: dict[str, np.ndarray], file: str, siz
     return pa.table({name: columns.get(name, kept[name]) for name in SCHEMA.names}, schema=SCHEMA)
 
 
-def _finish(fs, folder: str, shards: list[dict[str, Any]], source: str, dropped: dict[str, int], config: DataConfig):
+def _finish(
+    folder: Location, shards: list[dict[str, Any]], source: str, dropped: dict[str, int], config: DataConfig
+) -> dict[str, Any]:
     """Writes index.parquet and, last of all, manifest.json; removes what only an interrupted run needs or left."""
-    stems = [f"{folder}/{shard['file'].removesuffix('.arrow')}" for shard in shards]
-    tables = [with_retries(lambda stem=stem: _read_parquet(f"{stem}.parquet"), stem) for stem in stems]
+    indices = [folder / shard["file"].replace(".arrow", ".parquet") for shard in shards]
+    tables = [with_retries(lambda file=file: read_parquet(file), file) for file in indices]
     left_out = dict(dropped)
     for shard in shards:
         for reason, count in shard["left_out"].items():
             left_out[reason] = left_out.get(reason, 0) + count
     metadata = {"dropped": json.dumps(left_out), "fingerprint": source, "scanned": "1"}
-    write_whole(f"{folder}/index.parquet", _parquet(pa.concat_tables(tables).replace_schema_metadata(metadata)))
+    write_whole(folder / "index.parquet", parquet_bytes(pa.concat_tables(tables).replace_schema_metadata(metadata)))
     manifest = {
         "source": source,
         "format": VERSION,
@@ -239,20 +239,20 @@ def _finish(fs, folder: str, shards: list[dict[str, Any]], source: str, dropped:
         "left_out": left_out,
         "shards": shards,
     }
-    write_whole(f"{folder}/manifest.json", json.dumps(manifest, indent=1).encode())
+    write_whole(folder / "manifest.json", json.dumps(manifest, indent=1))
     finished = {shard["file"] for shard in shards}
-    for left in with_retries(lambda: fs.glob(f"{fs._strip_protocol(folder)}/shard-*"), folder):
-        if left.rsplit("/", 1)[-1] not in finished:
-            with_retries(partial(fs.rm, left), left)
+    for left in with_retries(lambda: folder.glob("shard-*") + folder.glob(".shard-*"), folder):
+        if left.name not in finished:
+            with_retries(left.remove, left)
     return manifest
 
 
-def _prepared(name: str, folder: str, manifest: dict[str, Any]) -> Prepared:
+def _prepared(name: str, folder: Location, manifest: dict[str, Any]) -> Prepared:
     flagged: dict[str, int] = {}
     for shard in manifest["shards"]:
         for reason, count in shard["flagged"].items():
             flagged[reason] = flagged.get(reason, 0) + count
-    return Prepared(name, folder, sum(s["traces"] for s in manifest["shards"]), manifest["left_out"], flagged)
+    return Prepared(name, str(folder), sum(s["traces"] for s in manifest["shards"]), manifest["left_out"], flagged)
 
 
 def _code_version() -> dict[str, str]:
@@ -263,27 +263,8 @@ def _code_version() -> dict[str, str]:
     return {"data_code": digest.hexdigest()[:16]}
 
 
-def _read_json(file: str) -> dict[str, Any] | None:
-    fs, path = fsspec.core.url_to_fs(file)
-
-    def read() -> dict[str, Any] | None:
-        if not fs.exists(path):
-            return None
-        with fs.open(path) as stream:
-            return json.load(stream)
-
-    return with_retries(read, file)
-
-
-def _read_parquet(file: str) -> pa.Table:
-    with fsspec.open(file) as stream:
-        return pq.read_table(stream)
-
-
-def _parquet(table: pa.Table) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    return sink.getvalue()
+def _read_json(file: Location) -> dict[str, Any] | None:
+    return with_retries(lambda: file.read_json() if file.exists() else None, file)
 
 
 def verify(folder: str) -> list[str]:
@@ -292,15 +273,15 @@ def verify(folder: str) -> list[str]:
     Raises:
         FileNotFoundError: there is no manifest.
     """
-    manifest = _read_json(f"{folder}/manifest.json")
+    place = Location(folder)
+    manifest = _read_json(place / "manifest.json")
     if manifest is None:
-        raise FileNotFoundError(f"{folder}/manifest.json: not there, so nothing was prepared or it was not finished")
+        raise FileNotFoundError(f"{place}/manifest.json: not there, so nothing was prepared or it was not finished")
     bad = []
     for shard in manifest["shards"]:
-        fs, path = fsspec.core.url_to_fs(f"{folder}/{shard['file']}")
-        digest = hashlib.sha256()
-        if fs.exists(path):
-            with fs.open(path) as stream:
+        file, digest = place / shard["file"], hashlib.sha256()
+        if file.exists():
+            with file.open() as stream:
                 while block := stream.read(16 << 20):
                     digest.update(block)
         if digest.hexdigest() != shard["sha256"]:

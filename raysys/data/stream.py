@@ -18,8 +18,8 @@ from ray.data.extensions import ArrowTensorArray
 from ray.train.collective import broadcast_from_rank_zero
 
 from raysys.config import DataConfig
+from raysys.data.datasource import WindowDatasource, cut_windows, round_robin_blocks
 from raysys.data.plan import Plan
-from raysys.data.source import WindowDatasource, cut, deal
 from raysys.data.windows import Traces
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def ray_batches(
 ) -> Iterator[Batch]:
     """Yields `steps` batches from `position` on, read by Ray Data tasks anywhere in the cluster.
 
-    Rank 0 plans a stretch for all workers; one execution reads it in order and deals its blocks in turn, so that the
+    Rank 0 plans a stretch for all workers; one execution reads it in order and hands out its blocks round-robin, so that the
     batches of every worker are known exactly at every step.
 
     Args:
@@ -105,7 +105,7 @@ def ray_batches(
         count = min(segment, steps - first) * worker.global_batch
         iterator = None
         if worker.rank == 0:
-            blocks = deal(
+            blocks = round_robin_blocks(
                 *plan.visits(start, count), world=worker.world, batch=worker.batch, block_rows=config.block_rows
             )
             source = WindowDatasource(traces_ref, plan, blocks, window=window, blocks_per_task=config.blocks_per_task)
@@ -114,17 +114,17 @@ def ray_batches(
         if worker.world > 1:
             iterator = broadcast_from_rank_zero(iterator)[worker.rank]
         ahead = -(-config.prefetch_batches * worker.batch // config.block_rows)
-        dealt = iterator.iter_torch_batches(
+        received = iterator.iter_torch_batches(
             batch_size=None, prefetch_batches=max(1, ahead), collate_fn=_ToBatches(worker.batch, pin), device="cpu"
         )
-        for number, block in enumerate(dealt):
+        for number, block in enumerate(received):
             block.check(number * worker.world + worker.rank, worker)
             yield from block.batches
 
 
 @dataclass(frozen=True, slots=True)
-class _DealtBlock:
-    """The batches of a block that a worker was dealt, and the number it has in the plan."""
+class _WorkerBlock:
+    """The batches of a block that a worker received, and the number that the block has in the plan."""
 
     number: int
     batches: list[Batch]
@@ -134,7 +134,7 @@ class _DealtBlock:
         if self.number != expected or any(len(batch.trace) != worker.batch for batch in self.batches):
             sizes = sorted({len(batch.trace) for batch in self.batches})
             raise RuntimeError(
-                f"rank {worker.rank} was dealt block {self.number} (batches of {sizes}) in place of block {expected}: the "
+                f"rank {worker.rank} received block {self.number} (batches of {sizes}) in place of block {expected}: the "
                 "stream is out of order. Continue from the last checkpoint, or with data.reader=process"
             )
 
@@ -145,11 +145,11 @@ class _ToBatches(ArrowBatchCollateFn):
     def __init__(self, size: int, pin: bool):
         self._size, self._pin = size, pin
 
-    def __call__(self, block: pa.Table) -> _DealtBlock:
+    def __call__(self, block: pa.Table) -> _WorkerBlock:
         [number] = set(block["block"].to_pylist())
         columns = [_tensor(block[name].chunk(0)).split(self._size) for name in Batch._fields]
         parts = zip(*columns, strict=True)
-        return _DealtBlock(number, [Batch(*(x.pin_memory() if self._pin else x for x in part)) for part in parts])
+        return _WorkerBlock(number, [Batch(*(x.pin_memory() if self._pin else x for x in part)) for part in parts])
 
 
 def _tensor(column: pa.Array) -> torch.Tensor:
@@ -163,7 +163,7 @@ def _dataset(source: WindowDatasource, config: DataConfig) -> ray.data.Dataset:
     dataset = ray.data.read_datasource(source, override_num_blocks=source.num_tasks, num_cpus=config.cpus_per_read)
     dataset.set_name("windows")
     dataset.context.enable_progress_bars = False
-    dataset.context.target_max_block_size = source.block_bytes  # blocks are dealt as they are, not merged or split
+    dataset.context.target_max_block_size = source.block_bytes  # so that blocks are neither merged nor split
     dataset.context.execution_options = ExecutionOptions(preserve_order=True)
     return dataset
 
@@ -183,7 +183,7 @@ def process_batches(
 
     def read(step: int) -> Batch:
         where = {"rank": worker.rank, "world": worker.world, "batch": worker.batch}
-        columns = cut(traces, plan, *plan.rank_visits(position, step, 1, **where), window)
+        columns = cut_windows(traces, plan, *plan.rank_visits(position, step, 1, **where), window)
         tensors = (torch.from_numpy(columns[name]) for name in Batch._fields)
         return Batch(*(tensor.pin_memory() if pin else tensor for tensor in tensors))
 

@@ -51,8 +51,8 @@ class Traces:
     down: np.ndarray
     p_s: np.ndarray
     s_s: np.ndarray
-    resident: Any = None
-    """Where set, `raysys.data.resident.Resident`: the samples themselves, in Ray's object store."""
+    in_memory: Any = None
+    """Where set, `raysys.data.in_memory.InMemorySamples`: the samples themselves, in Ray's object store."""
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "Traces":
@@ -109,8 +109,8 @@ def read_windows(traces: Traces, ids: np.ndarray, starts: np.ndarray, window: in
         OSError: a file is gone, is not the one that was indexed, or cannot be read after several attempts.
     """
     ids, starts = np.asarray(ids), np.asarray(starts)
-    if traces.resident is not None:
-        return traces.resident.crop(ids, starts, window)
+    if traces.in_memory is not None:
+        return traces.in_memory.crop(ids, starts, window)
     out = np.empty((len(ids), 3, window), np.float32)
     valid = np.minimum(window, traces.output_samples(ids) - starts).astype(np.int32)
     out[(valid < window) | (traces.num_components[ids] < 3)] = 0
@@ -175,7 +175,7 @@ def _read_direct(traces: Traces, ids, starts, valid, out: np.ndarray, rows: np.n
     for a, b in zip(first[:-1].tolist(), first[1:].tolist(), strict=True):
         code = traces.file[chosen[a]]
         file, size = traces.files[code], int(traces.file_sizes[code])
-        with_retries(partial(read, file, size, range(a, b)), file, again=open_local.cache_clear)
+        with_retries(partial(read, file, size, range(a, b)), file, before_retry=open_local.cache_clear)
 
 
 def _read_resampled(traces: Traces, ids, starts, valid, out: np.ndarray, rows: np.ndarray) -> None:
@@ -211,12 +211,12 @@ def _stored(traces: Traces, ids: np.ndarray, first: np.ndarray, last: np.ndarray
         fetched = dict(zip(np.flatnonzero(far).tolist(), content, strict=True))
     out = []
     for k, i in enumerate(ids.tolist()):
-        samples = _one(traces, i, int(first[k]), int(last[k]), fetched.get(k))
+        samples = _read_one(traces, i, int(first[k]), int(last[k]), fetched.get(k))
         out.append(samples if traces.scale[i] == 1 else samples.astype(np.float32) * traces.scale[i])
     return out
 
 
-def _one(traces: Traces, i: int, first: int, last: int, content: memoryview | None) -> np.ndarray:
+def _read_one(traces: Traces, i: int, first: int, last: int, content: memoryview | None) -> np.ndarray:
     code, components, length = traces.file[i], int(traces.num_components[i]), last - first
     file, size = traces.files[code], int(traces.file_sizes[code])
     if traces.offset[i] < 0:
@@ -233,7 +233,7 @@ def _one(traces: Traces, i: int, first: int, last: int, content: memoryview | No
     def read() -> None:
         open_local(file, size).read_rows(views, offset, stride * dtype.itemsize)
 
-    with_retries(read, file, again=open_local.cache_clear)
+    with_retries(read, file, before_retry=open_local.cache_clear)
     return samples
 
 

@@ -22,7 +22,7 @@ from model.ops.agreement import (
 from model.ops.choice import fits_norm
 from model.ops.mlstm import mlstm
 from raysys.config import RunConfig
-from raysys.doctor.check import Check, explain, fail, ok, warn
+from raysys.doctor import Check, explain, fail, ok, warn
 
 _TOLERANCE = {"torch": 1e-5, "triton": 1e-5, "xlstm": 2e-2}
 """Largest ||h - h_ref|| / ||h_ref|| of fp32 inputs; the kernels of xlstm round products to lower precision."""

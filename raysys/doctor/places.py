@@ -1,34 +1,44 @@
-"""Where the data comes from and where runs go."""
+"""What lies outside this machine: the data, the storage of runs, and Ray."""
 
+import logging
+import os
+import platform
 import shutil
 import tempfile
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import numpy as np
+import ray
 import torch
 
 from model.pretrain import PretrainModel
+from raysys.cluster import connect
 from raysys.config import RunConfig
 from raysys.data.catalog import EIGHT, folders, resolve
 from raysys.data.corpus import summary
 from raysys.data.index import dropped_rows, load_index
 from raysys.data.windows import Traces, read_windows
-from raysys.doctor.check import Check, fail, guarded, ok, warn
+from raysys.doctor import Check, fail, guarded, ok, warn
+from raysys.location import Location
+from raysys.train.driver import uses_gpu
 
 _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """URL scheme -> the package that fsspec reaches it with."""
+_TIMEOUT_S = 60
+_GIB = 1 << 30
+_SAME = "install the same versions on every node: pip install -c constraints.txt -e ., or one image for all"
 
 
 def check_data(config: RunConfig) -> Iterator[Check]:
     """Yields what lies below `data.root`, and one line for every data set of the run: indexed, and a window of it read."""
     data = config.data
     names = [one for name in data.datasets for one in (EIGHT if name == "all8" else [name])]
-    fs, path = fsspec.core.url_to_fs(data.root)
-    if fs.isdir(path):
+    if Location(data.root).is_dir():
         found = folders(data.root)
         eight = [name for name in EIGHT if name.lower() in found]
         absent = f"; `{_fetch('all8', data.root)}` fetches the others" if len(eight) < len(EIGHT) else ""
@@ -59,11 +69,10 @@ def _data_set(name: str, config: RunConfig) -> Iterator[Check]:
     index = load_index(folder, label, data.cache, data.split_seed)
     seconds = time.perf_counter() - begin
     read_windows(Traces.from_table(index[:1]), np.array([0]), np.array([0]), config.model.window_samples)
-    fs, path = fsspec.core.url_to_fs(folder)
     [row], dropped = summary(index), dropped_rows(index)
     found = (
         f"{folder}: {row['traces']} traces (train {row['train']}, dev {row['dev']}, test {row['test']}; P {row['p_labels']}, "
-        f"S {row['s_labels']}), {fs.du(path) / 1e9:.2f} GB, index in {seconds:.1f} s, first window read"
+        f"S {row['s_labels']}), {_bytes(Location(folder)) / 1e9:.2f} GB, index in {seconds:.1f} s, first window read"
     )
     if not row["train"]:
         yield warn(
@@ -73,7 +82,7 @@ def _data_set(name: str, config: RunConfig) -> Iterator[Check]:
         yield warn(
             title,
             f"{found}; left out: {dropped}",
-            "mend those rows of metadata.csv; the log names the first of each kind",
+            "repair those rows of metadata.csv; the log names the first of each kind",
         )
     else:
         yield ok(title, found + (f"; left out: {dropped}" if dropped else ""))
@@ -81,11 +90,17 @@ def _data_set(name: str, config: RunConfig) -> Iterator[Check]:
 
 def check_storage(config: RunConfig) -> Iterator[Check]:
     """Yields whether runs can be written to `storage`; leaves nothing behind."""
-    storage = config.storage.removeprefix("file://")
-    if "://" in storage:
-        yield from _url(storage)
+    try:
+        storage = Location(config.storage)
+    except (ImportError, ValueError) as error:  # no driver; unknown scheme
+        scheme = config.storage.split("://")[0]
+        remedy = f"pip install {_DRIVERS[scheme]}" if scheme in _DRIVERS else "a path or s3://bucket/folder"
+        yield fail("storage", str(error), remedy)
         return
-    path = Path(storage).expanduser().resolve()
+    if not storage.is_local:
+        yield _url(storage)
+        return
+    path = Path(storage.path)
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
         yield fail("storage", f"{existing} is a file", "--storage FOLDER or --storage s3://bucket/folder")
@@ -106,22 +121,32 @@ def check_storage(config: RunConfig) -> Iterator[Check]:
         yield fail("storage", found, "free some space, lower --train.keep-checkpoints, or choose another --storage")
 
 
-def _url(url: str) -> Iterator[Check]:
-    scheme = url.split("://")[0]
+def check_cluster(config: RunConfig) -> Iterator[Check]:
+    """Yields what Ray offers, joined or started as a job would; a Ray that is started here is stopped again."""
+    joined = ray.is_initialized()
+    connect()
     try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # no driver; unknown scheme
-        yield fail(
-            "storage",
-            str(error),
-            f"pip install {_DRIVERS[scheme]}" if scheme in _DRIVERS else "a path or s3://bucket/folder",
-        )
-        return
-    probe = f"{path.rstrip('/')}/.doctor-{uuid.uuid4().hex}"
-    fs.pipe_file(probe, b"probe")
-    assert fs.cat_file(probe) == b"probe"
-    fs.rm_file(probe)
-    yield ok("storage", f"{url} can be written and read, by fsspec's {type(fs).__name__}")
+        context = ray.init(ignore_reinit_error=True, logging_level=logging.WARNING)
+        yield _resources(joined)
+        yield from guarded("ray worker", _worker(), _SAME)
+        yield _lock(context.dashboard_url)
+        yield from guarded("ray workers", _room(config), "--train.device auto, or add nodes with GPUs")
+        yield from _shared_storage(config)
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _url(storage: Location) -> Check:
+    probe = storage / f".doctor-{uuid.uuid4().hex}"
+    probe.write(b"probe")
+    assert probe.read() == b"probe"
+    probe.remove()
+    return ok("storage", f"{storage} can be written and read, by fsspec's {type(storage.fs).__name__}")
+
+
+def _bytes(folder: Location) -> int:
+    return folder.fs.du(folder.path)
 
 
 def _checkpoint_bytes(config: RunConfig) -> int:
@@ -133,3 +158,79 @@ def _checkpoint_bytes(config: RunConfig) -> int:
 
 def _fetch(name: str, root: str) -> str:
     return f"python -m jobs.prepare base --data.datasets {name} --data.root {root} --download"
+
+
+def _resources(joined: bool) -> Check:
+    total = ray.cluster_resources()
+    address = os.environ.get("RAY_ADDRESS")
+    where = "already running" if joined else f"joined at {address}" if address else "starts on this machine"
+    return ok(
+        "ray",
+        f"{ray.__version__} {where}: {len(_nodes())} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs, "
+        f"{total.get('memory', 0) / _GIB:.0f} GiB memory, {total.get('object_store_memory', 0) / _GIB:.1f} GiB object store",
+    )
+
+
+def _worker() -> Iterator[Check]:
+    # The task asks for no resource, so that no autoscaler starts a node for it.
+    theirs = ray.get(ray.remote(num_cpus=0)(versions).remote(), timeout=_TIMEOUT_S)
+    ours = versions()
+    if theirs == ours:
+        yield ok(
+            "ray worker", "imports the project; " + ", ".join(f"{name} {version}" for name, version in ours.items())
+        )
+    else:
+        yield fail("ray worker", f"has {theirs}, this process {ours}", _SAME)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions that must agree between processes: they exchange pickled objects."""
+    import numpy
+    import pyarrow
+    import torch
+
+    modules = {"ray": ray, "torch": torch, "numpy": numpy, "pyarrow": pyarrow}
+    return {"python": platform.python_version()} | {name: module.__version__ for name, module in modules.items()}
+
+
+def _lock(dashboard: str | None) -> Check:
+    """Asks the dashboard without a token: it runs whatever command it is sent by those it answers."""
+    remedy = "set RAY_AUTH_MODE=token on every node before `ray start` (docs/cluster.md, Security)"
+    if not dashboard:
+        return warn("ray dashboard", "off: trials with several workers need it", "start the head with its dashboard")
+    try:
+        with urllib.request.urlopen(f"http://{dashboard}/api/version", timeout=10):
+            return fail("ray dashboard", f"http://{dashboard} runs jobs for anybody who reaches it", remedy)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return ok("ray dashboard", f"http://{dashboard} answers only with the token")
+        return warn(
+            "ray dashboard",
+            f"http://{dashboard} answers {error.code} {error.reason}",
+            "look at dashboard.log of the session",
+        )
+    except OSError as error:
+        remedy = "run this on the head (`ray job submit`), or look at dashboard.log of the session"
+        return warn("ray dashboard", f"http://{dashboard} does not answer: {error}", remedy)
+
+
+def _room(config: RunConfig) -> Iterator[Check]:
+    """Whether the workers of a run fit into what the cluster has now."""
+    total, train = ray.cluster_resources(), config.train
+    wanted = {"CPU": train.num_workers * train.cpus_per_worker, "GPU": float(train.num_workers * uses_gpu(config))}
+    found = f"{train.num_workers} workers want {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs"
+    if all(total.get(kind, 0.0) >= amount for kind, amount in wanted.items()):
+        yield ok("ray workers", f"{found}: they fit")
+    else:
+        remedy = "lower --train.num-workers, or add nodes; a cluster with an autoscaler adds them by itself"
+        yield warn("ray workers", f"{found}, which the cluster does not have now: the run would wait", remedy)
+
+
+def _shared_storage(config: RunConfig) -> Iterator[Check]:
+    if len(_nodes()) > 1 and "://" not in config.storage.removeprefix("file://"):
+        found = f"{config.storage} is a local path on a cluster of {len(_nodes())} nodes"
+        yield warn("storage", found, "right on a file system that all nodes share, else --storage s3://bucket/folder")
+
+
+def _nodes() -> list[dict]:
+    return [node for node in ray.nodes() if node["Alive"]]

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from raysys.config import ProbeConfig
-from raysys.data.fixed import FixedWindows
+from raysys.data.fixed_windows import FixedWindows
 from raysys.data.windows import RATE_HZ
 
 NOISE, P, S, IGNORED = 0, 1, 2, -1

@@ -7,9 +7,6 @@ from matplotlib.ticker import LogFormatter, PercentFormatter
 
 from raysys.report.style import BLUE, GREEN, GREY, ORANGE, RED, SERIES, panels, reference_line
 
-ALARM = 0.2
-"""Used fraction and relative perplexity below which a codebook counts as collapsed."""
-
 
 def loss_figure(metrics: pd.DataFrame, chance: float, diversity_lambda: float) -> Figure | None:
     """Returns the contrastive loss beside chance, and the parts of the total loss.
@@ -37,8 +34,15 @@ def loss_figure(metrics: pd.DataFrame, chance: float, diversity_lambda: float) -
     return figure
 
 
-def codebook_figure(metrics: pd.DataFrame, num_groups: int, num_codes: int) -> Figure | None:
-    """Returns the perplexity of every code group beside its maximum, and the used fraction beside the alarm."""
+def codebook_figure(metrics: pd.DataFrame, num_groups: int, num_codes: int, limit: float) -> Figure | None:
+    """Returns the perplexity of every code group beside its maximum and the limit of a collapse, and the used fraction.
+
+    Args:
+        metrics: of the run, indexed by step.
+        num_groups: of codes.
+        num_codes: of each group.
+        limit: fraction of the codes below which a perplexity is that of a collapsed codebook.
+    """
     hard = [f"codebook/hard_perplexity_{g}" for g in range(num_groups)]
     soft = [f"codebook/perplexity_{g}" for g in range(num_groups)]
     if not {*hard, *soft, "codebook/used_fraction"} & set(metrics):
@@ -48,12 +52,11 @@ def codebook_figure(metrics: pd.DataFrame, num_groups: int, num_codes: int) -> F
         line(left, metrics, soft[g], None, SERIES[g], alpha=0.35, linewidth=1.1)
         line(left, metrics, hard[g], f"group {g}", SERIES[g], marker="o")
     reference_line(left, num_codes, f"maximum: all {num_codes} codes equally often")
-    reference_line(left, ALARM * num_codes, f"{ALARM:.0%}: collapse", RED)
+    reference_line(left, limit * num_codes, f"{limit:.0%}: collapse", RED)
     finish(left, "Perplexity (points: validation; pale: training)", "codes")
     left.set_ylim(0, num_codes * 1.12)
     line(right, metrics, "codebook/batch_used_fraction", "one training batch", GREY)
     line(right, metrics, "codebook/used_fraction", "validation set", BLUE, marker="o")
-    reference_line(right, ALARM, f"alarm at {ALARM:.0%}", RED)
     finish(right, "Codes used at least once", "of all codes")
     right.set_ylim(0, 1.05)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))

@@ -5,7 +5,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from raysys.report.figures import ALARM
 from raysys.report.style import BLUE, GREY, ORANGE, RED, panels
 from raysys.tune.ranking import ranked
 
@@ -78,8 +77,8 @@ def health_figure(trials: pd.DataFrame, num_codes: int, gate: float, objective: 
                 alpha=0.8,
                 label="healthy" if healthy else "failed the gate",
             )
-        limit = gate if column.endswith("perplexity") else ALARM
-        ax.axvspan(0, limit, color=RED, alpha=0.07, linewidth=0)
+        if column.endswith("perplexity"):
+            ax.axvspan(0, gate, color=RED, alpha=0.07, linewidth=0)
         ax.set(title="Perplexity" if whole > 1 else "Codes used at least once", xlim=(0, 1.03))
         ax.set_xlabel(f"of all {num_codes} codes")
         ax.xaxis.set_major_formatter(PercentFormatter(1.0))

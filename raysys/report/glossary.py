@@ -1,6 +1,9 @@
 """What every number of a report means, and what a good value is."""
 
+from raysys.codebook_health import COLLAPSED_BELOW
 from raysys.report.page import Section, pairs
+
+_LIMIT = f"{100 * COLLAPSED_BELOW:g} % of the codes (search.min_perplexity_fraction)"
 
 _RUN = {
     "step, window": "A step is one update of the weights; a window is one cut-out of a seismogram (three components, 100 Hz).",
@@ -11,9 +14,9 @@ _RUN = {
     "loss.diversity_lambda.",
     "perplexity": "How many codes are in use, counting rare ones less: 1 is total collapse, the number of codes V of a group is perfectly "
     "even use. Hard perplexity counts the chosen codes of the whole validation set; the training curve is that of the soft "
-    "probabilities and looks healthier.",
-    "used fraction": "Fraction of all codes that were chosen at least once. Below 20 % the codebook has collapsed. Near 100 % proves "
-    "little by itself: look at the perplexity too.",
+    f"probabilities and looks healthier. A codebook has collapsed when its hard perplexity is below {_LIMIT}.",
+    "used fraction": "Fraction of all codes that were chosen at least once. Near 100 % proves little: a codebook that has collapsed by its "
+    "perplexity can still use them all.",
     "probe/macro_ap": "Average precision with which a linear map of the frozen features finds frames at P and at S onsets, mean of the "
     "two; 1 is perfect, guessing gives the share of such frames (a few per cent or less). It compares between any runs on "
     "the same data. The yardstick is the same model before training.",
@@ -28,7 +31,7 @@ _SWEEP = {
     "objective": "The number that ranks trials: probe/macro_ap or val/top1_tie. Both follow a protocol that no tuned value changes, so "
     "they compare between trials. The loss does not.",
     "rung": "A number of windows at which ASHA compares the trials that got there, and stops the worse ones.",
-    "health gate": "A trial whose hard perplexity is below 20 % of the codes, or whose loss is not finite, gets the score 0.",
+    "health gate": f"A trial whose hard perplexity is below {_LIMIT}, or whose loss is not finite, gets the score 0.",
     "importance": "Share of the variation of the score that one tuned value explains (functional ANOVA), at the first rung, where all "
     "trials have seen the same number of windows. From few trials it is a hint, not a fact.",
     "rank correlation": "Spearman's rho: +1 the higher the better, -1 the lower the better, 0 no monotonic relation (a best value in the "

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from raysys.codebook_health import PERPLEXITY, CodebookHealth
 from raysys.report import figures
 from raysys.report.collect import Run, flatten
 from raysys.report.page import Chapter, Section, figure, note, number, paragraph, table
@@ -61,11 +62,12 @@ def run_verdict(run: Run, chance: float) -> tuple[str, str]:
     if math.isfinite(probe):
         words = f"the probe reads P and S frames with average precision {number(probe, 2)}"
         parts.append(words + (f", {number(before, 2)} {name}" if math.isfinite(before) else ""))
-    used, share = last(run.metrics, "codebook/used_fraction"), _perplexity_share(run)
-    if math.isfinite(used):
-        parts.append(f"{used:.0%} of the codes are in use")
+    health, perplexity = CodebookHealth.of(flatten(run.config)), last(run.metrics, PERPLEXITY)
+    share = health.fraction({PERPLEXITY: perplexity})
+    if math.isfinite(share):
+        parts.append(f"the hard perplexity is {share:.0%} of the codes")
     said = "; ".join(parts)
-    if min(x for x in (used, share, 1.0) if math.isfinite(x)) < figures.ALARM:
+    if math.isfinite(share) and health.collapsed({PERPLEXITY: perplexity}):
         return "bad", f"The codebook has collapsed, so the loss means nothing: {said}."
     if loss >= chance:
         return "bad", f"The model does no better than guessing: {said}."
@@ -91,19 +93,14 @@ def untrained_scores(run: Run) -> dict[str, float]:
     return run.metrics.loc[0].dropna().to_dict() if 0 in run.metrics.index else {}
 
 
-def _perplexity_share(run: Run) -> float:
-    config = flatten(run.config)
-    codes = config.get("model.quantizer.num_groups", 0) * config.get("model.quantizer.num_codes", 0)
-    return last(run.metrics, "codebook/hard_perplexity") / codes if codes else math.nan
-
-
 def _tiles(run: Run, chance: float) -> tuple[tuple[str, str, str], ...]:
     metrics = run.metrics
     if metrics.empty:
         return ()
     before, name = _before(run)
     speed = metrics["perf/windows_per_s"].median() if "perf/windows_per_s" in metrics else math.nan
-    share = _perplexity_share(run)
+    perplexity = last(metrics, PERPLEXITY)
+    share = CodebookHealth.of(flatten(run.config)).fraction({PERPLEXITY: perplexity})
     return (
         ("contrastive loss", number(last(metrics, "val/contrastive"), 3), f"nats; chance {number(chance, 3)}"),
         (
@@ -114,7 +111,7 @@ def _tiles(run: Run, chance: float) -> tuple[tuple[str, str, str], ...]:
         ("tie-aware top-1", number(last(metrics, "val/top1_tie"), 3), f"chance {TIE_CHANCE:.4f}"),
         (
             "hard perplexity",
-            number(last(metrics, "codebook/hard_perplexity"), 3),
+            number(perplexity, 3),
             f"{share:.0%} of the codes" if math.isfinite(share) else "codes",
         ),
         ("windows seen", number(last(metrics, "train/windows")), f"in {int(metrics.index.max()):,} steps"),
@@ -154,7 +151,9 @@ def _codebook(run: Run, config: dict) -> Section:
     groups, codes = config.get("model.quantizer.num_groups", 2), config.get("model.quantizer.num_codes")
     blocks = [
         figure(
-            figures.codebook_figure(run.metrics, groups, codes) if codes else None,
+            figures.codebook_figure(run.metrics, groups, codes, CodebookHealth.of(config).min_fraction)
+            if codes
+            else None,
             f"Every group should stay well above the red line. A curve that falls towards 1 is a collapsing codebook; one that sits "
             f"at the maximum from the start may be noise rather than structure. Each group has {codes} codes.",
             "No codebook curves: the metrics hold no perplexity.",
@@ -210,7 +209,7 @@ def _data(run: Run) -> Section:
     rows.append(["all", *(sum(one[c] for one in sets) for c in labels), "", *sums])
     columns = ("data set", *labels.values(), "rates (Hz)", "left out", "kept, flawed")
     words = (
-        "Numbers are traces. Traces left out were refused for the reason given; those kept with a flaw are mended: samples "
+        "Numbers are traces. Traces left out were refused for the reason given; those kept with a flaw are repaired: samples "
         "that are not finite and components that are dead are zero in the model's input."
     )
     return Section("Data", (table(columns, rows, strong=len(rows) - 1), paragraph(words), *_leaks(run, data["leaks"])))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from raysys.codebook_health import CodebookHealth
 from raysys.report import analysis, figures_space, figures_sweep
 from raysys.report.analysis import FEWEST, Axis, objective_of, top_rows
 from raysys.report.collect import Sweep, flatten
@@ -203,7 +204,7 @@ def _landscape(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str
 
 def _health(sweep: Sweep, config: dict[str, Any], name: str) -> Section:
     codes = config.get("model.quantizer.num_groups", 2) * config.get("model.quantizer.num_codes", 320)
-    gate = config.get("search.min_used_fraction", 0.2)
+    gate = CodebookHealth.of(config).min_fraction
     caption = (
         f"Health of each trial's codebook on the validation set. Trials in the red zone on the left (perplexity below {gate:.0%} of {codes} codes) "
         "do not pass the gate, whatever their score. Good trials sit on the right; a best trial close to the zone deserves a second look."

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from model.hub import from_pretrained
 from raysys.config import RunConfig
-from raysys.data.fixed import FixedWindows
+from raysys.data.fixed_windows import FixedWindows
 from raysys.data.windows import RATE_HZ
 from raysys.report.collect import Run
 from raysys.report.style import BLUE, INK, RED

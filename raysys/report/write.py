@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from raysys.location import Location
 from raysys.report.analysis import importance, top_rows
 from raysys.report.collect import Run, Sweep, read_folder
 from raysys.report.figures import comparison_figure
@@ -49,9 +50,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
     appendix.append(glossary(runs=bool(runs), sweeps=len(runs) < len(folders)))
     tables = _write_tables(folders, out.with_name(out.stem + "_tables"))
     page = render(_title(chapters), _subtitle(tables), chapters, appendix)
-    part = out.with_name(out.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(out)
+    Location(out).write(page)
     log.info("report on %s written to %s (%.1f MB)", ", ".join(map(str, directories)), out, out.stat().st_size / 1e6)
     return out
 

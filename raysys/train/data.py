@@ -8,10 +8,10 @@ import ray
 
 from raysys.config import RunConfig
 from raysys.data.corpus import fingerprint, load_corpus, select, summary, train_plan
-from raysys.data.fixed import FixedWindows, fixed_windows
+from raysys.data.fixed_windows import FixedWindows, fixed_windows
+from raysys.data.in_memory import load_into_memory
 from raysys.data.leakage import leak_report
 from raysys.data.plan import Plan
-from raysys.data.resident import resident
 from raysys.data.windows import Traces
 
 _FIXED_SEED = 20_200_101
@@ -41,9 +41,9 @@ class TrainingData:
         """Returns the data with its large fields in the object store (needs a running Ray)."""
         return dataclasses.replace(self, **{name: ray.put(getattr(self, name)) for name in self._LARGE})
 
-    def resident(self) -> "TrainingData":
+    def load_into_memory(self) -> "TrainingData":
         """Returns the data with the training windows cut from the object store, where they fit (needs a running Ray)."""
-        return dataclasses.replace(self, traces=resident(self.traces))
+        return dataclasses.replace(self, traces=load_into_memory(self.traces))
 
     def get(self, name: str) -> Traces | FixedWindows:
         """Returns a large field, fetched from the object store where it lies there."""

@@ -9,21 +9,21 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from raysys.cluster import connect, quieten
-from raysys.config import HOW_NOT_WHAT, RunConfig
+from raysys.config import MAY_CHANGE, RunConfig
 from raysys.console import configure_logging
+from raysys.location import Location
+from raysys.ray_internals import WorkersNotStarted
 from raysys.record import run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Trainer
-from raysys.train.mend import mend_snapshot, newest_checkpoint
-from raysys.train.mirror import LogMirror
 from raysys.train.reporter import TrainReporter
+from raysys.train.storage import RemoteLogs, newest_checkpoint, repair_checkpoint_list
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 5.0
-_PASSING = (WorkerGroupStartupTimeoutError, OSError)
+_PASSING = (WorkersNotStarted, OSError)
 """What ends Ray Train and passes: no machines for the workers, or a storage that refuses its list of checkpoints."""
 
 
@@ -31,7 +31,7 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     """Returns the metrics of the last report, after training to the end of the budget.
 
     The same configuration under the same name continues a run that was interrupted, from its last checkpoint. Keys of
-    `HOW_NOT_WHAT` may have changed.
+    `MAY_CHANGE` may have changed.
 
     Raises:
         ValueError: the name is taken by a run with another configuration, or bad data (naming file and fix).
@@ -39,36 +39,36 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     """
     connect()
     data = prepare_training_data(config)
-    directory = run_directory(config)
+    run = run_location(config)
     record = run_record(config, data.fingerprint, data.contents)
-    began = write_run(directory, config, record, may_change=HOW_NOT_WHAT)
-    mend_snapshot(directory)
+    began = write_run(run.url, config, record, may_change=MAY_CHANGE)
+    repair_checkpoint_list(run)
     planned = {f"train.{key}": getattr(began.train, key) for key in ("num_workers", "min_workers")}
     arguments = {
         "config": config.override(planned),  # what budget and learning rate refer to, whoever computes now
         "data": data.shared(),
         "record": record,
-        "log_folder": log_folder(config),
+        "log_folder": run.url if run.is_local else None,
     }
     result = _fit(config, arguments)
-    log.info("run %s finished, written to %s", config.name, directory)
-    return {**(result.metrics or {}), "directory": directory}
+    log.info("run %s finished, written to %s", config.name, run)
+    return {**(result.metrics or {}), "directory": run.url}
 
 
 def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
     """Returns the result of the run, started anew after everything that is no end of it."""
-    directory, waiting_since = run_directory(config), None
+    run, waiting_since = run_location(config), None
     while True:
-        before = newest_checkpoint(directory)
+        before = newest_checkpoint(run)
         try:
             result = trainer(train_worker, config, arguments).fit()
         except ray.train.WorkerGroupError as error:
-            if newest_checkpoint(directory) == before:
+            if newest_checkpoint(run) == before:
                 raise
             log.warning("more than %d failures, but not in a row: %s", config.train.max_failures, error)
             waiting_since = None
         except ray.train.ControllerError as error:
-            if newest_checkpoint(directory) != before:
+            if newest_checkpoint(run) != before:
                 waiting_since = None
             waiting_since = waiting_since or time.monotonic()
             waited_h = (time.monotonic() - waiting_since) / 3600
@@ -76,7 +76,7 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
                 raise
             log.warning("waiting since %.1f h for machines (`ray status`) or the storage: %s", waited_h, error)
             time.sleep(_PAUSE_S)
-            mend_snapshot(directory)
+            repair_checkpoint_list(run)
         else:
             if result.return_value["finished"]:
                 return result
@@ -94,7 +94,7 @@ def trainer(
         scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
             name=config.name,
-            storage_path=storage_path(config),
+            storage_path=Location(config.storage).url,
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures, controller_failure_limit=5),
             checkpoint_config=ray.train.CheckpointConfig(
@@ -111,14 +111,14 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
     configure_logging()
     quieten()
     context = ray.train.get_context()
-    folder, mirror = args["log_folder"], None
+    folder, remote_logs = args["log_folder"], None
     if context.get_world_rank() != 0:
         folder = None
     elif folder is None:
         storage = context.get_storage()
-        mirror = LogMirror(storage.storage_filesystem, storage.experiment_fs_path)
-        folder = mirror.folder
-    reporter = TrainReporter(background=True, mirror=mirror)
+        remote_logs = RemoteLogs(storage.storage_filesystem, storage.experiment_fs_path)
+        folder = remote_logs.folder
+    reporter = TrainReporter(background=True, remote_logs=remote_logs)
     loop = Trainer(
         args["config"],
         args["data"],
@@ -128,10 +128,10 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
         reporter=reporter,
         record=args["record"],
         log_folder=folder and Path(folder),
-        attend=reporter.attend,
+        poll=reporter.poll,
     )
     loop.run()
-    reporter.settle()
+    reporter.finish_checkpoint()
     return {"finished": loop.finished}
 
 
@@ -157,16 +157,6 @@ def uses_gpu(config: RunConfig) -> bool:
     return config.train.device != "cpu" and available > 0
 
 
-def storage_path(config: RunConfig) -> str:
-    """Returns `storage` as an absolute path, or as it is if it is a URL (workers have another working directory)."""
-    return config.storage if "://" in config.storage else str(Path(config.storage).expanduser().resolve())
-
-
-def run_directory(config: RunConfig) -> str:
-    """Returns the folder or URL of the run."""
-    return f"{storage_path(config)}/{config.name}"
-
-
-def log_folder(config: RunConfig) -> str | None:
-    """Returns the folder for TensorBoard and metrics.jsonl, or None where the storage is no local path."""
-    return None if "://" in config.storage else run_directory(config)
+def run_location(config: RunConfig) -> Location:
+    """Returns the folder or URL of a run."""
+    return Location(config.storage) / config.name

@@ -14,7 +14,7 @@ class GradientMean:
     """Averages gradients over the workers while the backward pass still goes on.
 
     DistributedDataParallel does the same, and copies each gradient into its bucket by a kernel of its own. With the 400 small
-    parameters of this model that takes 0.3 of the 26 ms of a step (docs/LOG.md, 2026-11-24), so here one copy of many
+    parameters of this model that takes 0.3 of the 26 ms of a step (docs/dead_ends.md), so here one copy of many
     tensors fills a bucket. The workers' parameters have to be equal at the start.
 
     Args:

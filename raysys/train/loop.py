@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from model.pretrain import PretrainModel
-from raysys.config import RunConfig
+from raysys.codebook_health import CodebookHealth
+from raysys.config import RunConfig, keys
 from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_batches, to_device
 from raysys.train.checkpoint import Snapshot, load_checkpoint
 from raysys.train.data import TrainingData
@@ -78,7 +79,7 @@ class Trainer:
         reporter: receives metrics and checkpoints at every validation.
         record: goes into every checkpoint.
         log_folder: gets TensorBoard events and metrics.jsonl; None on other ranks.
-        attend: called by all ranks at every log line; returns, to all alike, whether they are to leave now, because
+        poll: called by all ranks at every log line; returns, to all alike, whether they are to leave now, because
             their machines are taken away.
     """
 
@@ -93,10 +94,10 @@ class Trainer:
         reporter: Reporter,
         record: dict[str, Any],
         log_folder: Path | None,
-        attend: Callable[[], bool] = lambda: False,
+        poll: Callable[[], bool] = lambda: False,
     ):
         self.config, self.data, self.device, self.reporter, self.record = config, data, device, reporter, record
-        self.attend = attend
+        self.poll = poll
         self.worker = Worker(rank, world, config.train.batch_size)
         self.budget = Budget.of(config, data.plan.epoch_windows)
         torch.set_float32_matmul_precision("high")  # TF32 is enough for the products of the loss
@@ -134,6 +135,7 @@ class Trainer:
             run=config.name,
             flops_over_peak=training_flops(config) / (world * peak) if peak else None,
             skipped=self.guard.skipped.item(),
+            health=CodebookHealth.of(keys(config)),
         )
 
     @property
@@ -158,7 +160,7 @@ class Trainer:
             leave = False
             if self.finished or self.step % self.config.train.log_every == 0:
                 line = self._end_line()
-                leave = self.attend() and not self.finished
+                leave = self.poll() and not self.finished
             every = self.budget.between_validations
             validates = self.finished or self.windows // every > before // every
             if line and (validates or leave or line.arrived is None):

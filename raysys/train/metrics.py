@@ -1,17 +1,20 @@
-"""What a run says while it goes: console, TensorBoard and alarms."""
+"""What a run says while it goes: console, TensorBoard, metrics.jsonl, Ray's metrics and alarms."""
 
 import json
 import logging
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
+from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
-from raysys.train.gauges import Gauges
+from raysys.codebook_health import PERPLEXITY, CodebookHealth
 from raysys.train.optim import StepGuard
 
 log = logging.getLogger(__name__)
@@ -26,10 +29,28 @@ _CONSOLE = {
     "perf/windows_per_s": "{:.0f} win/s",
     "perf/data_wait_fraction": "wait {:.1%}",
 }
-COLLAPSED = 0.2
-"""Used fraction of the codebook below which the alarm goes off."""
 WAITING = 0.2
 """Share of the time spent waiting for data, twice in a row, above which the alarm goes off."""
+EXPORTED = {
+    "train/loss": "Loss, mean over the steps since the last line",
+    "train/contrastive": "InfoNCE in nats",
+    "train/accuracy": "Fraction of masked frames whose positive no negative beats",
+    "train/grad_norm": "Norm of the gradient before clipping",
+    "train/skipped_steps": "Steps skipped for a NaN or a spike since the run began",
+    "train/windows": "Windows consumed by all workers",
+    "optim/lr": "Learning rate",
+    "codebook/perplexity": "Perplexity of the soft codes, summed over groups",
+    "codebook/hard_perplexity": "Perplexity of the codes of the validation set, summed over groups",
+    "codebook/used_fraction": "Fraction of codes that the validation set uses",
+    "val/loss": "Validation loss",
+    "val/top1_tie": "Tie-aware accuracy of the fixed task",
+    "probe/macro_ap": "Mean average precision of the linear probe for P and S",
+    "perf/windows_per_s": "Windows a second of all workers",
+    "perf/data_wait_fraction": "Share of its time that rank 0 waits for data",
+    "perf/mfu": "Model FLOPs a second over the peak of the GPUs",
+    "mem/peak_gib": "Peak GPU memory of rank 0 in GiB",
+}
+"""What Ray's dashboard, Prometheus and deploy/grafana show, with a word on each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +80,7 @@ class RunLog:
         flops_over_peak: operations of one window over those that all workers' GPUs can do in a second; None where
             the peak is not known.
         skipped: steps that the run has skipped in earlier lives.
+        health: when the alarm of a collapsed codebook goes off; None: never.
     """
 
     def __init__(
@@ -69,10 +91,11 @@ class RunLog:
         run: str = "",
         flops_over_peak: float | None = None,
         skipped: float = 0.0,
+        health: CodebookHealth | None = None,
     ):
         self._writer = SummaryWriter(str(folder / "tensorboard")) if folder else None
         self._lines = (folder / "metrics.jsonl").open("a") if folder else None
-        self._gauges = Gauges(run) if folder else None
+        self._ray_metrics = RayMetrics(run) if folder else None
         self._speaks = folder is not None
         self._flops_over_peak = flops_over_peak
         self._total_steps = total_steps
@@ -82,6 +105,7 @@ class RunLog:
         self._alarmed: set[str] = set()
         self._waited_before = False
         self._skipped = skipped
+        self._health = health
         self._tick = (time.perf_counter(), 0.0, 0)
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
@@ -133,9 +157,9 @@ class RunLog:
 
     def write(self, metrics: dict[str, Any], step: int) -> None:
         """Writes scalars to TensorBoard, to Ray's metrics and, as one line, to metrics.jsonl; raises alarms."""
-        self._check(metrics)
+        self._check(metrics, step)
         if self._writer:
-            self._gauges.set(metrics)
+            self._ray_metrics.set(metrics)
             scalars = {name: value for name, value in metrics.items() if "/" in name and math.isfinite(value)}
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, step)
@@ -166,13 +190,14 @@ class RunLog:
             self._writer.close()
             self._lines.close()
 
-    def _check(self, metrics: dict[str, float]) -> None:
-        if "codebook/used_fraction" in metrics:
-            used = metrics["codebook/used_fraction"]
+    def _check(self, metrics: dict[str, float], step: int) -> None:
+        # Before training the codes of `base` have a perplexity of a tenth of their number, which training raises.
+        if self._health and step > 0 and PERPLEXITY in metrics:
             self._alarm(
                 "collapse",
-                used < COLLAPSED,
-                f"the codebook uses {used:.0%} of its codes, less than {COLLAPSED:.0%}: set loss.diversity=entropy, "
+                self._health.collapsed(metrics),
+                f"the codebook has collapsed, its hard perplexity is {self._health.fraction(metrics):.0%} of its codes, less than "
+                f"{self._health.min_fraction:.0%} (search.min_perplexity_fraction): set loss.diversity=entropy, "
                 "raise loss.diversity_lambda, or check the data for dead channels",
             )
         if "perf/data_wait_fraction" in metrics:
@@ -199,3 +224,34 @@ class RunLog:
         if raised and kind not in self._alarmed and self._speaks:
             log.warning("ALARM %s: %s", kind, text)
         (self._alarmed.add if raised else self._alarmed.discard)(kind)
+
+
+def exported_name(name: str) -> str:
+    """Returns the name under which Prometheus finds a metric, e.g. ray_raysys_train_loss for train/loss."""
+    return f"ray_{_ray_name(name)}"
+
+
+class RayMetrics:
+    """The numbers of a run as Ray's metrics, with the tag "run"; none where Ray does not run.
+
+    Args:
+        run: name of the run.
+    """
+
+    def __init__(self, run: str):
+        self._tags = {"run": run}
+        self._gauges = {
+            name: Gauge(_ray_name(name), text, tag_keys=("run",))
+            for name, text in EXPORTED.items()
+            if ray.is_initialized()
+        }
+
+    def set(self, metrics: Mapping[str, float]) -> None:
+        """Sets the gauges of those metrics that have one and are finite."""
+        for name in self._gauges.keys() & metrics.keys():
+            if math.isfinite(metrics[name]):
+                self._gauges[name].set(metrics[name], tags=self._tags)
+
+
+def _ray_name(name: str) -> str:
+    return f"raysys_{name.replace('/', '_')}"

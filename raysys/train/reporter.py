@@ -11,8 +11,7 @@ from ray import tune
 from ray.train import CheckpointUploadMode
 from ray.train.collective import broadcast_from_rank_zero
 
-from raysys.train.mirror import LogMirror
-from raysys.train.upload import Upload
+from raysys.train.storage import RemoteLogs, Upload
 
 Metrics = dict[str, Any]
 
@@ -39,34 +38,34 @@ class TrainReporter:
     registers what is there.
 
     Args:
-        background: write while training goes on; a checkpoint is registered by the next `attend` that finds it written.
-        mirror: of the logs, sent after every checkpoint.
+        background: write while training goes on; a checkpoint is registered by the next `poll` that finds it written.
+        remote_logs: uploaded after every checkpoint.
     """
 
-    def __init__(self, *, background: bool = False, mirror: LogMirror | None = None):
-        self._background, self._mirror = background, mirror
+    def __init__(self, *, background: bool = False, remote_logs: RemoteLogs | None = None):
+        self._background, self._remote_logs = background, remote_logs
         self._rank = ray.train.get_context().get_world_rank()
         self._metrics: Metrics | None = None
         self._upload: Upload | None = None
 
     def report(self, metrics: Metrics, save: Callable[[Path], None]) -> None:
-        self.settle()
+        self.finish_checkpoint()
         self._metrics = metrics
         if self._rank == 0:
             storage = ray.train.get_context().get_storage()
             path = f"{storage.experiment_fs_path}/step{metrics['step']:09d}"
-            after = self._mirror.send if self._mirror else None
+            after = self._remote_logs.upload if self._remote_logs else None
             self._upload = Upload(save, storage.storage_filesystem, path, after)
         if not self._background:
-            self.settle()
+            self.finish_checkpoint()
 
-    def attend(self) -> bool:
+    def poll(self) -> bool:
         """Registers the checkpoint that was written meanwhile; returns whether Ray takes machines of this run away."""
         if self._metrics is not None and broadcast_from_rank_zero(self._upload is not None and self._upload.done()):
-            self.settle()
+            self.finish_checkpoint()
         return ray.train.get_preemption_info() is not None
 
-    def settle(self) -> None:
+    def finish_checkpoint(self) -> None:
         """Waits for the checkpoint that is being written, and registers it; without it if the storage failed."""
         if self._metrics is None:
             return

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from model.pretrain import PretrainModel
 from model.quantizers.interface import perplexity, used_fraction
 from raysys.config import RunConfig
-from raysys.data.fixed import FixedWindows
+from raysys.data.fixed_windows import FixedWindows
 from raysys.evaluate.probe import probe_scores
 from raysys.train.data import TrainingData
 from raysys.train.step import autocast

@@ -1,13 +1,42 @@
-"""Which trials are better than which others."""
+"""The number that ranks trials, the gate that an unhealthy trial does not pass, and which trials are the best."""
 
 import math
+from typing import Any
 
 import pandas as pd
 
-from raysys.config import RunConfig
+from raysys.codebook_health import CodebookHealth
+from raysys.config import RunConfig, keys
 
+WORST = 0.0
+"""Reported for NaN and for trials that fail the gate; both objectives lie in [0, 1] and larger is better."""
 REPEAT_OF = "repeat_of"
 """Column of trials.csv: the trial whose values a trial repeats with another seed; empty for trials of the search."""
+
+
+def judge(metrics: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """Returns `objective`, `healthy` and, where it is not healthy, `reason`, of the metrics of one validation.
+
+    Validation losses do not compare between temperatures, numbers of negatives, lambdas or mask ratios, and a
+    collapsed codebook has the smallest of all, so they have no part in it.
+
+    Args:
+        metrics: of one validation; needs the objective and codebook/hard_perplexity.
+        config: names the objective and sets the gate.
+    """
+    value = float(metrics.get(config.search.objective, math.nan))
+    health = CodebookHealth.of(keys(config))
+    reason = ""
+    if not all(math.isfinite(float(metrics[name])) for name in ("train/loss", "val/loss") if name in metrics):
+        reason = "the loss is not finite"
+    elif not math.isfinite(value):
+        reason = f"{config.search.objective} is not finite"
+    elif health.collapsed(metrics):
+        reason = (
+            f"the codebook has collapsed: hard perplexity {metrics['codebook/hard_perplexity']:.0f} of {health.num_codes}, "
+            f"gate {health.min_fraction:.0%}"
+        )
+    return {"objective": WORST if reason else value, "healthy": not reason, "reason": reason}
 
 
 def ranked(trials: pd.DataFrame) -> pd.DataFrame:

@@ -1,15 +1,14 @@
 """What a sweep leaves behind: trials.csv, history.csv and best.json."""
 
-import json
 import logging
 import math
 from typing import Any
 
-import fsspec
 import pandas as pd
 from ray.tune import Result, ResultGrid
 
 from raysys.config import RunConfig
+from raysys.location import Location
 from raysys.tune.ranking import REPEAT_OF, ranked, with_means
 
 log = logging.getLogger(__name__)
@@ -17,7 +16,7 @@ _SCALARS = ("train/", "val/", "probe/", "codebook/", "perf/")
 
 
 def write_results(
-    directory: str, config: RunConfig, grids: list[ResultGrid], budget_windows: int, resources: dict[str, float]
+    sweep: Location, config: RunConfig, grids: list[ResultGrid], budget_windows: int, resources: dict[str, float]
 ) -> dict[str, Any]:
     """Returns the best trial, after writing trials.csv, history.csv and best.json into the sweep's folder.
 
@@ -25,7 +24,7 @@ def write_results(
     again with other seeds, the one with the largest mean over these.
 
     Args:
-        directory: of the sweep, a folder or URL.
+        sweep: its folder or URL.
         config: of the sweep.
         grids: of the search and, where there are any, of the repeated trials.
         budget_windows: windows of a trial in full.
@@ -34,17 +33,14 @@ def write_results(
     Raises:
         RuntimeError: no trial finished in good health; trials.csv names the reasons.
     """
-    fs, path = fsspec.core.url_to_fs(directory)
     trials = pd.concat([trial_rows(grid, budget_windows, resources) for grid in grids], ignore_index=True)
     if len(grids) > 1:
         trials = with_means(trials)
-    with fs.open(f"{path}/trials.csv", "w") as stream:
-        trials.to_csv(stream, index=False)
-    with fs.open(f"{path}/history.csv", "w") as stream:
-        pd.concat([_history(result) for grid in grids for result in _sorted(grid)]).to_csv(stream, index=False)
-    best = _best(directory, config, grids, trials)
-    with fs.open(f"{path}/best.json", "w") as stream:
-        json.dump(best, stream, indent=1)
+    (sweep / "trials.csv").write(trials.to_csv(index=False))
+    history = pd.concat([_history(result) for grid in grids for result in _sorted(grid)])
+    (sweep / "history.csv").write(history.to_csv(index=False))
+    best = _best(sweep, config, grids, trials)
+    (sweep / "best.json").write_json(best)
     log.info("sweep %s: best %s %.4f with %s", config.name, config.search.objective, best["value"], best["tuned"])
     return best
 
@@ -62,11 +58,11 @@ def tuned_values(grid: ResultGrid) -> list[dict[str, Any]]:
     ]
 
 
-def _best(directory: str, config: RunConfig, grids: list[ResultGrid], trials: pd.DataFrame) -> dict[str, Any]:
+def _best(sweep: Location, config: RunConfig, grids: list[ResultGrid], trials: pd.DataFrame) -> dict[str, Any]:
     """What best.json holds."""
     order = ranked(trials[trials[REPEAT_OF] == ""])
     if order.empty:
-        raise RuntimeError(f"{directory}: no trial finished in good health; trials.csv names the reasons")
+        raise RuntimeError(f"{sweep}: no trial finished in good health; trials.csv names the reasons")
     top, more = order.iloc[0], {}
     if "mean" in top and not math.isnan(top["mean"]):
         spread = None if math.isnan(top["spread"]) else float(top["spread"])

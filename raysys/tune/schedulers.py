@@ -11,6 +11,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.searcher import Searcher
 
 from raysys.config import RunConfig
+from raysys.ray_internals import enter_rung, set_burn_in
 from raysys.train.loop import Budget
 
 _CLOCK = "windows"
@@ -72,8 +73,7 @@ def scheduler_of(config: RunConfig, space: dict[str, Any], budget: Budget) -> Tr
     if search.scheduler == "pb2":
         bounds = {key: [domain.lower, domain.upper] for key, domain in space.items()}
         pb2 = PB2(hyperparam_bounds=bounds, **options)
-        # Its constructor has no `burn_in_period`; the scheduler, which is PBT's, heeds it.
-        pb2._burn_in_period, pb2._next_perturbation_sync = grace, max(grace, budget.between_validations)
+        set_burn_in(pb2, grace, budget.between_validations)
         return pb2
     mutations = {k: list(d.categories) if isinstance(d, sample.Categorical) else d for k, d in space.items()}
     return PopulationBasedTraining(
@@ -109,9 +109,7 @@ class ResumableASHA(ASHAScheduler):
     def on_trial_add(self, tune_controller, trial):
         super().on_trial_add(tune_controller, trial)
         for result in _reported(trial):
-            if {self._time_attr, self._metric} <= set(result):
-                score = self._metric_op * result[self._metric]
-                self._trial_info[trial.trial_id].on_result(trial, result[self._time_attr], score)
+            enter_rung(self, trial, result)
 
 
 def _reported(trial) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """A sweep on a Ray cluster: the driver side."""
 
-import importlib.util
 import logging
 import signal
 import threading
@@ -14,16 +13,17 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raysys.cluster import connect
 from raysys.config import RunConfig
+from raysys.location import Location
 from raysys.record import run_record, write_run
 from raysys.train.data import TrainingData, prepare_training_data
-from raysys.train.driver import run_directory, uses_gpu
+from raysys.train.driver import run_location, uses_gpu
 from raysys.train.loop import Budget
-from raysys.tune.callbacks import ForgiveLostNodes, ProgressLines, ThinCheckpoints
+from raysys.tune.callbacks import ForgiveLostNodes, KeepState, OptunaJournal, ThinCheckpoints, repair_state
+from raysys.tune.progress import ProgressLines
 from raysys.tune.ranking import REPEAT_OF, repeat_points
 from raysys.tune.results import trial_rows, tuned_values, write_results
 from raysys.tune.schedulers import check_space, scheduler_of, searcher_of
 from raysys.tune.space import parse_space
-from raysys.tune.state import KeepState, mend_state
 from raysys.tune.trial import multi_worker_trial, single_worker_trial, trial_config, trial_resources
 from raysys.tune.warm_up import warm_up
 
@@ -62,10 +62,10 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     connect()
     config = trial_config(config)
     data = prepare_training_data(config)
-    record, directory = run_record(config, data.fingerprint, data.contents), run_directory(config)
-    write_run(directory, config, record)
+    record, folder = run_record(config, data.fingerprint, data.contents), run_location(config)
+    write_run(folder.url, config, record)
     budget = Budget.of(config, data.plan.epoch_windows)
-    data = data.resident().shared()
+    data = data.load_into_memory().shared()
     warm_up(config, data)
     trainable = _trainable(config, data, record)
     grids = [_fit(_search(config, space, trainable, budget, callbacks))]
@@ -74,7 +74,7 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
         points = repeat_points(config, trials, {row["trial"]: row["tuned"] for row in tuned_values(grids[0])})
         if points:
             grids.append(_fit(_repeats(config, points, trainable, budget)))
-    return write_results(directory, config, grids, budget.windows, trial_resources(config))
+    return write_results(folder, config, grids, budget.windows, trial_resources(config))
 
 
 def _trainable(config: RunConfig, data: TrainingData, record: dict[str, Any]):
@@ -85,27 +85,16 @@ def _trainable(config: RunConfig, data: TrainingData, record: dict[str, Any]):
 
 
 def _search(config: RunConfig, space: dict[str, Any], trainable, budget: Budget, callbacks) -> tune.Tuner:
-    search, directory = config.search, run_directory(config)
-    callbacks = [*_journal(directory, config.name, space, budget.windows), *callbacks]
+    search, storage = config.search, Location(config.storage)
+    journal = OptunaJournal(storage / config.name, config.name, space, budget.windows)
     tune_config = tune.TuneConfig(
         num_samples=search.num_trials,
         scheduler=scheduler_of(config, space, budget),
         search_alg=searcher_of(config, _concurrency(config)),
         max_concurrent_trials=_concurrency(config) if search.searcher == "tpe" else None,
     )
-    return _tuner(
-        config, config.storage, config.name, trainable, space, tune_config, budget, search.num_trials, *callbacks
-    )
-
-
-def _journal(*arguments) -> list[tune.Callback]:
-    """The Optuna journal, where Optuna is there."""
-    if importlib.util.find_spec("optuna") is None:
-        log.warning("no Optuna journal: pip install optuna")
-        return []
-    from raysys.tune.journal import OptunaJournal
-
-    return [OptunaJournal(*arguments)]
+    callbacks = (journal, *callbacks)
+    return _tuner(config, storage, config.name, trainable, space, tune_config, budget, search.num_trials, *callbacks)
 
 
 def _repeats(config: RunConfig, points: list[dict[str, Any]], trainable, budget: Budget) -> tune.Tuner:
@@ -114,12 +103,12 @@ def _repeats(config: RunConfig, points: list[dict[str, Any]], trainable, budget:
     space = {"repeat": tune.grid_search(points)}
     search_alg = BasicVariantGenerator(max_concurrent=_concurrency(config) or 0)
     tune_config = tune.TuneConfig(scheduler=FIFOScheduler(), search_alg=search_alg)
-    return _tuner(config, run_directory(config), "seeds", trainable, space, tune_config, budget, len(points))
+    return _tuner(config, run_location(config), "seeds", trainable, space, tune_config, budget, len(points))
 
 
 def _tuner(
     config: RunConfig,
-    storage: str,
+    storage: Location,
     name: str,
     trainable,
     space,
@@ -129,11 +118,11 @@ def _tuner(
     *callbacks,
 ) -> tune.Tuner:
     """A new Tuner, or the one that was interrupted in this folder."""
-    directory = f"{storage}/{name}"
-    if mend_state(directory):
+    folder = storage / name
+    if repair_state(folder):
         log.info("sweep %s: going on where it was interrupted", config.name)
         return tune.Tuner.restore(
-            directory, trainable=trainable, resume_unfinished=True, resume_errored=True, param_space=space
+            folder.url, trainable=trainable, resume_unfinished=True, resume_errored=True, param_space=space
         )
     population = config.search.scheduler in ("pbt", "pb2")
     tune_config.metric, tune_config.mode = "objective", "max"
@@ -145,7 +134,7 @@ def _tuner(
         tune_config=tune_config,
         run_config=tune.RunConfig(
             name=name,
-            storage_path=storage,
+            storage_path=storage.url,
             verbose=0,
             stop={"windows": budget.windows},
             callbacks=[

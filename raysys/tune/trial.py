@@ -18,12 +18,12 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from raysys.cluster import quieten
 from raysys.config import RunConfig
 from raysys.console import configure_logging
+from raysys.location import Location
 from raysys.train.data import TrainingData
-from raysys.train.driver import scaling, storage_path, uses_gpu
+from raysys.train.driver import run_location, scaling, uses_gpu
 from raysys.train.loop import Trainer
 from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
-from raysys.tune.objective import WORST, judge
-from raysys.tune.ranking import REPEAT_OF
+from raysys.tune.ranking import REPEAT_OF, WORST, judge
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def trial_config(config: RunConfig) -> RunConfig:
     else:
         train = dataclasses.replace(train, validate_every=None, validations_per_epoch=rungs / train.epochs)
     data = config.data if workers > 1 else dataclasses.replace(config.data, reader="process")
-    return dataclasses.replace(config, storage=storage_path(config), train=train, data=data)
+    return dataclasses.replace(config, storage=Location(config.storage).url, train=train, data=data)
 
 
 def trial_resources(config: RunConfig) -> dict[str, float]:
@@ -67,7 +67,7 @@ def single_worker_trial(
 ) -> None:
     """Trains one trial in the process of its Tune function: about a second to start."""
     where = {"rank": 0, "world": 1, "log_folder": Path.cwd()}
-    train_trial(tuned, config, data, record, **where, reporter=TuneReporter(), tell=tune.report)
+    train_trial(tuned, config, data, record, **where, reporter=TuneReporter(), report=tune.report)
 
 
 def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: Traini
         scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
             name=f"train-{trial}",
-            storage_path=f"{config.storage}/{config.name}/workers",
+            storage_path=(run_location(config) / "workers").url,
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             failure_config=ray.train.FailureConfig(max_failures=config.search.max_failures, controller_failure_limit=5),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
@@ -94,7 +94,7 @@ def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: Traini
 def _train_worker(args: dict[str, Any]) -> None:
     context = ray.train.get_context()
     where = {"rank": context.get_world_rank(), "world": context.get_world_size(), "log_folder": None}
-    train_trial(**args, **where, reporter=TrainReporter(), tell=ray.train.report)
+    train_trial(**args, **where, reporter=TrainReporter(), report=ray.train.report)
 
 
 def train_trial(
@@ -107,9 +107,9 @@ def train_trial(
     world: int,
     reporter: Reporter,
     log_folder: Path | None,
-    tell: Callable[[Metrics], None],
+    report: Callable[[Metrics], None],
 ) -> None:
-    """Trains to the end of the budget, or until there are numbers that are not finite: that is told, not retried.
+    """Trains to the end of the budget, or until there are numbers that are not finite: that is reported, not retried.
 
     Args:
         tuned: dotted key -> value, or such a dictionary under "repeat".
@@ -120,7 +120,7 @@ def train_trial(
         world: number of the trial's workers.
         reporter: takes what the loop reports, after it is judged.
         log_folder: for TensorBoard and metrics.jsonl; None for none.
-        tell: takes the last words of a trial that is not finite.
+        report: takes the last metrics of a trial that is not finite.
     """
     configure_logging()
     quieten()
@@ -146,7 +146,7 @@ def train_trial(
         if not reason:
             raise
         place = {"step": trainer.step, "windows": trainer.windows, "node_id": ray.get_runtime_context().get_node_id()}
-        tell(place | {"objective": WORST, "healthy": False, "reason": reason})
+        report(place | {"objective": WORST, "healthy": False, "reason": reason})
 
 
 @torch.no_grad()

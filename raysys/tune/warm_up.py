@@ -64,12 +64,10 @@ def _first_steps(config: RunConfig, data: TrainingData) -> None:
     fixed = {name: data.get(name) for name in ("validation", "probe_fit", "probe_score")}
     # A whole batch, and the shorter one at the end.
     fixed = {name: windows.take(slice(BATCH + len(windows) % BATCH)) for name, windows in fixed.items()}
-    where = {"rank": 0, "world": 1, "log_folder": None}
+    where = {"rank": 0, "world": 1, "log_folder": None, "report": log.info}
     with tempfile.TemporaryDirectory() as folder:
         reporter = SilentReporter(Path(folder))
-        train_trial(
-            {}, config.override(few), dataclasses.replace(data, **fixed), {}, **where, reporter=reporter, tell=log.info
-        )
+        train_trial({}, config.override(few), dataclasses.replace(data, **fixed), {}, **where, reporter=reporter)
 
 
 def _gpu_nodes(config: RunConfig) -> list[str]:

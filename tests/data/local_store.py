@@ -1,4 +1,4 @@
-"""Ray's object store and Ray Data's dealing of blocks, inside the process of the test."""
+"""Ray's object store and Ray Data's splitting of blocks, inside the process of the test."""
 
 from typing import Any
 
@@ -30,19 +30,19 @@ class LocalStore:
 
 
 class LocalDataset:
-    """The blocks of a source in order, dealt to the workers in turn."""
+    """The blocks of a source in order, handed to the workers round-robin."""
 
     def __init__(self, source, config):
         self._blocks = [block for task in source.get_read_tasks(1) for block in task()]
 
-    def iterator(self) -> "_Dealt":
-        return _Dealt(self._blocks)
+    def iterator(self) -> "_Iterator":
+        return _Iterator(self._blocks)
 
-    def streaming_split(self, world: int, equal: bool) -> list["_Dealt"]:
-        return [_Dealt(self._blocks[rank::world]) for rank in range(world)]
+    def streaming_split(self, world: int, equal: bool) -> list["_Iterator"]:
+        return [_Iterator(self._blocks[rank::world]) for rank in range(world)]
 
 
-class _Dealt:
+class _Iterator:
     def __init__(self, blocks: list):
         self._blocks = blocks
 

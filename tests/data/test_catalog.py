@@ -34,7 +34,7 @@ def test_names_are_resolved_in_the_order_asked_for(root):
         ("STEAD", f"{root}/stead"),
         ("Own", f"{root}/own"),
         ("Iquique", f"{root}/Iquique"),
-        ("Alps", f"{path}/"),
+        ("Alps", path),
         ("PNW", f"{root}/pnw"),
     ]
     assert list(resolve(("all",), str(root))) == ["Iquique", "own", "PNW", "STEAD"]

@@ -6,10 +6,12 @@ import os
 import fsspec
 import h5py
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from raysys.data import files
 from raysys.data.files import FileChangedError, LocalFile, read_hdf5, read_ranges, with_retries, write_whole
+from raysys.location import Location
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def failing(times: int, error: Exception):
     """A read that fails so many times."""
     left = [error] * times
 
-    def read():
+    def read(*_):
         if left:
             raise left.pop()
         return "content"
@@ -34,7 +36,7 @@ def failing(times: int, error: Exception):
 
 def test_what_may_pass_is_tried_four_times_with_longer_and_longer_waits(waits, caplog):
     cleared = []
-    assert with_retries(failing(3, OSError("busy")), "x", again=lambda: cleared.append(len(waits))) == "content"
+    assert with_retries(failing(3, OSError("busy")), "x", before_retry=lambda: cleared.append(len(waits))) == "content"
     assert waits == [0.25, 1.0, 4.0]
     assert cleared == [1, 2, 3], "what is cached is forgotten before each further attempt"
     assert [r.getMessage()[-8:] for r in caplog.records] == ["(2 of 4)", "(3 of 4)", "(4 of 4)"]
@@ -163,20 +165,19 @@ def test_hdf5_reads_take_the_row_and_the_samples_asked_for(tmp_path, shape):
             read_hdf5(file, os.path.getsize(file) + wrong, "node", -1, 0, 5)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "file"
-    for content in (b"first", b"2"):
-        write_whole(str(target), content)
-        assert target.read_bytes() == content
-    (tmp_path / "file.part").symlink_to("/dev/full")  # the kernel says ENOSPC, as on a full disk
-    with pytest.raises(OSError, match="file: No space left") as caught:
-        write_whole(str(target), b"third")
-    assert caught.value.errno == errno.ENOSPC
-    assert target.read_bytes() == b"2"
-    assert list(tmp_path.iterdir()) == [target], "nothing half-written stays"
-    write_whole(f"file://{tmp_path}/other", b"local")
-    assert (tmp_path / "other").read_bytes() == b"local"
-    write_whole("memory://written/object", memoryview(b"far"))
-    fs = fsspec.filesystem("memory")
-    assert fs.cat_file("/written/object") == b"far"
-    fs.rm("/written", recursive=True)
+def test_a_full_disk_is_told_at_once_and_a_store_that_fails_is_asked_again(tmp_path, monkeypatch, waits):
+    near, far = Location(tmp_path / "file"), Location("memory://written/object")
+    for content in (b"first", pa.py_buffer(b"2")):
+        write_whole(near, content)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing(1, OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="file: No space left") as caught:
+            write_whole(near, b"third")
+    assert (caught.value.errno, waits) == (errno.ENOSPC, [])
+    assert near.read() == b"2"
+    write = failing(2, OSError("busy"))
+    pipe_file = far.fs.pipe_file
+    monkeypatch.setattr(type(far.fs), "pipe_file", lambda fs, path, value: write() and pipe_file(path, value))
+    write_whole(far, memoryview(b"far"))
+    assert (far.read(), waits) == (b"far", [0.25, 1.0])
+    far.remove()

@@ -15,7 +15,7 @@ from raysys.config import DataConfig
 from raysys.data import index as module
 from raysys.data.catalog import resolve
 from raysys.data.corpus import load_corpus, summary
-from raysys.data.index import SCHEMA, assign_missing_split, dropped_rows, load_index, write_atomically
+from raysys.data.index import SCHEMA, assign_missing_split, dropped_rows, load_index
 from tests.data.conftest import write_set
 
 
@@ -273,17 +273,3 @@ def test_an_index_that_came_with_shards_gets_its_name_and_place_and_must_fit(noi
     pq.write_table(table.drop_columns("scale"), tmp_path / "moved/index.parquet")
     with pytest.raises(ValueError, match="has another layout: prepare the shards again"):
         load_index(f"{tmp_path}/moved", "other", str(tmp_path / "cache"))
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    target = tmp_path / "new/file"
-    write_atomically(target, lambda partial: Path(partial).write_text("old"))
-
-    def fail(partial):
-        Path(partial).write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(target, fail)
-    assert target.read_text() == "old"
-    assert list(target.parent.iterdir()) == [target]

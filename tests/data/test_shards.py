@@ -1,6 +1,7 @@
 """Shards: the same windows as from the source, finished work kept through kills and full disks, known contents."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,7 @@ from raysys.data.index import dropped_rows, load_index
 from raysys.data.quality import FLAGS
 from raysys.data.shards import Prepared, prepare, to_half, verify
 from raysys.data.windows import Traces, read_windows
+from raysys.location import Location
 from tests.data.conftest import write_set
 
 WINDOW = 4096
@@ -231,11 +234,12 @@ def test_shards_of_another_form_or_source_are_written_again(in_process, assorted
 def test_a_shard_that_is_finished_is_kept_and_one_of_another_source_is_not(assorted, tmp_path):
     index = load_index(f"{tmp_path}/source/assorted", "assorted", str(tmp_path / "cache"))
     write = module._write_shard._function
-    first = write(index.slice(0, 3), str(tmp_path), 4, "made from this", assorted.data)
+    here = Location(tmp_path)
+    first = write(index.slice(0, 3), here, 4, "made from this", assorted.data)
     when = (tmp_path / "shard-00004.arrow").stat().st_mtime_ns
-    assert write(index.slice(0, 3), str(tmp_path), 4, "made from this", assorted.data) == first
+    assert write(index.slice(0, 3), here, 4, "made from this", assorted.data) == first
     assert (tmp_path / "shard-00004.arrow").stat().st_mtime_ns == when
-    other = write(index.slice(3, 2), str(tmp_path), 4, "made from that", assorted.data)
+    other = write(index.slice(3, 2), here, 4, "made from that", assorted.data)
     assert (first["traces"], first["left_out"], other["traces"], other["left_out"]) == (2, {"dead": 1}, 2, {})
 
 
@@ -317,6 +321,15 @@ def test_shards_never_go_where_the_source_is(noise_set, tmp_path):
         prepare(config, str(folder.parent))
 
 
+@pytest.mark.parametrize("out", ["data", "data/", "./data", "x/../data", "{}/data", "file://{}/data"])
+def test_the_place_of_the_source_is_known_under_any_name(in_process, noise_set, tmp_path, monkeypatch, out):
+    (tmp_path / "data").mkdir()
+    noise_set[0].rename(tmp_path / "data/noise")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="holds the source of noise"):
+        prepare(run_config("data", tmp_path / "cache", datasets=("noise",)), out.format(tmp_path))
+
+
 def many(tmp_path, traces=40) -> RunConfig:
     """A set that makes many shards of 1 MB."""
     rng = np.random.default_rng(0)
@@ -325,18 +338,29 @@ def many(tmp_path, traces=40) -> RunConfig:
     return run_config(tmp_path / "source", tmp_path / "cache", shard_mb=1)
 
 
-def test_a_full_disk_is_one_clear_error_and_finished_shards_are_kept(ray_cluster, tmp_path):
+@ray.remote
+def write_on_a_full_disk(index, folder, number, *arguments):
+    """Writes a shard as ever, but for shard 3 there is no room."""
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with mock.patch.object(os, "fsync", full if number == 3 else os.fsync):
+        return module._write_shard._function(index, folder, number, *arguments)
+
+
+def test_a_full_disk_is_one_clear_error_and_finished_shards_are_kept(ray_cluster, tmp_path, monkeypatch):
     config = many(tmp_path)
     out = tmp_path / "shards/many"
-    out.mkdir(parents=True)
-    (out / "shard-00003.arrow.part").symlink_to("/dev/full")  # the kernel says ENOSPC, as on a full disk
-    with pytest.raises(OSError, match=r"(?s)many: .*shard-00003\.arrow: No space left.*free some space.*kept"):
-        prepare(config, f"{tmp_path}/shards")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_write_shard", write_on_a_full_disk)
+        with pytest.raises(OSError, match=r"(?s)many: .*shard-00003\.arrow: No space left.*free some space.*kept"):
+            prepare(config, f"{tmp_path}/shards")
     assert not (out / "manifest.json").exists()
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
     prepare(config, f"{tmp_path}/shards")
     assert verify(str(out)) == []
-    assert not list(out.glob("*.part"))
+    assert not list(out.glob(".*")), "nothing half-written stays"
     shards = [path.with_suffix(".arrow") for path in finished]
     assert all(path.exists() for path in shards)
 

@@ -22,8 +22,8 @@ from ray.train.torch import TorchTrainer
 
 from raysys.config import DataConfig
 from raysys.data.corpus import load_corpus, select, train_plan
-from raysys.data.source import deal
-from raysys.data.stream import Batch, Worker, _DealtBlock, _ToBatches, process_batches, ray_batches
+from raysys.data.datasource import round_robin_blocks
+from raysys.data.stream import Batch, Worker, _ToBatches, _WorkerBlock, process_batches, ray_batches
 from raysys.data.windows import Traces
 
 WINDOW = 1024
@@ -68,17 +68,17 @@ def test_batches_are_views_of_their_block():
     block = pa.table(columns | {"waveform": ArrowTensorArray.from_numpy(waveform)})
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        dealt = _ToBatches(BATCH, pin=False)(block)
-    dealt.check(7, Worker(0, 1, BATCH))
-    first, second = dealt.batches
+        received = _ToBatches(BATCH, pin=False)(block)
+    received.check(7, Worker(0, 1, BATCH))
+    first, second = received.batches
     assert first.waveform.data_ptr() == waveform.ctypes.data
     np.testing.assert_array_equal(second.waveform, waveform[BATCH:])
     np.testing.assert_array_equal(second.trace, np.arange(BATCH, 8))
 
 
-def test_blocks_are_dealt_in_rounds_and_hold_every_window_once():
+def test_blocks_go_round_robin_and_hold_every_window_once():
     epochs, visits = np.zeros(3 * 4 * 17, np.int32), np.arange(3 * 4 * 17)
-    blocks = deal(epochs, visits, world=3, batch=4, block_rows=20)
+    blocks = round_robin_blocks(epochs, visits, world=3, batch=4, block_rows=20)
     np.testing.assert_array_equal(np.sort(blocks.visits), visits)
     edges = np.cumsum([0, *blocks.sizes])
     for rank in range(3):
@@ -88,11 +88,11 @@ def test_blocks_are_dealt_in_rounds_and_hold_every_window_once():
 
 def test_a_block_out_of_order_stops_the_run():
     batch = Batch(*(torch.zeros(BATCH) for _ in Batch._fields))
-    _DealtBlock(5, [batch]).check(5, Worker(1, 2, BATCH))
-    with pytest.raises(RuntimeError, match=r"rank 1 was dealt block 7 .* in place of block 5"):
-        _DealtBlock(7, [batch]).check(5, Worker(1, 2, BATCH))
+    _WorkerBlock(5, [batch]).check(5, Worker(1, 2, BATCH))
+    with pytest.raises(RuntimeError, match=r"rank 1 received block 7 .* in place of block 5"):
+        _WorkerBlock(7, [batch]).check(5, Worker(1, 2, BATCH))
     with pytest.raises(RuntimeError, match="out of order"):
-        _DealtBlock(5, [batch]).check(5, Worker(1, 2, BATCH + 1))
+        _WorkerBlock(5, [batch]).check(5, Worker(1, 2, BATCH + 1))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from raysys.config import ProbeConfig
-from raysys.data.fixed import FixedWindows
+from raysys.data.fixed_windows import FixedWindows
 from raysys.evaluate.probe import IGNORED, NOISE, P, S, frame_labels, probe_scores
 
 CENTER = 4 * np.arange(400) + 2

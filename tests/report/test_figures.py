@@ -50,13 +50,13 @@ def test_losses_lie_beside_chance_and_the_diversity_is_weighted():
     assert list(left.lines[0].get_xdata()) == [10, 20]
 
 
-def test_perplexity_lies_beside_its_maximum_and_the_alarm():
+def test_perplexity_lies_beside_its_maximum_and_the_limit_of_a_collapse():
     names = ("codebook/hard_perplexity_0", "codebook/hard_perplexity_1", "codebook/perplexity_1")
     metrics = pd.DataFrame([[10.0, 20.0, 30.0]], columns=names, index=[5])
     metrics["codebook/used_fraction"] = 0.7
-    left, right = figures.codebook_figure(metrics, 2, 50).axes
-    assert curves(left) == {"group 0": [10.0], "group 1": [20.0], "levels": [50, 10.0]}
-    assert curves(right) == {"validation set": [0.7], "levels": [0.2]}
+    left, right = figures.codebook_figure(metrics, 2, 50, 0.3).axes
+    assert curves(left) == {"group 0": [10.0], "group 1": [20.0], "levels": [50, 15.0]}
+    assert curves(right) == {"validation set": [0.7], "levels": []}
 
 
 def test_the_probe_lies_beside_the_untrained_model_and_its_accuracy_beside_chance():
@@ -108,7 +108,7 @@ def test_health_is_a_fraction_of_all_codes_beside_its_gate():
     assert (list(sick.get_xdata()), list(well.get_xdata())) == ([0.1], [0.5, 0.25, 0.75])
     assert [one.get_label() for one in left.lines] == ["failed the gate", "healthy"]
     assert [list(one.get_xdata()) for one in right.lines] == [[0.1], [0.8, 0.7, 0.9]]
-    assert [ax.patches[0].get_width() for ax in (left, right)] == [0.3, figures.ALARM] == [0.3, 0.2]
+    assert [[one.get_width() for one in ax.patches] for ax in (left, right)] == [[0.3], []]
 
 
 def test_outcomes_have_their_colours_marks_and_shares_of_the_budget():

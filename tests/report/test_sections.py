@@ -11,7 +11,6 @@ import pytest
 from raysys.config import RunConfig
 from raysys.report import sections_run, sections_sweep
 from raysys.report.collect import read_folder
-from raysys.report.figures import ALARM
 from raysys.report.glossary import glossary
 from raysys.report.sections_run import last, run_verdict
 from raysys.report.sections_sweep import sweep_verdict
@@ -36,19 +35,25 @@ def run_of(before=0.5, **changes):
         ({"val/contrastive": 3.49}, "good"),
         ({"val/contrastive": 3.5}, "bad"),
         ({"codebook/hard_perplexity": 19.9}, "bad"),
-        ({"codebook/used_fraction": 0.199}, "bad"),
-        ({"codebook/hard_perplexity": math.nan, "codebook/used_fraction": math.nan}, "good"),
+        ({"codebook/used_fraction": 0.0}, "good"),
+        ({"codebook/hard_perplexity": math.nan}, "good"),
     ],
 )
 def test_a_run_is_judged_by_its_limits(changes, state):
     assert run_verdict(run_of(**changes), 3.5)[0] == state
 
 
+def test_a_run_is_judged_by_the_limit_of_its_own_configuration():
+    run = run_of()
+    run.config = CONFIG | {"search": {"min_perplexity_fraction": 0.21}}
+    assert run_verdict(run, 3.5)[0] == "bad"
+
+
 def test_a_verdict_compares_with_the_model_before_training_and_else_with_the_first_validation():
     words = run_verdict(run_of(), 3.5)[1]
     assert "contrastive loss 2.00 nats, chance 3.50" in words
     assert "precision 0.55, 0.50 before training" in words
-    assert "20% of the codes are in use" in words
+    assert "the hard perplexity is 20% of the codes" in words
     run = run_of()
     run.metrics.index = [400, 1200]
     assert "0.50 at the first validation (step 400)" in run_verdict(run, 3.5)[1]
@@ -167,8 +172,8 @@ def test_the_glossary_gives_the_numbers_that_the_code_works_with():
     (words,) = glossary(runs=True, sweeps=True).blocks
     assert f"{math.log(RunConfig().loss.num_negatives + 1):.2f} at K = 100" in words
     assert f"1/101 = {sections_run.TIE_CHANCE:.4f}" in words
-    assert f"below {RunConfig().search.min_used_fraction:.0%} of the codes".replace("%", " %") in words
-    assert f"Below {ALARM:.0%}".replace("%", " %") in words
+    limit = f"below {RunConfig().search.min_perplexity_fraction:.0%} of the codes".replace("%", " %")
+    assert words.count(limit) == 2, "of the perplexity and of the gate"
     assert sections_run.GAIN == 1.1
 
 

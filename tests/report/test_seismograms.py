@@ -9,8 +9,8 @@ from matplotlib.colors import rgb_to_hsv
 from safetensors.torch import save_file
 
 from model.pretrain import PretrainModel
-from raysys.data.fixed import FixedWindows
-from raysys.data.miniature import write_miniatures
+from raysys.data.fixed_windows import FixedWindows
+from raysys.miniature import write_miniatures
 from raysys.presets import smoke
 from raysys.report.collect import read_folder
 from raysys.report.seismograms import choose, code_colors, coded_windows, seismogram_figure

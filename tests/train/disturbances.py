@@ -17,8 +17,8 @@ from pathlib import Path
 
 from raysys.config import RunConfig
 from raysys.console import configure_logging
+from raysys.ray_internals import CHECKPOINT_LIST
 from raysys.train import driver
-from raysys.train.mend import SNAPSHOT
 from tests.local_cluster import local_cluster, wait
 from tests.train.metadata import Metadata
 
@@ -53,7 +53,7 @@ def held_worker(args: dict) -> dict:
 def checkpoints(run: Path) -> list[int]:
     """Returns the steps of the registered checkpoints."""
     try:
-        state = json.loads((run / SNAPSHOT).read_text())
+        state = json.loads((run / CHECKPOINT_LIST).read_text())
     except (FileNotFoundError, json.JSONDecodeError):  # not there yet, or being written
         return []
     return [int(result["checkpoint_dir_name"].removeprefix("step")) for result in state["checkpoint_results"]]

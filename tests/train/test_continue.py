@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raysys.config import HOW_NOT_WHAT, keys
+from raysys.config import MAY_CHANGE, keys
 from raysys.data import stream
 from raysys.record import read_config, write_run
 from raysys.train import driver
@@ -22,11 +22,11 @@ RECORD = {"data_fingerprint": "x", "command": "python -m jobs.pretrain smoke", "
 def test_a_continuation_is_written_down_with_what_changed_and_the_beginning_stays(smoke, tmp_path, caplog):
     directory = str(tmp_path / "run")
     began = smoke.override({"train.num_workers": 2})
-    assert write_run(directory, began, RECORD, HOW_NOT_WHAT) == began
+    assert write_run(directory, began, RECORD, MAY_CHANGE) == began
     with caplog.at_level("INFO"):
-        assert write_run(directory, smoke.override({"train.log_every": 3}), RECORD, HOW_NOT_WHAT) == began
+        assert write_run(directory, smoke.override({"train.log_every": 3}), RECORD, MAY_CHANGE) == began
     assert "train.num_workers: 2 -> 1" in caplog.text
-    write_run(directory, began, RECORD, HOW_NOT_WHAT)
+    write_run(directory, began, RECORD, MAY_CHANGE)
     assert read_config(directory) == began
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert {key: record[key] for key in RECORD} == RECORD
@@ -39,11 +39,11 @@ def test_a_continuation_is_written_down_with_what_changed_and_the_beginning_stay
 
 def test_a_key_that_decides_the_result_is_refused_alone_and_nothing_is_written(smoke, tmp_path):
     directory = str(tmp_path / "run")
-    write_run(directory, smoke, RECORD, HOW_NOT_WHAT)
+    write_run(directory, smoke, RECORD, MAY_CHANGE)
     before = (tmp_path / "run" / "record.json").read_text()
     other = smoke.override({"train.num_workers": 2, "train.batch_size": 8})
     with pytest.raises(ValueError, match=r"another configuration:\n  train\.batch_size: 4 -> 8\nGive"):
-        write_run(directory, other, RECORD, HOW_NOT_WHAT)
+        write_run(directory, other, RECORD, MAY_CHANGE)
     with pytest.raises(ValueError, match=r"train\.num_workers: 1 -> 2"):  # of a sweep
         write_run(directory, smoke.override({"train.num_workers": 2}), RECORD)
     assert (tmp_path / "run" / "record.json").read_text() == before
@@ -59,7 +59,7 @@ def executions(monkeypatch) -> list[int]:
 
 def test_keys_that_may_change_leave_the_weights_as_they_are(ray_cluster, smoke, data, tmp_path, executions):
     """All of them but the workers, in the middle of a run, down to the last bit."""
-    assert set(keys(smoke)) >= HOW_NOT_WHAT
+    assert set(keys(smoke)) >= MAY_CHANGE
     changes = {
         "data.cache": str(tmp_path / "cache"),
         "data.reader": "ray",
@@ -82,7 +82,7 @@ def test_keys_that_may_change_leave_the_weights_as_they_are(ray_cluster, smoke, 
         "train.wait_for_nodes_h": 1.0,
     }
     elsewhere = {"train.num_workers", "train.min_workers", "data.root"}  # tests below and of the stream
-    assert changes.keys() | elsewhere == HOW_NOT_WHAT
+    assert changes.keys() | elsewhere == MAY_CHANGE
     local_trainer(smoke, data, tmp_path / "whole").run()
     first = local_trainer(smoke, data, tmp_path / "parts")
     first.steps_left = 4

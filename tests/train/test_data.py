@@ -1,12 +1,15 @@
 """What a run reads: which split feeds what, and what no seed changes."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from raysys.data import files
 from raysys.data.corpus import load_corpus, select
-from raysys.data.fixed import fixed_windows
+from raysys.data.fixed_windows import fixed_windows
+from raysys.data.windows import read_windows
 from raysys.train import data as training
 from raysys.train.data import prepare_training_data
 
@@ -35,6 +38,22 @@ def test_every_set_comes_from_its_split_and_no_seed_changes_those_that_score(smo
         assert same(found, fixed_windows(split, count, 512, 20_200_101 + seed, labelled=labelled))
     again = prepare_training_data(smoke.override({"train.seed": 7}))
     assert all(same(getattr(again, name), getattr(data, name)) for name in ("validation", "probe_fit", "probe_score"))
+
+
+@pytest.mark.parametrize("datasets", [["all"], ["{}/iquique", "{}/stead/"]], ids=["root", "paths"])
+def test_relative_places_are_found_from_another_working_directory(smoke, tmp_path, monkeypatch, datasets):
+    root = Path(smoke.data.root)
+    monkeypatch.chdir(root.parent)
+    names = [name.format(root.name) for name in datasets]
+    near = smoke.override({"data.root": root.name, "data.datasets": names, "data.cache": str(tmp_path)})
+    far = smoke.override({"data.datasets": [name.format(root) for name in datasets]})
+    ours, theirs = (prepare_training_data(config).traces for config in (near, far))
+    monkeypatch.chdir(tmp_path)
+    for cached in (files.open_local, files._hdf5):
+        cached.cache_clear()  # another process has none of these open
+    ids = np.arange(len(ours))
+    found, wanted = (read_windows(one, ids, 0 * ids, 512)[0] for one in (ours, theirs))
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_run_without_windows_to_validate_on_is_refused(smoke, monkeypatch):

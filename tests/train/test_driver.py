@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 import ray.train
 import torch
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
+from raysys.location import Location
+from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
 from raysys.train import driver
 from raysys.train.data import TrainingData
 from raysys.train.loop import Trainer
-from raysys.train.mend import SNAPSHOT, newest_checkpoint
+from raysys.train.storage import newest_checkpoint
 
 
 def ends(monkeypatch, *outcomes) -> list:
@@ -34,7 +35,7 @@ def ends(monkeypatch, *outcomes) -> list:
 
 def no_machines() -> ray.train.ControllerError:
     """What Ray Train raises when it has waited for machines as often as it may."""
-    return ray.train.ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
+    return ray.train.ControllerError(WorkersNotStarted(num_workers=2))
 
 
 def test_a_run_goes_on_after_machines_were_taken_away_or_missing(smoke, monkeypatch):
@@ -65,7 +66,8 @@ def after_checkpoint(config, step: int, error: Exception):
         run.mkdir(parents=True, exist_ok=True)
         (run / f"step{step:09d}").mkdir(exist_ok=True)
         newest = {"checkpoint_dir_name": f"step{step:09d}", "metrics": {}}
-        (run / SNAPSHOT).write_text(json.dumps({"checkpoint_results": [newest], "latest_checkpoint_result": newest}))
+        known = {"checkpoint_results": [newest], "latest_checkpoint_result": newest}
+        (run / CHECKPOINT_LIST).write_text(json.dumps(known))
         return error
 
     return end
@@ -77,7 +79,7 @@ def test_failures_count_only_while_no_checkpoint_comes_between(smoke, monkeypatc
     left = ends(monkeypatch, after_checkpoint(config, 4, lost), after_checkpoint(config, 8, lost), True)
     assert driver._fit(config, {}).return_value["finished"]
     assert not left
-    assert newest_checkpoint(str(tmp_path / "smoke")) == "step000000008"
+    assert newest_checkpoint(Location(tmp_path / "smoke")) == "step000000008"
     left = ends(monkeypatch, after_checkpoint(config, 12, lost), after_checkpoint(config, 12, lost), True)
     with pytest.raises(ray.train.WorkerGroupError, match="a node is gone"):
         driver._fit(config, {})
@@ -129,13 +131,12 @@ def test_gpus_that_are_not_there_are_an_error(smoke, monkeypatch):
 def test_storage_is_a_url_or_an_absolute_folder(smoke, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    for storage, directory, logs in (
-        ("s3://bucket/x", "s3://bucket/x/smoke", None),
-        ("runs", f"{tmp_path}/runs/smoke", f"{tmp_path}/runs/smoke"),
-        ("~/runs", "/home/me/runs/smoke", "/home/me/runs/smoke"),
+    for storage, directory in (
+        ("s3://bucket/x", "s3://bucket/x/smoke"),
+        ("runs", f"{tmp_path}/runs/smoke"),
+        ("~/runs", "/home/me/runs/smoke"),
     ):
-        config = smoke.override({"storage": storage})
-        assert (driver.run_directory(config), driver.log_folder(config)) == (directory, logs)
+        assert driver.run_location(smoke.override({"storage": storage})).url == directory
 
 
 def test_ray_train_keeps_the_best_checkpoints_and_counts_failures(smoke, tmp_path):
@@ -167,6 +168,8 @@ def test_a_continued_run_keeps_the_workers_that_it_was_planned_for(smoke, monkey
     assert given[0][1]["config"] == began
     assert given[1][1]["config"] == began.override({"train.log_every": 3})
     assert given[1][1]["log_folder"] == f"{tmp_path}/smoke"
+    driver.pretrain(began.override({"storage": "memory://runs"}))
+    assert given[2][1]["log_folder"] is None, "nothing can be appended to there"
     assert given[1][1]["record"]["data_fingerprint"] == given[1][1]["data"].fingerprint
 
 

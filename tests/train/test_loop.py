@@ -253,7 +253,7 @@ def test_workers_that_must_leave_write_a_checkpoint_at_once_and_lose_no_step(smo
     whole = local_trainer(smoke, data, tmp_path / "whole").run()
     first = local_trainer(smoke, data, tmp_path / "parts")
     calls = iter([False, False, True])
-    first.attend = lambda: next(calls)  # asked every second step
+    first.poll = lambda: next(calls)  # asked every second step
     first.run()
     assert first.step == 6, "between the validations of steps 4 and 8"
     assert not first.finished

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from raysys.train import gauges, metrics
-from raysys.train.gauges import DESCRIPTIONS, Gauges, exported_name
-from raysys.train.metrics import RunLog
+from raysys.codebook_health import CodebookHealth
+from raysys.train import metrics
+from raysys.train.metrics import EXPORTED, RayMetrics, RunLog, exported_name
 from tests.train.local import local_trainer
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "raysys.json"
@@ -22,7 +22,7 @@ def test_the_dashboard_shows_the_metrics_that_the_code_exports_and_no_others():
     panels = json.loads(DASHBOARD.read_text())["panels"]
     expressions = [target["expr"] for panel in panels for target in panel["targets"]]
     shown = {name for text in expressions for name in re.findall(r"\bray_raysys_\w+", text)}
-    assert shown == {exported_name(name) for name in DESCRIPTIONS}
+    assert shown == {exported_name(name) for name in EXPORTED}
 
 
 def test_every_exported_metric_is_one_that_a_run_writes(smoke, data, tmp_path):
@@ -30,16 +30,17 @@ def test_every_exported_metric_is_one_that_a_run_writes(smoke, data, tmp_path):
     local_trainer(config, data, tmp_path, tmp_path).run()
     written = {key for line in (tmp_path / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
     only_gpu = {"perf/mfu", "mem/peak_gib"}
-    assert set(DESCRIPTIONS) - only_gpu <= written
+    assert set(EXPORTED) - only_gpu <= written
 
 
 def test_an_alarm_names_cause_and_remedy_once_until_it_is_over(tmp_path, caplog):
-    log = RunLog(tmp_path, 10)
-    for step, used in enumerate((0.1, 0.1, 0.5, 0.1)):
-        log.write({"codebook/used_fraction": used}, step)
+    log = RunLog(tmp_path, 10, health=CodebookHealth(100, 0.3))
+    for step, perplexity in enumerate((10.0, 10.0, 29.9, 30.0, 10.0)):
+        log.write({"codebook/hard_perplexity": perplexity, "codebook/used_fraction": 0.0}, step)
+        assert step > 0 or not caplog.records, "an untrained model has not collapsed"
     alarms = [record.message for record in caplog.records if "ALARM collapse" in record.message]
     assert len(alarms) == 2
-    assert "10%" in alarms[0]
+    assert "is 10% of its codes, less than 30% (search.min_perplexity_fraction)" in alarms[0]
     assert "loss.diversity_lambda" in alarms[0]
     log.close()
 
@@ -135,10 +136,10 @@ def test_gauges_get_the_finite_numbers_of_their_run(monkeypatch):
             assert tuple(tags) == self.tag_keys
             said.append((self.name, value, tags["run"]))
 
-    monkeypatch.setattr(gauges, "Gauge", Gauge)
-    monkeypatch.setattr(gauges.ray, "is_initialized", lambda: False)
-    Gauges("none").set({"train/loss": 1.0})
-    monkeypatch.setattr(gauges.ray, "is_initialized", lambda: True)
-    Gauges("mine").set({"train/loss": 1.5, "val/loss": math.nan, "train/grad_norm": 2.0, "unknown/x": 3.0})
+    monkeypatch.setattr(metrics, "Gauge", Gauge)
+    monkeypatch.setattr(metrics.ray, "is_initialized", lambda: False)
+    RayMetrics("none").set({"train/loss": 1.0})
+    monkeypatch.setattr(metrics.ray, "is_initialized", lambda: True)
+    RayMetrics("mine").set({"train/loss": 1.5, "val/loss": math.nan, "train/grad_norm": 2.0, "unknown/x": 3.0})
     assert sorted(said) == [("raysys_train_grad_norm", 2.0, "mine"), ("raysys_train_loss", 1.5, "mine")]
     assert exported_name("train/loss") == "ray_raysys_train_loss"

@@ -7,9 +7,10 @@ import sys
 import pyarrow.fs as pafs
 import pytest
 
+from raysys.location import Location
+from raysys.ray_internals import CHECKPOINT_LIST
 from raysys.train.checkpoint import FILES
-from raysys.train.mend import SNAPSHOT, mend_snapshot, newest_checkpoint
-from raysys.train.upload import LAST, Upload
+from raysys.train.storage import LAST, Upload, newest_checkpoint, repair_checkpoint_list
 from tests.data.test_object_store import FaultyStore
 
 boto3 = pytest.importorskip("boto3")
@@ -96,12 +97,12 @@ def test_a_run_outlives_an_upload_that_fails_halfway_and_never_takes_it_for_a_ch
     assert [files(run(step)) for step in (4, 12)] == [set(FILES)] * 2, "the one before stays, the next one is whole"
     assert files(run(8)), "the half checkpoint is still there"
     assert files(run(8)) < set(FILES)
-    s3, key = boto3.client("s3"), f"results/run/{SNAPSHOT}"
+    s3, key = boto3.client("s3"), f"results/run/{CHECKPOINT_LIST}"
     known = json.loads(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())["checkpoint_results"]
     assert sorted(result["checkpoint_dir_name"] for result in known) == ["step000000004", "step000000012"]
 
     for name in FILES:  # and when the list and the newest checkpoint are lost, the half one is not the newest
         s3.delete_object(Bucket=BUCKET, Key=f"{run(12)}/{name}")
     s3.put_object(Bucket=BUCKET, Key=key, Body=b"{")
-    mend_snapshot(f"s3://{BUCKET}/results/run")
-    assert newest_checkpoint(f"s3://{BUCKET}/results/run") == "step000000004"
+    repair_checkpoint_list(Location(f"s3://{BUCKET}/results/run"))
+    assert newest_checkpoint(Location(f"s3://{BUCKET}/results/run")) == "step000000004"

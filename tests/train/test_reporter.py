@@ -16,26 +16,26 @@ def save(folder: Path) -> None:
 
 def test_a_checkpoint_in_the_background_is_registered_once_with_its_own_metrics(context):
     sent = []
-    reporter = TrainReporter(background=True, mirror=SimpleNamespace(send=lambda: sent.append(1)))
-    assert not reporter.attend()
+    reporter = TrainReporter(background=True, remote_logs=SimpleNamespace(upload=lambda: sent.append(1)))
+    assert not reporter.poll()
     for step in (4, 8):
         reporter.report({"step": step}, save)
         assert context.registered == [(4, "step000000004")][: step // 4 - 1], "the one before, and not this one yet"
     reporter._upload.wait()
-    assert not reporter.attend()
-    assert not reporter.attend()
-    reporter.settle()
+    assert not reporter.poll()
+    assert not reporter.poll()
+    reporter.finish_checkpoint()
     assert context.registered == [(4, "step000000004"), (8, "step000000008")]
     assert (context.folder / "run" / "step000000008" / "weights").exists()
     assert sent == [1, 1]
     context.notice = "soon"
-    assert reporter.attend()
+    assert reporter.poll()
 
 
 def test_an_unfinished_checkpoint_is_not_waited_for(context):
     reporter = TrainReporter(background=True)
     reporter._metrics, reporter._upload = {"step": 1}, SimpleNamespace(done=lambda: False)
-    assert not reporter.attend()
+    assert not reporter.poll()
     assert context.registered == []
 
 

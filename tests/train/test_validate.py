@@ -9,7 +9,7 @@ import torch
 
 from model.pretrain import PretrainModel
 from raysys.config import RunConfig
-from raysys.data.fixed import FixedWindows
+from raysys.data.fixed_windows import FixedWindows
 from raysys.evaluate import probe as probe_module
 from raysys.evaluate.probe import probe_scores
 from raysys.presets import PRESETS

@@ -21,7 +21,7 @@ from jobs.command import run
 from jobs.sweep import main as sweep_job
 from raysys.config import RunConfig
 from raysys.tune import sweep as module
-from raysys.tune.state import STATE
+from raysys.tune.callbacks import STATE
 from tests.local_cluster import local_cluster, wait
 
 STEP_S = 0.3

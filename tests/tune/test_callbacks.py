@@ -7,7 +7,8 @@ import pyarrow.fs
 import pytest
 import ray
 
-from raysys.tune.callbacks import ForgiveLostNodes, ProgressLines, ThinCheckpoints
+from raysys.tune.callbacks import ForgiveLostNodes, ThinCheckpoints
+from raysys.tune.progress import ProgressLines
 
 
 def trial(name="a", **other):

@@ -7,8 +7,7 @@ import torch
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Trainer
 from raysys.train.validate import validate
-from raysys.tune.objective import judge
-from raysys.tune.ranking import ranked
+from raysys.tune.ranking import judge, ranked
 from tests.train.local import local_trainer
 
 CPU = torch.device("cpu")
@@ -75,7 +74,7 @@ def test_collapsed_codebook_wins_by_loss_and_not_the_sweep(setting, data, honest
         assert judge(collapsed, config)["objective"] == 0
         assert order(row("collapsed", collapsed, config), row("honest", metrics, config)) == ("honest", "collapsed")
     # Without the gate the label-free score gives a collapsed codebook chance and no more.
-    open_gate = setting.override({"search.min_used_fraction": 0.0})
+    open_gate = setting.override({"search.min_perplexity_fraction": 0.0})
     assert judge(collapsed, open_gate)["objective"] == pytest.approx(CHANCE, rel=0.01)
     assert order(row("honest", metrics, open_gate), row("collapsed", collapsed, open_gate))[0] == "honest"
 

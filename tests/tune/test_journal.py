@@ -10,7 +10,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
 from raysys.config import RunConfig
-from raysys.tune.journal import JOURNAL, OptunaJournal
+from raysys.location import Location
+from raysys.tune.callbacks import JOURNAL, OptunaJournal
 from raysys.tune.space import parse_space
 
 SPACE = {
@@ -31,7 +32,7 @@ TUNED = {
 
 @pytest.fixture
 def journal(tmp_path):
-    return OptunaJournal(str(tmp_path), "mine", parse_space(tuple(SPACE), RunConfig()), budget=100)
+    return OptunaJournal(Location(tmp_path), "mine", parse_space(tuple(SPACE), RunConfig()), budget=100)
 
 
 def report(journal, name, *windows_and_scores, **more):
@@ -63,6 +64,6 @@ def test_every_trial_is_shown_with_its_values_scores_and_outcome(journal, tmp_pa
 
 def test_a_sweep_whose_folder_is_a_url_keeps_no_journal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    journal = OptunaJournal("memory://sweep", "mine", {}, budget=100)
+    journal = OptunaJournal(Location("memory://sweep"), "mine", {}, budget=100)
     journal.on_trial_complete(0, [], report(journal, "a", (100, 0.5)))
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from raysys.presets import PRESETS
-from raysys.tune.objective import WORST, judge
+from raysys.tune.ranking import WORST, judge
 
 CONFIG = PRESETS["base"]()
 HEALTHY = {
@@ -38,7 +38,7 @@ def test_collapsed_codebooks_and_nan_get_the_worst_value_and_a_reason():
     [
         ({}, 128),  # a fifth of 2 x 320
         ({"model.quantizer.num_groups": 3, "model.quantizer.num_codes": 100}, 60),
-        ({"search.min_used_fraction": 0.25}, 160),
+        ({"search.min_perplexity_fraction": 0.25}, 160),
     ],
 )
 def test_the_gate_is_a_fraction_of_all_codes(changes, gate):

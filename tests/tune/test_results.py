@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from ray.tune import Result
 
+from raysys.location import Location
 from raysys.presets import PRESETS
 from raysys.record import read_config
 from raysys.tune.results import trial_rows, tuned_values, write_results
@@ -66,7 +67,7 @@ def test_the_best_is_healthy_and_went_furthest_and_its_file_repeats_it(tmp_path)
         result("c", 50, 0.9),
         result("d", objective=0.99, healthy=False),
     ]
-    best = write_results(str(tmp_path), CONFIG, [grid], BUDGET, HOLDS)
+    best = write_results(Location(tmp_path), CONFIG, [grid], BUDGET, HOLDS)
     wanted = ("a", 0.6, {"optim.lr": 2e-3}, "/runs/a/last", "probe/macro_ap")
     assert tuple(best[key] for key in ("trial", "value", "tuned", "checkpoint", "objective")) == wanted
     assert json.loads((tmp_path / "best.json").read_text()) == json.loads(json.dumps(best))
@@ -80,17 +81,17 @@ def test_the_best_is_healthy_and_went_furthest_and_its_file_repeats_it(tmp_path)
 def test_with_other_seeds_the_mean_decides_and_is_reported(tmp_path):
     grid = [result("a", objective=0.9), result("b", objective=0.8)]
     again = [repeat("a", 0.2, 1), repeat("a", 0.4, 2), repeat("b", 0.5, 1), repeat("b", 0.7, 2)]
-    best = write_results(str(tmp_path), CONFIG, [grid, again], BUDGET, HOLDS)
+    best = write_results(Location(tmp_path), CONFIG, [grid, again], BUDGET, HOLDS)
     assert (best["trial"], best["value"], best["seeds"]) == ("b", pytest.approx(0.6), 2)
     assert best["spread"] == pytest.approx(0.02**0.5)
     assert best["config"]["train"]["seed"] == CONFIG.train.seed
-    one = write_results(str(tmp_path), CONFIG, [grid, again[2:3]], BUDGET, HOLDS)
+    one = write_results(Location(tmp_path), CONFIG, [grid, again[2:3]], BUDGET, HOLDS)
     assert (one["trial"], one["value"], one["spread"], one["seeds"]) == ("b", 0.5, None, 1)
     assert set(tuned_values(again)[0]["tuned"]) == {"mask.ratio", "train.seed"}
 
 
 def test_without_a_healthy_trial_the_table_is_written_and_nothing_wins(tmp_path):
     with pytest.raises(RuntimeError, match="no trial finished in good health"):
-        write_results(str(tmp_path), CONFIG, [[result("a", healthy=False)]], BUDGET, HOLDS)
+        write_results(Location(tmp_path), CONFIG, [[result("a", healthy=False)]], BUDGET, HOLDS)
     assert len(pd.read_csv(tmp_path / "trials.csv")) == 1
     assert not (tmp_path / "best.json").exists()

@@ -194,7 +194,7 @@ def test_training_goes_on_from_a_checkpoint_with_changed_values(smoke, tmp_path)
 
 @pytest.mark.slow
 def test_a_population_trains_through_ray_tune(ray_cluster, smoke, tmp_path):
-    settings = {"num_trials": 2, "rungs_per_budget": 2, "scheduler": "pbt", "min_used_fraction": 0.0}
+    settings = {"num_trials": 2, "rungs_per_budget": 2, "scheduler": "pbt", "min_perplexity_fraction": 0.0}
     config = smoke.override(
         {"name": "population", "storage": str(tmp_path)} | {f"search.{key}": value for key, value in settings.items()}
     )
@@ -211,7 +211,7 @@ def test_a_population_trains_through_ray_tune(ray_cluster, smoke, tmp_path):
 
 @pytest.mark.slow
 def test_pb2_changes_values_inside_the_space(ray_cluster, smoke, tmp_path):
-    settings = {"num_trials": 2, "rungs_per_budget": 4, "scheduler": "pb2", "min_used_fraction": 0.0}
+    settings = {"num_trials": 2, "rungs_per_budget": 4, "scheduler": "pb2", "min_perplexity_fraction": 0.0}
     settings["space"] = ["loss.temperature=uniform(0.05, 0.5)"]
     config = smoke.override(
         {"name": "gaussian", "storage": str(tmp_path)} | {f"search.{key}": value for key, value in settings.items()}
@@ -233,7 +233,7 @@ def test_pb2_changes_values_inside_the_space(ray_cluster, smoke, tmp_path):
 def test_tpe_proposes_values_of_the_space_and_hears_of_scores(ray_cluster, smoke, tmp_path):
     settings = {"num_trials": 2, "max_concurrent": 1, "rungs_per_budget": 1, "searcher": "tpe", "scheduler": "none"}
     config = smoke.override(
-        {"name": "tpe", "storage": str(tmp_path), "train.max_steps": 2, "search.min_used_fraction": 0.0}
+        {"name": "tpe", "storage": str(tmp_path), "train.max_steps": 2, "search.min_perplexity_fraction": 0.0}
         | {f"search.{key}": value for key, value in settings.items()}
     )
     best = sweep(config)

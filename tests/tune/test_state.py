@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pyarrow.fs
 import pytest
 
+from raysys.location import Location
 from raysys.train.checkpoint import FILES
-from raysys.tune.state import STATE, KeepState, mend_state
+from raysys.tune.callbacks import STATE, KeepState, repair_state
 
 SAVED = {
     "experiment_state-2026-01-02_03-04-05.json": '{"trial_data": []}',
@@ -55,7 +56,7 @@ def test_half_a_state_is_replaced_by_the_whole_one_and_nothing_else_is(staging, 
     (sweep_folder / "experiment_state-2026-01-02_03-04-05.json").write_text('{"trial_da')
     (sweep_folder / "experiment_state-2026-01-03_00-00-00.json").write_text("")  # of a driver that died at once
     (sweep_folder / "record.json").write_text("newer")
-    assert mend_state(str(sweep_folder))
+    assert repair_state(Location(sweep_folder))
     assert {path.name: path.read_text() for path in sweep_folder.glob("*-state-*")} | {
         path.name: path.read_text() for path in sweep_folder.glob("experiment_state-*")
     } == SAVED
@@ -86,7 +87,7 @@ def test_the_state_is_written_again_when_it_has_changed_and_only_then(staging, s
     state.write_text("{}")
     os.utime(state, ns=(first + 10**9, first + 10**9))
     keep.on_experiment_end(trials)
-    mend_state(str(sweep_folder))
+    repair_state(Location(sweep_folder))
     assert (sweep_folder / state.name).read_text() == "{}"
 
 
@@ -95,18 +96,18 @@ def test_a_checkpoint_that_was_deleted_too_soon_is_replaced_by_the_newest_whole_
     staging, sweep_folder, caplog, left
 ):
     KeepState().on_step_end(1, [trial(staging, sweep_folder, "trial_a/checkpoint_000003")])
-    mended = sweep_folder / "trial_a" / "checkpoint_000003"
+    repaired = sweep_folder / "trial_a" / "checkpoint_000003"
     if left:
-        write_checkpoint(mended, left)
+        write_checkpoint(repaired, left)
     for number in (1, 4, 9, 10):
         write_checkpoint(sweep_folder / "trial_a" / f"checkpoint_{number:06d}")
     write_checkpoint(sweep_folder / "trial_a" / "checkpoint_000011", FILES[:-1])
     write_checkpoint(sweep_folder / "trial_b" / "checkpoint_000012")
-    mend_state(str(sweep_folder))
-    assert {(mended / name).read_text() for name in FILES} == {"checkpoint_000010"}
+    repair_state(Location(sweep_folder))
+    assert {(repaired / name).read_text() for name in FILES} == {"checkpoint_000010"}
     assert "goes on from checkpoint_000010" in caplog.text
-    mend_state(str(sweep_folder))
-    assert {(mended / name).read_text() for name in FILES} == {"checkpoint_000010"}, "what is there stays"
+    repair_state(Location(sweep_folder))
+    assert {(repaired / name).read_text() for name in FILES} == {"checkpoint_000010"}, "what is there stays"
 
 
 def test_the_weights_of_a_trial_that_was_stopped_stay(staging, sweep_folder):
@@ -114,7 +115,7 @@ def test_the_weights_of_a_trial_that_was_stopped_stay(staging, sweep_folder):
     KeepState().on_step_end(1, [trial(staging, sweep_folder, "trial_a/checkpoint_000003")])
     for name, files in (("checkpoint_000002", FILES), ("checkpoint_000003", FILES[:1])):
         write_checkpoint(sweep_folder / "trial_a" / name, files)
-    mend_state(str(sweep_folder))
+    repair_state(Location(sweep_folder))
     assert (sweep_folder / "trial_a" / "checkpoint_000003" / FILES[0]).read_text() == "checkpoint_000003"
     assert (sweep_folder / "trial_a" / "checkpoint_000002").exists()
 
@@ -126,9 +127,9 @@ def test_a_storage_that_fails_is_told_and_stops_nothing(staging, tmp_path, caplo
 
 def test_a_folder_without_a_state_is_a_new_sweep(sweep_folder):
     (sweep_folder / "config.json").write_text(json.dumps({}))
-    assert not mend_state(str(sweep_folder))
+    assert not repair_state(Location(sweep_folder))
 
 
 def test_a_folder_that_only_ray_tune_wrote_is_gone_on_with(sweep_folder):
     (sweep_folder / "tuner.pkl").write_text("")
-    assert mend_state(str(sweep_folder))
+    assert repair_state(Location(sweep_folder))

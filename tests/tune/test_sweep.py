@@ -15,7 +15,7 @@ from raysys.tune.sweep import sweep
 pytestmark = pytest.mark.slow
 
 QUICK = {
-    "search.min_used_fraction": 0.0,
+    "search.min_perplexity_fraction": 0.0,
     "train.max_steps": 8,
     "search.rungs_per_budget": 4,
     "search.cpus_per_trial": 1.0,
@@ -128,7 +128,7 @@ def test_trials_of_two_workers_are_nested_trainers_and_stopped_ones_keep_their_w
 
 def test_a_sweep_without_a_healthy_trial_says_so_and_keeps_the_table(ray_cluster, smoke, tmp_path):
     """One trial collapses by the sweep's own gate, the other diverges and is neither retried nor waited for."""
-    changes = {"search.num_trials": 1, "search.min_used_fraction": 1.0, "search.scheduler": "none"}
+    changes = {"search.num_trials": 1, "search.min_perplexity_fraction": 1.0, "search.scheduler": "none"}
     changes |= {"name": "sick", "storage": str(tmp_path), "train.max_steps": 4}
     changes |= {"search.space": ["optim.lr=grid(1e-3, 1e30)"]}  # the second is NaN after a step
     with pytest.raises(RuntimeError, match="no trial finished in good health"):

@@ -78,7 +78,7 @@ def trained(smoke, data, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "Trainer", Started)
         reporter = SilentReporter(tmp_path)
         where = {"rank": 0, "world": 1, "log_folder": None}
-        train_trial(tuned, trial_config(smoke), data, {}, **where, reporter=reporter, tell=told.append)
+        train_trial(tuned, trial_config(smoke), data, {}, **where, reporter=reporter, report=told.append)
         return started[0], reporter.history, told
 
     yield train

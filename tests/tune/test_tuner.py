@@ -8,10 +8,9 @@ from ray.tune.schedulers import FIFOScheduler
 
 import raysys.tune.sweep as module
 from raysys.train.loop import Budget
-from raysys.tune.callbacks import ForgiveLostNodes, ProgressLines, ThinCheckpoints
-from raysys.tune.journal import OptunaJournal
+from raysys.tune.callbacks import ForgiveLostNodes, KeepState, OptunaJournal, ThinCheckpoints
+from raysys.tune.progress import ProgressLines
 from raysys.tune.space import parse_space
-from raysys.tune.state import KeepState
 from raysys.tune.sweep import sweep
 from raysys.tune.trial import trial_config
 

@@ -54,7 +54,7 @@ def test_a_warm_up_that_fails_is_told_and_nothing_more(here, smoke, data, caplog
 @pytest.mark.slow
 def test_a_sweep_goes_on_without_a_warm_up(ray_cluster, smoke, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(module, "_gpu_nodes", lambda config: [NOWHERE])
-    changes = {"search.num_trials": 1, "search.min_used_fraction": 0.0, "train.max_steps": 4}
+    changes = {"search.num_trials": 1, "search.min_perplexity_fraction": 0.0, "train.max_steps": 4}
     sweep(smoke.override(changes | {"name": "cold", "storage": str(tmp_path)}))
     assert f"node {NOWHERE[:8]}: no warm-up" in caplog.text
     assert (tmp_path / "cold" / "best.json").exists()

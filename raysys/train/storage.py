@@ -1,6 +1,7 @@
-"""A checkpoint on its way from memory to the storage, while training goes on."""
+"""What a run keeps in its storage: checkpoints written beside the training, logs, and Ray Train's list of checkpoints."""
 
 import contextlib
+import json
 import logging
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 from safetensors import SafetensorError
 
+from raysys.location import Location
+from raysys.ray_internals import CHECKPOINT_LIST, checkpoint_list
 from raysys.train.checkpoint import FILES
 
 log = logging.getLogger(__name__)
@@ -110,3 +113,60 @@ def _empty(filesystem: pafs.FileSystem, path: str) -> None:
 def _remove(filesystem: pafs.FileSystem, path: str) -> None:
     if filesystem.get_file_info(path).type != pafs.FileType.NotFound:
         filesystem.delete_dir(path)
+
+
+class RemoteLogs:
+    """A local folder whose files are copied to the storage; TensorBoard and metrics.jsonl can only append to local files.
+
+    Args:
+        filesystem: of the storage.
+        path: of the run in it.
+    """
+
+    def __init__(self, filesystem: pafs.FileSystem, path: str):
+        self._filesystem, self._path = filesystem, path
+        self.folder = Path(tempfile.mkdtemp(prefix="raysys-logs-"))
+        """Where to write; begins with the metrics.jsonl of the run's earlier lives."""
+        before = f"{path}/metrics.jsonl"
+        if filesystem.get_file_info(before).type == pafs.FileType.File:
+            pafs.copy_files(before, str(self.folder / "metrics.jsonl"), source_filesystem=filesystem)
+
+    def upload(self) -> None:
+        """Copies all files; a storage that fails is one line in the log, since the next call copies them again."""
+        try:
+            self._filesystem.create_dir(self._path, recursive=True)
+            pafs.copy_files(str(self.folder), self._path, destination_filesystem=self._filesystem)
+        except OSError as error:
+            log.warning("the logs could not be copied to %s, they are in %s: %s", self._path, self.folder, error)
+
+
+def repair_checkpoint_list(run: Location) -> None:
+    """Replaces a list that is broken, or names checkpoints that are gone, by one of the whole checkpoints that are there.
+
+    Ray Train overwrites its list in place: a machine that dies in that moment, or a disk that is full, leaves half of it,
+    and a run that cannot read it cannot continue. Nothing happens where a run has no list.
+    """
+    run.refresh()  # Ray Train writes through a file system of its own
+    file = run / CHECKPOINT_LIST
+    if not file.exists() or _is_good(file.read(), run):
+        return
+    whole = [folder for folder in run.glob("step*[0-9]") if all((folder / name).exists() for name in FILES)]
+    file.write_json(checkpoint_list({folder.name: (folder / "state.json").read_json() for folder in whole}))
+    log.warning("%s was broken and is made anew from %d checkpoints", file, len(whole))
+
+
+def newest_checkpoint(run: Location) -> str | None:
+    """Returns the name of the newest checkpoint in the list of a run, or None without a list that can be read."""
+    run.refresh()
+    try:
+        return (run / CHECKPOINT_LIST).read_json()["latest_checkpoint_result"]["checkpoint_dir_name"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_good(content: bytes, run: Location) -> bool:
+    try:
+        results = json.loads(content)["checkpoint_results"]
+        return all((run / result["checkpoint_dir_name"]).exists() for result in results)
+    except (ValueError, KeyError, TypeError):
+        return False

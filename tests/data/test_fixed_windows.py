@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysys.data.fixed import FixedWindows, fixed_windows
+from raysys.data.fixed_windows import FixedWindows, fixed_windows
 from raysys.data.index import load_index
 from tests.data.conftest import write_set
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from raysys.data import resident as module
-from raysys.data.resident import SHARE, resident
+from raysys.data import in_memory as module
+from raysys.data.in_memory import MAX_STORE_FRACTION, load_into_memory
 from raysys.data.windows import read_windows
 from tests.data.local_store import LocalStore
 
@@ -27,9 +27,9 @@ def store(monkeypatch) -> LocalStore:
 @pytest.mark.parametrize("part_bytes", [1 << 20, 30_000, 4])
 def test_windows_from_the_store_are_those_from_the_disk(mixed, store, monkeypatch, part_bytes):
     monkeypatch.setattr(module, "_PART_BYTES", part_bytes)
-    shared = resident(mixed)
+    shared = load_into_memory(mixed)
     lengths = mixed.output_samples(np.arange(len(mixed)))
-    sizes = [store.get(part).nbytes for part in shared.resident.parts]
+    sizes = [store.get(part).nbytes for part in shared.in_memory.parts]
     assert sum(sizes) == 12 * lengths.sum()
     assert max(sizes) <= part_bytes + 12 * lengths.max()
     assert len(sizes) == {1 << 20: 1, 30_000: -(-sum(sizes) // 30_000), 4: len(mixed)}[part_bytes]
@@ -44,10 +44,10 @@ def test_windows_from_the_store_are_those_from_the_disk(mixed, store, monkeypatc
 
 
 def test_traces_that_fill_more_than_their_share_of_a_store_are_left_on_the_disk(mixed, store, monkeypatch):
-    needed = 12 * int(mixed.output_samples(np.arange(len(mixed))).sum()) / SHARE
+    needed = 12 * int(mixed.output_samples(np.arange(len(mixed))).sum()) / MAX_STORE_FRACTION
     for room, fits in ((1.01 * needed, True), (0.99 * needed, False)):
         monkeypatch.setattr(module, "_smallest_store", lambda room=room: room)
-        assert (resident(mixed).resident is not None) == fits
+        assert (load_into_memory(mixed).in_memory is not None) == fits
 
 
 def test_the_smallest_store_of_the_living_nodes_decides(monkeypatch):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from raysys.data.miniature import quirks
-from raysys.data.miniature.network import Region
-from raysys.data.miniature.quirks import Twin
+from raysys.miniature import quirks
+from raysys.miniature.network import Region
+from raysys.miniature.quirks import Twin
 
 ETHZ = Twin(
     name="ETHZ",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from raysys.data.miniature import physics
+from raysys.miniature import physics
 
 EARTH_RADIUS_KM = 6371.0
 TRACES_PER_EVENT = 6

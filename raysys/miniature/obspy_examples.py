@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from raysys.data.miniature.quirks import EVENT_SPLITS
-from raysys.data.miniature.write import log_folder, whole_or_nothing, write_chunk
+from raysys.miniature.quirks import EVENT_SPLITS
+from raysys.miniature.write import log_folder, whole_or_nothing, write_chunk
 
 FOLDER = "obspy_examples"
 
@@ -26,7 +26,7 @@ COMPONENTS = {"EW": "E", "NS": "N", "UD": "Z"}
 SKIPPED_CHANNELS = ("SLZ", "A N", "BC", "MI")
 """Long-period duplicates and time signals within the event files of SEISAN."""
 
-logger = logging.getLogger("raysys.data.miniature")
+logger = logging.getLogger("raysys.miniature")
 
 
 @dataclass(frozen=True, kw_only=True)

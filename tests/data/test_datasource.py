@@ -1,4 +1,4 @@
-"""From the plan to batches without Ray: where windows are cut, how blocks are dealt, what every rank receives."""
+"""From the plan to batches without Ray: where windows are cut, how blocks are distributed, what every rank receives."""
 
 import dataclasses
 import itertools
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from raysys.config import DataConfig
-from raysys.data import source, stream
+from raysys.data import datasource, stream
+from raysys.data.datasource import Blocks, WindowDatasource, _tasks, cut_windows, round_robin_blocks
 from raysys.data.plan import Plan
-from raysys.data.source import Blocks, WindowDatasource, _tasks, cut, deal
 from raysys.data.stream import WaitClock, Worker, process_batches, ray_batches
 from raysys.data.windows import read_windows
 from tests.data.local_store import LocalDataset, LocalStore
@@ -22,8 +22,8 @@ WINDOW = 200
 def store(monkeypatch) -> LocalStore:
     """An object store inside this process, from which the source reads."""
     store = LocalStore()
-    monkeypatch.setattr(source, "ray", store)
-    monkeypatch.setattr(source, "_LOADED", {})
+    monkeypatch.setattr(datasource, "ray", store)
+    monkeypatch.setattr(datasource, "_LOADED", {})
     monkeypatch.setattr(stream, "_dataset", LocalDataset)
     return store
 
@@ -37,7 +37,7 @@ def test_windows_are_cut_where_their_columns_say(mixed):
     plan = dataclasses.replace(plan_of(mixed), crops=2)
     epochs, visits = plan.visits(250, 100)
     assert set(epochs) == {0, 1}
-    columns, trace = cut(mixed, plan, epochs, visits, WINDOW), visits % len(mixed)
+    columns, trace = cut_windows(mixed, plan, epochs, visits, WINDOW), visits % len(mixed)
     np.testing.assert_array_equal(columns["trace"], trace)
     np.testing.assert_array_equal(columns["dataset"], mixed.dataset[trace])
     np.testing.assert_array_equal(columns["epoch"], epochs)
@@ -49,19 +49,19 @@ def test_windows_are_cut_where_their_columns_say(mixed):
 def test_windows_lie_anywhere_in_their_trace_and_no_further(mixed):
     again, trace = np.divmod(np.arange(1200), 12)  # a hundred visits of the traces of one file
     visits, epochs = again * len(mixed) + trace, np.zeros(1200, np.int32)
-    columns = cut(mixed, plan_of(mixed), epochs, visits, 298)
+    columns = cut_windows(mixed, plan_of(mixed), epochs, visits, 298)
     assert (columns["num_valid"] == 298).all()
     room = mixed.output_samples(columns["trace"]) - 298
     assert set(room) == {2, 3, 157}
     for most in (2, 3):
         assert np.unique(columns["start"][room == most]).tolist() == list(range(most + 1))
-    assert (cut(mixed, plan_of(mixed), epochs, visits, 1000)["start"] == 0).all()
+    assert (cut_windows(mixed, plan_of(mixed), epochs, visits, 1000)["start"] == 0).all()
 
 
 def test_seed_epoch_and_visit_cut_a_trace_elsewhere(mixed):
     ids, zeros = np.flatnonzero(mixed.output_samples(np.arange(len(mixed))) == 455), np.zeros(500, np.int32)
     first, *others = (
-        cut(mixed, plan_of(mixed, seed), zeros[: len(ids)] + epoch, ids + again * len(mixed), WINDOW)["start"]
+        cut_windows(mixed, plan_of(mixed, seed), zeros[: len(ids)] + epoch, ids + again * len(mixed), WINDOW)["start"]
         for seed, epoch, again in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
     )
     for other in others:
@@ -73,14 +73,14 @@ def test_seed_epoch_and_visit_cut_a_trace_elsewhere(mixed):
 )
 def test_blocks_have_the_nearest_multiple_of_the_batch_and_come_in_rounds(block_rows, sizes):
     epochs, visits = np.arange(204, dtype=np.int32) // 50, np.arange(204) * 7
-    blocks = deal(epochs, visits, world=3, batch=4, block_rows=block_rows)
+    blocks = round_robin_blocks(epochs, visits, world=3, batch=4, block_rows=block_rows)
     assert blocks.sizes.tolist() == np.repeat(sizes, 3).tolist()
     np.testing.assert_array_equal(blocks.epochs, blocks.visits // 7 // 50)
     assert blocks.visits[: sizes[0]].tolist() == visits.reshape(17, 3, 4)[: sizes[0] // 4, 0].ravel().tolist()
 
 
 def test_nothing_to_deal_is_no_block():
-    blocks = deal(np.zeros(0, np.int32), np.zeros(0, np.int64), world=2, batch=4, block_rows=8)
+    blocks = round_robin_blocks(np.zeros(0, np.int32), np.zeros(0, np.int64), world=2, batch=4, block_rows=8)
     assert [len(column) for column in blocks] == [0, 0, 0]
 
 
@@ -91,7 +91,7 @@ def test_full_blocks_share_tasks_and_smaller_ones_do_not():
 
 def test_tasks_yield_numbered_blocks_and_promise_what_they_hold(mixed, store):
     plan = plan_of(mixed)
-    blocks = deal(*plan.visits(90, 78), world=2, batch=3, block_rows=12)
+    blocks = round_robin_blocks(*plan.visits(90, 78), world=2, batch=3, block_rows=12)
     assert blocks.sizes.tolist() == [12] * 6 + [3] * 2
     made = WindowDatasource(store.put(mixed), plan, blocks, window=WINDOW, blocks_per_task=4)
     tasks = made.get_read_tasks(1)
@@ -135,7 +135,7 @@ def test_every_rank_receives_its_part_of_the_plan_by_both_readers(mixed, store, 
     count = 0
     for step, (one, two) in enumerate(zip(by_tasks, by_thread, strict=True)):
         for rank in range(world):
-            expected = cut(mixed, plan, epochs[step, rank], visits[step, rank], WINDOW)
+            expected = cut_windows(mixed, plan, epochs[step, rank], visits[step, rank], WINDOW)
             for ours in (one[rank], two[rank]):
                 for name, value in ours._asdict().items():
                     np.testing.assert_array_equal(value, expected[name])
@@ -147,7 +147,7 @@ def test_every_rank_receives_its_part_of_the_plan_by_both_readers(mixed, store, 
 @pytest.mark.parametrize("steps", [0, 1, 9])
 def test_a_thread_reads_every_batch_once_whatever_it_reads_ahead(mixed, monkeypatch, steps):
     read = []
-    monkeypatch.setattr(stream, "cut", lambda *arguments: read.append(arguments) or cut(*arguments))
+    monkeypatch.setattr(stream, "cut_windows", lambda *arguments: read.append(arguments) or cut_windows(*arguments))
     config = DataConfig(prefetch_batches=3)
     batches = process_batches(mixed, plan_of(mixed), config, WINDOW, Worker(0, 1, 2), 0, steps)
     assert len(list(batches)) == len(read) == steps

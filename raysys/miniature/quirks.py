@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from raysys.data.miniature.network import Region
+from raysys.miniature.network import Region
 
 EVENT_SPLITS = ("train", "test", "train", "dev", "train", "test", "train", "train", "test", "train")
 """Split of event i is entry i modulo 10: 60 / 10 / 30 %, each split present from four events on."""

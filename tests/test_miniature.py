@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from raysys.data.miniature import ALL8, physics, simulate, write, write_miniatures, write_obspy_examples
-from raysys.data.miniature.twins import TWINS
+from raysys.miniature import ALL8, physics, simulate, write, write_miniatures, write_obspy_examples
+from raysys.miniature.twins import TWINS
 
 TRACES = 48
 
@@ -327,7 +327,7 @@ def test_one_trace_is_enough(tmp_path):
 
 
 def test_each_set_logs_one_line(tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="raysys.data.miniature"):
+    with caplog.at_level(logging.INFO, logger="raysys.miniature"):
         write_miniatures(tmp_path, names=("Iquique",), traces=3)
     assert [record.getMessage().startswith("Iquique: 3 traces") for record in caplog.records] == [True]
     assert json.loads((tmp_path / "iquique" / write.MARKER).read_text()) == {"name": "Iquique", "traces": 3, "seed": 0}

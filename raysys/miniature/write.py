@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from raysys.data.miniature.quirks import Twin
-from raysys.data.miniature.simulate import simulate
-from raysys.data.miniature.twins import TWINS
+from raysys.miniature.quirks import Twin
+from raysys.miniature.simulate import simulate
+from raysys.miniature.twins import TWINS
 
 ALL8 = tuple(TWINS)
 """Names of the eight data sets."""
@@ -33,7 +33,7 @@ PUBLIC = ("split", "trace_", "source_", "station_", "path_", "event_id", "prefer
 BLOCK = 64
 """Traces a block: small, so that even a miniature has several."""
 
-logger = logging.getLogger("raysys.data.miniature")
+logger = logging.getLogger("raysys.miniature")
 
 
 def write_miniatures(

@@ -20,7 +20,9 @@ _ROW_BYTES = 36
 _LOADED: dict[str, Traces] = {}
 
 
-def cut(traces: Traces, plan: Plan, epochs: np.ndarray, visits: np.ndarray, window: int) -> dict[str, np.ndarray]:
+def cut_windows(
+    traces: Traces, plan: Plan, epochs: np.ndarray, visits: np.ndarray, window: int
+) -> dict[str, np.ndarray]:
     """Returns the windows of some visits: waveform (n, 3, window), num_valid, trace, start, dataset and epoch (n,)."""
     ids = visits % len(traces)
     starts = crop_starts(visits, epochs, plan.seed, traces.output_samples(ids) - window)
@@ -44,7 +46,7 @@ class Blocks(NamedTuple):
     """Windows in each block; block i goes to worker i mod world."""
 
 
-def deal(epochs: np.ndarray, visits: np.ndarray, *, world: int, batch: int, block_rows: int) -> Blocks:
+def round_robin_blocks(epochs: np.ndarray, visits: np.ndarray, *, world: int, batch: int, block_rows: int) -> Blocks:
     """Returns the blocks in which workers receive a stretch of a plan.
 
     Args:
@@ -54,8 +56,8 @@ def deal(epochs: np.ndarray, visits: np.ndarray, *, world: int, batch: int, bloc
         batch: windows per worker and step.
         block_rows: wanted size of a block; the nearest multiple of `batch` is taken.
 
-    Blocks come in rounds of one for each worker, all of the same size, so that a splitter that serves the worker
-    with the fewest windows first deals them in turn.
+    Blocks come in rounds of one for each worker, all of the same size. So a splitter that serves the worker with the
+    fewest windows first hands them out round-robin.
     """
     steps = len(visits) // (world * batch)
     block_steps = max(1, round(block_rows / batch))
@@ -65,8 +67,8 @@ def deal(epochs: np.ndarray, visits: np.ndarray, *, world: int, batch: int, bloc
         part = index[first : first + block_steps].swapaxes(0, 1)
         order.append(part.ravel())
         sizes += [part[0].size] * world
-    dealt = np.concatenate(order) if order else np.zeros(0, int)
-    return Blocks(epochs[dealt], visits[dealt], np.array(sizes, int))
+    by_block = np.concatenate(order) if order else np.zeros(0, int)
+    return Blocks(epochs[by_block], visits[by_block], np.array(sizes, int))
 
 
 class WindowDatasource(Datasource):
@@ -75,7 +77,7 @@ class WindowDatasource(Datasource):
     Args:
         traces: object reference to the `Traces` of the training split; nodes fetch it once.
         plan: order of the epochs.
-        blocks: what each block holds, in the order of delivery (`deal`).
+        blocks: what each block holds, in the order of delivery (`round_robin_blocks`).
         window: samples of a window.
         blocks_per_task: blocks that one task yields, to share its overhead.
     """
@@ -128,7 +130,7 @@ def _tasks(sizes: np.ndarray, blocks_per_task: int) -> list[np.ndarray]:
 def _read_blocks(reference, plan: Plan, epochs, visits, bounds, number: int, window: int) -> Iterator[pa.Table]:
     traces = _load(reference)
     for block, (first, last) in enumerate(pairwise(bounds), start=number):
-        columns = cut(traces, plan, epochs[first:last], visits[first:last], window)
+        columns = cut_windows(traces, plan, epochs[first:last], visits[first:last], window)
         columns["block"] = np.full(last - first, block, np.int32)
         columns["waveform"] = ArrowTensorArray.from_numpy(columns["waveform"])
         yield pa.table(columns)

@@ -1,4 +1,4 @@
-"""Traces in Ray's object store: read once, cropped by every process of the cluster from the same memory."""
+"""Traces in memory, in Ray's object store: read once, cropped by every process of a node from the same copy."""
 
 import dataclasses
 import logging
@@ -11,14 +11,14 @@ from raysys.data.windows import Traces, whole_traces
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.4
+MAX_STORE_FRACTION = 0.4
 """Of the object store of the smallest node, which the traces may take."""
 _PART_BYTES = 64 << 20
 """What one task reads."""
 
 
 @dataclass
-class Resident:
+class InMemorySamples:
     """All samples of some traces at 100 Hz, each (3, samples) float32 in ZNE order, one after the other.
 
     Attributes:
@@ -35,7 +35,8 @@ class Resident:
     _mapped: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __reduce__(self):
-        return Resident, (self.parts, self.part, self.first, self.lengths)  # every process maps the parts for itself
+        # Every process maps the parts for itself.
+        return InMemorySamples, (self.parts, self.part, self.first, self.lengths)
 
     def crop(self, ids: np.ndarray, starts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns what `raysys.data.windows.read_windows` reads, bit for bit."""
@@ -54,19 +55,19 @@ class Resident:
         return self._mapped[number][first : first + 3 * length].reshape(3, length)
 
 
-def resident(traces: Traces) -> Traces:
+def load_into_memory(traces: Traces) -> Traces:
     """Returns traces whose windows come out of the object store, or the same ones where they do not fit into it.
 
     Raises:
         OSError: a file is gone, is not the one that was indexed, or cannot be read.
     """
     lengths = traces.output_samples(np.arange(len(traces)))
-    gib, room = 12 * int(lengths.sum()) / 2**30, SHARE * _smallest_store() / 2**30
+    gib, room = 12 * int(lengths.sum()) / 2**30, MAX_STORE_FRACTION * _smallest_store() / 2**30
     if gib > room:
         log.warning(
             "training traces: %.2f GiB are more than %.0f %% of a node's object store (%.2f GiB), so every trial reads its "
             "windows from storage: raise the nodes' --object-store-memory, or put shards (jobs.prepare) on their disks",
-            gib, 100 * SHARE, room,
+            gib, 100 * MAX_STORE_FRACTION, room,
         )  # fmt: skip
         return traces
     ends = np.cumsum(3 * lengths)
@@ -76,7 +77,7 @@ def resident(traces: Traces) -> Traces:
     begin = ends - 3 * lengths
     parts = _read_all(ray.put(traces), bounds)
     log.info("training traces: read once, %.2f GiB in the object store for all trials", gib)
-    return dataclasses.replace(traces, resident=Resident(parts, part, begin - begin[bounds[part]], lengths))
+    return dataclasses.replace(traces, in_memory=InMemorySamples(parts, part, begin - begin[bounds[part]], lengths))
 
 
 def _read_all(traces_ref, bounds: np.ndarray) -> list[ray.ObjectRef]:

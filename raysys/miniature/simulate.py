@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from raysys.data.miniature import network, physics
-from raysys.data.miniature.quirks import Twin
+from raysys.miniature import network, physics
+from raysys.miniature.quirks import Twin
 
 BATCH = 24
 """Traces synthesised at a time: keeps the spectra within some tens of MB."""

@@ -1,0 +1,120 @@
+"""What the project uses of Ray that Ray does not document. All of it was read in Ray 2.60, and is touched in this file alone.
+
+Each piece says why it is used and what breaks without it; tests/test_ray_internals.py uses each with the installed Ray.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train.v2._internal.execution.context
+from ray._private.internal_api import memory_summary
+from ray._private.services import find_bootstrap_address
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+WorkersNotStarted = WorkerGroupStartupTimeoutError
+"""What a `ControllerError` holds when no machines came for the workers: the run waits then; without it, it would give up."""
+CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
+"""Ray Train's list of a run's checkpoints, which may need repair; under another name a broken one would end the run."""
+GCS_PORT = "RAY_GCS_SERVER_PORT"
+"""Sets the port of a cluster that starts, so that its address is known before; else two clusters on a machine mix up."""
+SESSION_STATE = "experiment_state-{}.json"
+"""Ray Tune's state of a sweep, by the time when its driver began; under another name a killed sweep begins anew."""
+
+
+def running_cluster(temp_dir: str | None) -> str | None:
+    """Returns the address of this machine's `ray start`, or None.
+
+    `ray.init(address="auto")` fails where there is none. Without this a job beside `ray start` would start a second Ray.
+    """
+    return find_bootstrap_address(temp_dir)
+
+
+def object_store_summary() -> str:
+    """Returns what `ray memory --stats-only` prints; without it a benchmark does not see what was spilled to the disk."""
+    return memory_summary(stats_only=True)
+
+
+def quieten_loggers() -> None:
+    """Takes the chatter of Ray Data and Ray Train out of this process's log; without it the console fills up.
+
+    One logger of Ray Train is named by the path of its file.
+    """
+    for name in ("ray.data", "ray.train", ray.train.v2._internal.execution.context.logger.name):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
+def checkpoint_list(metrics: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns the content of `CHECKPOINT_LIST`; Ray Train refuses another one, and the run could not continue.
+
+    Args:
+        metrics: name of a checkpoint -> what was reported with it, the newest last.
+    """
+    results = [{"version": 0, "checkpoint_dir_name": name, "metrics": values} for name, values in metrics.items()]
+    return {
+        "ray_version": ray.__version__,
+        "checkpoint_results": results,
+        "checkpoint_report_indices": list(range(len(results))),
+        "latest_checkpoint_result": results[-1] if results else None,
+        "pending_training_results": [],
+        "pending_validation_specs": [],
+        "current_report_index": len(results),
+        "validated_checkpoint_dir_names": [],
+        "timed_out_validation_checkpoint_dir_names": [],
+        "failed_validation_checkpoint_dir_names": [],
+    }
+
+
+def session_files(storage) -> list[Path]:
+    """Returns the files in which the newest driver of a sweep saves its state, before Ray Tune copies them to the storage.
+
+    Their names hold the time when the driver began. Without them a sweep cannot be saved in one piece.
+
+    Args:
+        storage: of a trial.
+    """
+    folder = Path(storage.experiment_driver_staging_path)
+    state = max(folder.glob(SESSION_STATE.format("*")), default=None)
+    if state is None:
+        return []
+    before, after = SESSION_STATE.split("{}")
+    return list(folder.glob(f"*{state.name.removeprefix(before).removesuffix(after)}*"))
+
+
+def num_failures(trial) -> int:
+    """Returns how often a trial of Ray Tune has failed, as `FailureConfig.max_failures` counts."""
+    return trial.run_metadata.num_failures
+
+
+def forgive_failure(trial) -> None:
+    """Takes one failure off a trial; without it a trial that loses its node often is given up."""
+    trial.run_metadata.num_failures -= 1
+
+
+def set_burn_in(population, windows: int, interval: int) -> None:
+    """Makes PB2 change nothing before so many windows: it heeds PBT's `burn_in_period`, which its constructor lacks.
+
+    Without it PB2 changes values during the learning-rate warm-up.
+
+    Args:
+        population: a PB2 scheduler.
+        windows: of a trial, before which nothing is changed.
+        interval: windows between two changes.
+    """
+    population._burn_in_period, population._next_perturbation_sync = windows, max(windows, interval)
+
+
+def enter_rung(asha, trial, result: Mapping[str, Any]) -> None:
+    """Tells ASHA what a trial has reported in an earlier process; without it the rungs of a resumed sweep are empty.
+
+    Args:
+        asha: an ASHAScheduler that has met the trial.
+        trial: of Ray Tune.
+        result: a line of its result.json; one without metric or clock is left out.
+    """
+    if {asha._time_attr, asha._metric} <= set(result):
+        score = asha._metric_op * result[asha._metric]
+        asha._trial_info[trial.trial_id].on_result(trial, result[asha._time_attr], score)
