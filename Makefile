@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test test-slow mutants lint bench
 
 demo: $(VENV)/.ready
-	$(VENV)/bin/python -m jobs.demo --out $(OUT) $(if $(DATA),--data $(DATA))
+	$(VENV)/bin/python -m jobs.demo --storage $(OUT) $(if $(DATA),--data.root $(DATA))
 
 # Side by side: tests that share a Ray go to one process, and much of what the slow ones do is waiting.
 test: $(VENV)/.ready

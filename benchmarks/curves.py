@@ -1,6 +1,6 @@
 """Do the kernels learn as plain PyTorch does? Loss curves of the same runs with either, on real windows.
 
-    python -m benchmarks.curves --data SHARDS [--steps 200] [--seeds 0 1] [--out FOLDER]      # base preset, on a GPU
+    python -m benchmarks.curves --data.root SHARDS [--steps 200] [--seeds 0 1] [--out FOLDER]      # base preset, on a GPU
 
 Runs that share a seed share weights, windows, masks and noise, so at first only rounding parts them; after some steps they are as
 far apart as seeds are. The kernels pass if on average over seeds and steps they are neither above nor below PyTorch by more than
@@ -75,7 +75,7 @@ def draw(table: pd.DataFrame, file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="base", choices=sorted(PRESETS))
-    parser.add_argument("--data", required=True, help="folder with data sets or shards")
+    parser.add_argument("--data.root", dest="data", required=True, help="folder with data sets or shards")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--every", type=int, default=5, help="steps of which the curves show the mean")

@@ -7,9 +7,9 @@ import json
 
 import torch
 
-from model.ops.combine import combine
-from model.ops.mlstm import mlstm
-from model.ops.project import project
+from model.ops.conv_qkv_gates import conv_qkv_gates
+from model.ops.head_norm_gate import head_norm_gate
+from model.ops.mlstm_cell import mlstm_cell
 
 SHAPES = ((64, 4, 1024, 64), (64, 4, 256, 128), (64, 4, 64, 256))
 """Batch, heads, frames and head channels of the backbone's three levels."""
@@ -33,7 +33,7 @@ def inputs(batch, heads, length, dim, dtype=torch.bfloat16, device="cuda", seed=
 
 def value_and_gradients(backend, tensors, dh):
     """Hidden states and the gradients of all inputs."""
-    h = mlstm(*tensors, backend=backend)
+    h = mlstm_cell(*tensors, backend=backend)
     return h, *torch.autograd.grad(h, tensors, dh.to(h.dtype))
 
 
@@ -71,7 +71,7 @@ def milliseconds(function, repeats=50):
 
 def ours(tensors, dh):
     """A function that runs both directions forward and backward once."""
-    return lambda: torch.autograd.grad(mlstm(*tensors, backend="triton"), tensors, dh)
+    return lambda: torch.autograd.grad(mlstm_cell(*tensors, backend="triton"), tensors, dh)
 
 
 def theirs(tensors, dh):
@@ -146,7 +146,7 @@ def measure(shape, bytes_per_s):
 
 
 def neighbour_inputs(batch, heads, length, dim):
-    """Arguments of `project` and of `combine` at one level, activations in bfloat16 and weights in fp32."""
+    """Arguments of `conv_qkv_gates` and of `head_norm_gate` at one level, activations in bfloat16 and weights in fp32."""
     inner = heads * dim
     weights = ((inner, 4), (inner,), *[(inner // 4, 4, 4)] * 3, (2 * heads, 3 * inner), (2 * heads,))
     activations = ((2, batch, length, heads, dim), (2, batch, length, inner), (batch, length, inner))
@@ -159,9 +159,9 @@ def neighbour_inputs(batch, heads, length, dim):
 
 
 def measure_neighbours(shape):
-    """Milliseconds of `project` and `combine`, forward and backward: the kernels, and plain PyTorch compiled."""
+    """Milliseconds of `conv_qkv_gates` and `head_norm_gate`, forward and backward: the kernels, and plain PyTorch compiled."""
     row = {"shape": list(shape)}
-    for operator, tensors in zip((project, combine), neighbour_inputs(*shape), strict=True):
+    for operator, tensors in zip((conv_qkv_gates, head_norm_gate), neighbour_inputs(*shape), strict=True):
         for backend in ("triton", "torch"):
             torch.compiler.reset()  # PyTorch compiles a line eight times, and then runs it as it is
             function = torch.compile(lambda *x, op=operator, how=backend: op(*x, backend=how))

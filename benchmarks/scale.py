@@ -1,9 +1,9 @@
 """How training scales with workers, and what Ray costs: windows/s, waiting for data, start, recovery.
 
-    python -m benchmarks.scale --preset base --data SHARDS --workers 1 2 --steps 400      # on GPUs
+    python -m benchmarks.scale --preset base --data.root SHARDS --workers 1 2 --steps 400      # on GPUs
     python -m benchmarks.scale --preset smoke --workers 1 2 --steps 60                    # on a CPU
 
-Without --data it makes miniatures of the eight data sets and shards of them. Ways to run the same Trainer:
+Without --data.root it makes miniatures of the eight data sets and shards of them. Ways to run the same Trainer:
 
 apart   as many runs of one worker side by side, each on its own device; only with several workers
 bare    torch.distributed alone, windows read by a thread of each process
@@ -229,7 +229,7 @@ def summary(results: dict[int, dict]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="base", choices=PRESETS)
-    parser.add_argument("--data", help="folder with shards; made from miniatures where it is missing")
+    parser.add_argument("--data.root", dest="data", help="folder with shards; made from miniatures where it is missing")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--ways", nargs="+", default=tuple(WAYS), choices=tuple(WAYS))
     parser.add_argument("--steps", type=int, default=200)

@@ -1,8 +1,8 @@
 """What a sweep costs and what its ranking is worth: reading, start-up, ASHA against all trials in full, objectives.
 
-Command: python -m benchmarks.search [--preset smoke] [--trials 12] [--data FOLDER] [--out FOLDER]. The same trials run once
+Command: python -m benchmarks.search [--preset smoke] [--trials 12] [--data.root FOLDER] [--out FOLDER]. The same trials run once
 in full and once under ASHA. The full ones are then fine-tuned with a picking head each, whose score the objectives at every
-report are compared with. (benchmarks.packing: how many trials to put on a GPU.) Without --data, miniatures are generated.
+report are compared with. (benchmarks.packing: how many trials to put on a GPU.) Without --data.root, miniatures are generated.
 Tables and results.json are written as soon as something is measured; the last line is results.json as one line.
 """
 
@@ -254,7 +254,7 @@ def parse() -> argparse.Namespace:
     """Returns the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="smoke", choices=sorted(PRESETS))
-    parser.add_argument("--data", help="folder with data sets; without it miniatures are generated")
+    parser.add_argument("--data.root", dest="data", help="folder with data sets; without it miniatures are generated")
     parser.add_argument("--out", help="folder for results.json and tables; without it nothing is kept")
     parser.add_argument("--storage", help="folder for the sweeps themselves; without it they are removed at the end")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)

@@ -2,21 +2,20 @@
 
 import dataclasses
 import difflib
+import shlex
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from jobs.errors import plain_text
+from jobs.help import short_help
 from raysys.config import RunConfig
 from raysys.console import configure_logging
 from raysys.presets import PRESETS
 from raysys.record import read_config
-
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,53 +23,66 @@ class Options:
     """Options that every job has."""
 
     from_run: str | None = None
-    """Take the configuration of this run, trial, sweep (its best trial) or checkpoint instead of a preset's."""
+    """Take the values of this run, trial, sweep (its best trial) or checkpoint instead of a preset's."""
     dry_run: bool = False
-    """Print the resolved configuration, shapes, parameters and memory, and do nothing."""
+    """Say what would happen, and do nothing."""
 
 
 def parse(
-    doc: str | None, options: type[Any] = Options, argv: list[str] | None = None, preset: str = "base"
+    doc: str,
+    options: type[Any] = Options,
+    argv: list[str] | None = None,
+    preset: str = "base",
+    defaults: dict[str, Any] | None = None,
 ) -> tuple[RunConfig, Any]:
     """Returns the configuration and the job's options: `JOB [PRESET] [--optim.lr 3e-4 ...] [--dry-run]`.
 
-    Ends the program where there is nothing to run: after the text of `--help` or `--dry-run`, or with a message that
-    names the key and the nearest known one when an argument is unknown. A job imports what it runs after this, since
-    Ray and PyTorch take seconds.
+    Ends the program after the text of `--help`, or with a message that names the key and the nearest known one when an
+    argument is unknown. A job imports what it runs after this, since Ray and PyTorch take seconds.
+
+    Args:
+        doc: docstring of the job, "What it does: python -m jobs.JOB EXAMPLE".
+        options: dataclass of the job's own options.
+        argv: arguments; None takes those of the process.
+        preset: that is taken where none is named.
+        defaults: dotted keys in which this job's defaults differ from the preset's.
     """
     configure_logging()
     argv = list(sys.argv[1:] if argv is None else argv)
-    base = _start(argv, preset)
+    source, config = _start(argv, preset)
+    config = config.override(defaults or {})
+    if {"-h", "--help"} & set(argv):
+        print(short_help(doc, source, config, options))
+        raise SystemExit
     wrapped = dataclasses.make_dataclass(
         "Arguments",
         [
-            ("config", Annotated[RunConfig, tyro.conf.arg(name="")], dataclasses.field(default=base)),
+            ("config", Annotated[RunConfig, tyro.conf.arg(name="")], dataclasses.field(default=config)),
             ("options", Annotated[options, tyro.conf.arg(name="")], dataclasses.field(default_factory=options)),
         ],
     )
+    argv = ["--help" if word == "--help-all" else word for word in argv]
     try:
-        arguments = tyro.cli(
-            wrapped,
-            args=argv,
-            description=f"{doc or ''}\nPresets: {', '.join(PRESETS)} (first argument, default {preset}).",
-        )
+        arguments = tyro.cli(wrapped, args=argv, prog=_usage(doc), description=doc)
     except ValueError as error:  # a check of the configuration itself
         raise SystemExit(f"error: {error}") from error
-    if arguments.options.dry_run:
-        from raysys.train.describe import describe
-
-        print(describe(arguments.config))
-        raise SystemExit
     return arguments.config, arguments.options
 
 
-def _start(argv: list[str], preset: str) -> RunConfig:
-    """The configuration that overrides start from; takes a preset's name off the arguments."""
+def _usage(doc: str) -> str:
+    """`python -m jobs.JOB [PRESET]`, of the example in a job's docstring."""
+    _, _, example = doc.partition(": python -m ")
+    return f"python -m {example.split()[0]} [PRESET]" if example else "job [PRESET]"
+
+
+def _start(argv: list[str], preset: str) -> tuple[str, RunConfig]:
+    """Where values come from, and the values; takes a preset's name off the arguments."""
     for i, word in enumerate(argv):
         if word in ("--from-run", "--from_run") and i + 1 < len(argv):
-            return read_config(argv[i + 1])
+            return argv[i + 1], read_config(argv[i + 1])
         if word.startswith(("--from-run=", "--from_run=")):
-            return read_config(word.split("=", 1)[1])
+            run = word.split("=", 1)[1]
+            return run, read_config(run)
     name = argv.pop(0) if argv and not argv[0].startswith("-") else preset
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
@@ -79,15 +91,28 @@ def _start(argv: list[str], preset: str) -> RunConfig:
             + (f": did you mean {near[0]!r}?" if near else "")
             + f" (known: {', '.join(PRESETS)})"
         )
-    return PRESETS[name]()
+    return name, PRESETS[name]()
 
 
-def run(main: Callable[[], None]) -> None:
-    """Calls a job's `main`; an error that this project raises on purpose becomes one line instead of a traceback."""
+def run(main: Callable[[], None], *, goes_on: bool = False) -> None:
+    """Calls a job's `main` and ends the program as a shell expects it.
+
+    An error that this project raises on purpose becomes one line; any other keeps its traceback. Ctrl-C ends with code 130.
+
+    Args:
+        main: of the job.
+        goes_on: the same command goes on where it was interrupted.
+    """
     try:
         main()
-    except (ValueError, OSError, RuntimeError) as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        if Path(frame.filename).is_relative_to(_ROOT / "raysys") and (frame.line or "").startswith("raise "):
-            raise SystemExit(f"error: {error}") from None
-        raise
+    except KeyboardInterrupt:
+        again = shlex.join(["python", "-m", main.__globals__["__spec__"].name, *sys.argv[1:]])
+        print(
+            f"interrupted; nothing finished is lost. Go on with:\n{again}" if goes_on else "interrupted",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+    except Exception as error:
+        if (text := plain_text(error)) is None:
+            raise
+        raise SystemExit(f"error: {text}") from None

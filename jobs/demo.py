@@ -1,23 +1,21 @@
-"""The whole system in a few minutes on two CPU cores: python -m jobs.demo --out results/demo"""
+"""The whole system in a few minutes on two CPU cores: python -m jobs.demo --storage results/demo"""
 
-from dataclasses import dataclass
+from jobs.command import parse, run
 
-from jobs.command import Options, parse, run
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoOptions(Options):
-    data: str | None = None
-    """Folder with data sets in SeisBench's format; without it miniatures are generated."""
-    out: str = "results/demo"
+_GENERATED = "miniatures"
+_DEFAULTS = {"data.root": _GENERATED, "storage": "results/demo"}
 
 
 def main() -> None:
-    config, options = parse(__doc__, DemoOptions, preset="demo")
+    config, options = parse(__doc__, preset="demo", defaults=_DEFAULTS)
+    if options.dry_run:
+        from raysys.train.describe import describe
+
+        return print(describe(config))
     from raysys.demo import run_demo
 
-    run_demo(config, options.data, options.out)
+    run_demo(config, generate=config.data.root == _GENERATED)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, goes_on=True)

@@ -4,14 +4,20 @@ from raysys.doctor.machine import require_packages
 
 
 def main() -> None:
-    require_packages()
-    from jobs.command import parse  # only now: it imports those packages
+    from jobs.command import parse
 
-    config, _ = parse(__doc__)
+    config, options = parse(__doc__)
+    if options.dry_run:
+        from raysys.train.describe import describe
+
+        return print(describe(config))
     from raysys.doctor import doctor
 
     raise SystemExit(doctor(config))
 
 
 if __name__ == "__main__":
-    main()
+    require_packages()
+    from jobs.command import run  # only now: it imports those packages
+
+    run(main)

@@ -15,6 +15,10 @@ class PrepareOptions(Options):
 
 def main() -> None:
     config, options = parse(__doc__, PrepareOptions)
+    if options.dry_run:
+        from raysys.data.forecast import shards_forecast
+
+        return print(shards_forecast(config.data, options.out))
     from raysys.cluster import connect
     from raysys.data.shards import prepare
 
@@ -23,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, goes_on=True)

@@ -4,11 +4,15 @@ from jobs.command import parse, run
 
 
 def main() -> None:
-    config, _ = parse(__doc__)
+    config, options = parse(__doc__)
+    if options.dry_run:
+        from raysys.train.forecast import pretraining_forecast
+
+        return print(pretraining_forecast(config))
     from raysys.train.driver import pretrain
 
     pretrain(config)
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, goes_on=True)

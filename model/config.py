@@ -190,11 +190,13 @@ class LossConfig:
     """InfoNCE and the diversity of the codebook."""
 
     temperature: float = 0.1
+    """Similarities are divided by it; the first value of an annealed or learned one."""
     temperature_mode: Literal["fixed", "annealed", "learned"] = "fixed"
     temperature_end: float = 0.1
     """Last value of an annealed temperature (cosine over the full budget)."""
     similarity: Literal["cosine", "dot", "l2"] = "cosine"
     num_negatives: int = 100
+    """Frames that each masked frame is told from."""
     negatives: Literal["row", "expected", "pool", "mixed", "hard", "queue"] = "row"
     """Where negatives come from: drawn from the masked frames of the same window (row), the same with every frame
     weighted by its expected count (expected), the whole batch (pool), half and half (mixed), the most similar of the

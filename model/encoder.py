@@ -9,9 +9,6 @@ from torch import Tensor, nn
 from model.config import EncoderConfig
 from model.ops.norm_gelu import linear_norm_gelu, norm_gelu
 
-FEW_TAPS = 31
-"""Up to so many, beside a column for the bias, the kernels make the map again where they need it."""
-
 
 class WaveformEncoder(nn.Module):
     """Strided convolutions, each followed by a LayerNorm over channels and a GELU; a last LayerNorm closes.
@@ -44,12 +41,9 @@ def _layer(x: Tensor, conv: nn.Conv1d, norm: nn.LayerNorm, last: nn.LayerNorm | 
     if _folds(conv):
         own, early = folded_conv(x, conv)
         return norm_gelu(own, norm.weight, norm.bias, early=early, offset=conv.bias, last=after, backend=backend)
-    taps, weight = unfolded_conv(x, conv)
-    if backend == "torch" or not x.is_cuda or weight.shape[1] > FEW_TAPS:
-        y = F.linear(taps, weight, conv.bias)
-        return norm_gelu(y, norm.weight, norm.bias, last=after, backend=backend)
-    y = linear_norm_gelu(*with_bias(_in_autocast_dtype(taps), weight, conv.bias), norm.weight, norm.bias)
-    return y if last is None else last(y)
+    taps, weight = unfolded_conv(_in_autocast_dtype(x), conv)
+    vectors = (norm.weight, norm.bias)
+    return linear_norm_gelu(taps, weight, *vectors, linear_bias=conv.bias, last=after, backend=backend)
 
 
 def _folds(conv: nn.Conv1d) -> bool:
@@ -74,13 +68,6 @@ def unfolded_conv(x: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Tensor]:
     num_frames = x.shape[1] // stride
     x = F.pad(x, (0, 0, _padding(conv), kernel - 1 - _padding(conv)))
     return torch.cat([x[:, i : i + stride * num_frames : stride] for i in range(kernel)], dim=-1), _by_taps(conv)
-
-
-def with_bias(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns x (B, S, F) with a column of ones and weight (D, F) with the bias beside it, both with zeros up to a multiple of 16."""
-    spare = -(x.shape[-1] + 1) % 16
-    ones = F.pad(x.new_ones(*x.shape[:-1], 1), (0, spare))
-    return torch.cat([x, ones], dim=-1), F.pad(torch.cat([weight, bias[:, None]], dim=1), (0, spare))
 
 
 def folded_conv(x: Tensor, conv: nn.Conv1d) -> tuple[Tensor, Tensor]:

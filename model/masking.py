@@ -1,8 +1,7 @@
 """Span masks, drawn on the device with static shapes. Shapes: B batch, S frames, M masked frames.
 
-"exact" masks exactly round(ratio * S) frames of every row. Spans are placed uniformly over all placements: n spans and
-the S - M free frames form a sequence of S - M + n items, of which the n spans are a uniform choice (stars and bars).
-A random circular shift then makes every frame equally likely to be masked; it may cut one span in two.
+"exact" masks exactly round(ratio * S) frames of every row, in spans placed uniformly over all placements
+(model/ops/spans).
 
 "wav2vec2" (Baevski et al. 2020, section 4.2) draws the starts without replacement and lets spans overlap, so that
 fewer frames are masked than the ratio says, and not the same number in every row.
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor
 
 from model.config import MaskConfig
-from model.ops.spans import draw_spans, fits
+from model.ops.spans import draw_spans
+from model.ops.spans.reference import cover, places
 
 
 class SpanMask(NamedTuple):
@@ -86,51 +86,13 @@ def span_mask(uniform: Tensor, config: MaskConfig) -> SpanMask:
     total = num_masked(num_frames, config)
     # A multiple of 8: products of scores (M, M) are slow on tensor cores otherwise.
     width = min(8 * math.ceil(total / 8), num_frames)
-    if config.mode == "exact" and uniform.is_cuda and fits(num_frames):
-        return SpanMask(*draw_spans(uniform, total, config.span_frames, width))
-    place, order, shift = uniform.split([num_frames, num_frames, 1], dim=1)
     if config.mode == "exact":
-        starts, lengths = _exact_spans(place, order, total, config.span_frames)
-        frames = _roll_rows(_cover(starts, lengths, num_frames), (shift * num_frames).long())
-    else:
-        starts = place[:, : num_frames - config.span_frames + 1].topk(_num_starts(num_frames, config)).indices
-        frames = _cover(starts, torch.full_like(starts, config.span_frames), num_frames)
-    rank = frames.cumsum(dim=1) - frames.long()
-    return SpanMask(frames, _positions(frames, rank, width), rank)
+        return SpanMask(*draw_spans(uniform, total, config.span_frames, width))
+    place = uniform[:, :num_frames]
+    starts = place[:, : num_frames - config.span_frames + 1].topk(_num_starts(num_frames, config)).indices
+    frames = cover(starts, torch.full_like(starts, config.span_frames), num_frames)
+    return SpanMask(frames, *places(frames, width))
 
 
 def _num_starts(num_frames: int, config: MaskConfig) -> int:
     return min(max(round(config.ratio * num_frames / config.span_frames), 1), num_frames - config.span_frames + 1)
-
-
-def _exact_spans(place: Tensor, order: Tensor, total: int, span: int) -> tuple[Tensor, Tensor]:
-    """Returns starts and lengths (B, n) of n disjoint spans, together `total` frames long, one maybe shorter."""
-    batch, num_frames = place.shape
-    num_spans = -(-total // span)
-    # The one span that is shorter stands at a random place of the row.
-    short = order[:, :num_spans].argmin(dim=1, keepdim=True)
-    lengths = torch.full((batch, num_spans), span, device=place.device)
-    lengths = lengths.scatter(1, short, total - span * (num_spans - 1))
-    slots = place[:, : num_frames - total + num_spans].topk(num_spans).indices.sort(dim=1).values
-    return slots + lengths.cumsum(dim=1) - lengths - torch.arange(num_spans, device=place.device), lengths
-
-
-def _cover(starts: Tensor, lengths: Tensor, num_frames: int) -> Tensor:
-    """Returns (B, S) bool, true in the union of the spans."""
-    edges = torch.zeros(starts.shape[0], num_frames + 1, dtype=torch.int32, device=starts.device)
-    ones = torch.ones_like(starts, dtype=torch.int32)
-    edges = edges.scatter_add(1, starts, ones).scatter_add(1, starts + lengths, -ones)
-    return edges.cumsum(dim=1)[:, :num_frames] > 0
-
-
-def _roll_rows(frames: Tensor, shift: Tensor) -> Tensor:
-    """Returns every row of `frames` (B, S) rolled by its own `shift` (B, 1)."""
-    position = torch.arange(frames.shape[1], device=frames.device)
-    return frames.gather(1, (position - shift) % frames.shape[1])
-
-
-def _positions(frames: Tensor, rank: Tensor, width: int) -> Tensor:
-    """Returns (B, width) positions of the true entries in rising order, then zeros; no sort, no boolean index."""
-    rank = torch.where(frames, rank, width)
-    position = torch.arange(frames.shape[1], device=frames.device).expand_as(rank)
-    return position.new_zeros(frames.shape[0], width + 1).scatter(1, rank, position)[:, :width]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from model.config import BackboneConfig
-from model.ops.combine import combine
-from model.ops.mix import before_cell, mix
-from model.ops.mlstm import mlstm
+from model.ops.head_norm_gate import head_norm_gate
+from model.ops.mlstm_cell import mlstm_cell
+from model.ops.mlstm_mixer import before_cell, mlstm_mixer
 
 FORWARD, BACKWARD = False, True
 
@@ -98,20 +98,15 @@ class MLSTMLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the sum of the directions (B, S, D) for x (B, S, D)."""
-        if self.config.kernel in ("auto", "triton") and x.is_cuda:
-            return self.proj_down(self._mix(self.proj_up(x)))
-        cell_inputs, conv, z = self.before_cell(x)
-        return self.after_cell(mlstm(*cell_inputs, backend=self.config.kernel), conv, z)
+        weights = (*self._inner_weights(), self.mlstm_cell.outnorm.weight, self.learnable_skip)
+        mixed = mlstm_mixer(self.proj_up(x), *weights, **self._settings(), cell_backend=self.config.kernel)
+        return self.proj_down(mixed)
 
-    def _mix(self, wide: Tensor) -> Tensor:
-        """Returns what lies between the projections (B, S, I), for the up-projected input (B, S, 2 I), by one operator."""
-        cell = self.mlstm_cell
-        return mix(
-            wide, *self._project_weights(), cell.outnorm.weight, self.learnable_skip, both=len(self.directions) > 1,
-            cap=self.config.gate_cap,
-        )  # fmt: skip
+    def _settings(self) -> dict[str, object]:
+        """Returns what all operators of the layer are told alike."""
+        return {"directions": self.directions, "cap": self.config.gate_cap, "backend": self.config.operators}
 
-    def _project_weights(self) -> tuple[Tensor, ...]:
+    def _inner_weights(self) -> tuple[Tensor, ...]:
         """Returns taps and bias of the convolution, the maps of queries, keys and values, weights and bias of the gates."""
         taps, cell = self.conv1d.conv, self.mlstm_cell
         maps = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
@@ -121,13 +116,14 @@ class MLSTMLayer(nn.Module):
     def before_cell(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Returns the cell's (q, k, v, igate, fgate), the convolved input (R, B, S, I) and the output gate's z."""
         inner, z = self.proj_up(x).chunk(2, dim=-1)
-        settings = {"directions": self.directions, "cap": self.config.gate_cap, "backend": self.config.operators}
-        cell_inputs, conv = before_cell(inner, *self._project_weights(), **settings)
+        cell_inputs, conv = before_cell(inner, *self._inner_weights(), **self._settings())
         return cell_inputs, conv, z
 
     def after_cell(self, h: Tensor, conv: Tensor, z: Tensor) -> Tensor:
         """Returns the layer's output (B, S, D) for the cell's hidden states h (R, B, S, H, E)."""
-        gated = combine(h, conv, z, self.mlstm_cell.outnorm.weight, self.learnable_skip, backend=self.config.operators)
+        gated = head_norm_gate(
+            h, conv, z, self.mlstm_cell.outnorm.weight, self.learnable_skip, backend=self.config.operators
+        )
         return self.proj_down(gated)
 
 
@@ -144,7 +140,7 @@ class SeparateDirections(nn.Module):
         ahead, *ahead_rest = self.ahead.before_cell(x)
         back, *back_rest = self.back.before_cell(x)
         both = [torch.cat(pair) for pair in zip(ahead, back, strict=True)]
-        h = mlstm(*both, backend=self.ahead.config.kernel)
+        h = mlstm_cell(*both, backend=self.ahead.config.kernel)
         return self.ahead.after_cell(h[:1], *ahead_rest) + self.back.after_cell(h[1:], *back_rest)
 
 

@@ -8,7 +8,6 @@ stage     frames x channels   layers
 4 up      1024 x 128          3        (+ stage 0) LayerNorm
 """
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 
 from model.config import BackboneConfig
 from model.mlstm import bidirectional_mlstm
-from model.ops.add_norm import add_dropped, add_norm
-from model.ops.ffn import ffn, fits
+from model.ops.add_norm import add_norm
+from model.ops.dropout import draw_seeds
+from model.ops.feed_forward import feed_forward
 
 
 class Layer(nn.Module):
@@ -38,19 +38,12 @@ class Layer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """Returns (B, S, D) for x (B, S, D); what the kernels on a GPU drop is a function of `seeds` (2,), without them nothing."""
+        """Returns (B, S, D) for x (B, S, D); what is dropped is a function of `seeds` (2,), if there are any."""
         x, normed = add_norm(x, self.norm_mixer.weight, self.norm_mixer.bias, backend=self.backend)
-        update = self.mixer(normed)
         norm, first, second = self.norm_ffn, self.ffn[0], self.ffn[2]
-        if self.backend == "auto" and x.is_cuda and fits(*first.weight.shape):
-            weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
-            return ffn(x, update, *weights, dropout=self.dropout.p, seeds=seeds)
-        if seeds is None:
-            x, normed = add_norm(x, norm.weight, norm.bias, update=self.dropout(update), backend=self.backend)
-            return x + self.dropout(self.ffn(normed))
-        rate, (one, other) = self.dropout.p, seeds
-        x, normed = add_norm(x, norm.weight, norm.bias, update=update, dropout=rate, seed=one)
-        return add_dropped(x, self.ffn(normed), dropout=rate, seed=other)
+        weights = (norm.weight, norm.bias, first.weight, first.bias, second.weight, second.bias)
+        dropout = self.dropout.p if self.training else 0.0
+        return feed_forward(x, self.mixer(normed), *weights, dropout=dropout, seeds=seeds, backend=self.backend)
 
 
 class DownPool(nn.Module):
@@ -112,7 +105,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (B, S, D) for x (B, S, D); S must be a multiple of the product of the pooling factors."""
-        skips, seeds = [], self._seeds(x)
+        dropout = self.dropout if self.training else 0.0
+        skips, seeds = [], iter(draw_seeds(self.num_layers, x, dropout, self.backend))
         for stage, pool in zip(self.down, self.down_pool, strict=True):
             skips.append(_run(stage, x, seeds))
             x = pool(skips[-1])
@@ -120,12 +114,6 @@ class UNet(nn.Module):
         for pool, stage in zip(self.up_pool, self.up, strict=True):
             x = _run(stage, pool(x, skips.pop()), seeds)
         return self._finish(x)
-
-    def _seeds(self, x: Tensor) -> Iterator[Tensor | None]:
-        """Returns the seeds of every layer's dropout, drawn at once, where its kernels drop by themselves."""
-        if not (self.backend == "auto" and x.is_cuda and self.training and self.dropout > 0):
-            return itertools.repeat(None)
-        return iter(torch.randint(2**62, (self.num_layers, 2), device=x.device))
 
     def _finish(self, x: Tensor) -> Tensor:
         # PyTorch's own modules do not compile in place; a method does.

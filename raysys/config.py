@@ -75,7 +75,7 @@ class OptimConfig:
     """AdamW with a cosine schedule over the full budget."""
 
     lr: float = 1e-3
-    """Peak learning rate at the reference global batch (`reference_batch`)."""
+    """Peak learning rate. While fewer workers than planned are there, it falls with the square root of the batch."""
     quantizer_lr: float | None = None
     """Peak learning rate of the quantizer; None takes `lr`."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -99,6 +99,7 @@ class TrainConfig:
     """The training run itself."""
 
     seed: int = 0
+    """Of the weights, the order of windows, masks and negatives."""
     batch_size: int = 64
     """Windows per worker and micro-batch."""
     epochs: float = 50.0
@@ -182,6 +183,7 @@ class SearchConfig:
     objective: Literal["probe/macro_ap", "val/top1_tie"] = "probe/macro_ap"
     """What trials are ranked by; both follow a protocol that no tuned value changes."""
     num_trials: int = 24
+    """Configurations that are tried."""
     searcher: Literal["random", "tpe"] = "random"
     """"tpe": Optuna's, over all keys together."""
     scheduler: Literal["asha", "pbt", "pb2", "none"] = "asha"
@@ -257,11 +259,12 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Returns the configuration of a nested dictionary.
+        """Returns the configuration of a nested dictionary, also of one written when keys had their `FORMER_NAMES`.
 
         Raises:
             ValueError: an unknown key (with the nearest known one), or a value of the wrong type.
         """
+        values = _renamed(values)
         known = keys(cls())
         for key in _leaf_keys(values):
             if not any(key == k or key.startswith(k + ".") for k in known):
@@ -309,6 +312,20 @@ MAY_CHANGE = frozenset(
 """Keys that say how a run is computed and not what: they may change when it is continued. All others decide its result."""
 
 
+OFTEN_CHANGED = (
+    *("name", "storage", "data.root", "data.datasets", "data.exclude_leaks", "data.scan"),
+    *("model.window_samples", "model.backbone.width", "model.backbone.num_layers", "mask.ratio"),
+    *("loss.temperature", "loss.num_negatives", "optim.lr"),
+    *("train.epochs", "train.max_steps", "train.batch_size", "train.num_workers", "train.seed"),
+    *("search.space", "search.num_trials"),
+)
+"""The keys that `--help` shows."""
+
+
+FORMER_NAMES = {"search.min_used_fraction": "search.min_perplexity_fraction"}
+"""Of keys in runs that were written earlier."""
+
+
 def keys(config: Any, prefix: str = "") -> dict[str, Any]:
     """Returns every dotted key of a configuration with its value."""
     out = {}
@@ -329,6 +346,15 @@ def unknown_key(key: str, known) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     near = near or [k for k in known if k.split(".")[-1] == key.split(".")[-1]][:1]
     return f"unknown configuration key {key!r}" + (f": did you mean {near[0]!r}?" if near else "")
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    for former, now in FORMER_NAMES.items():
+        part, leaf = former.split(".")
+        if leaf in values.get(part, {}):
+            kept = {key: value for key, value in values[part].items() if key != leaf}
+            values = values | {part: kept | {now.split(".")[1]: values[part][leaf]}}
+    return values
 
 
 def _leaf_keys(tree: dict, prefix: str = "") -> list[str]:

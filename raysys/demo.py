@@ -30,21 +30,22 @@ TensorBoard: .venv/bin/tensorboard --logdir {storage}
 """
 
 
-def run_demo(config: RunConfig, data: str | None, out: str) -> Path:
+def run_demo(config: RunConfig, *, generate: bool = False) -> Path:
     """Returns the path of the HTML report, after running everything.
 
     Args:
-        config: of the runs (preset `demo`).
-        data: folder with data sets in SeisBench's format; None generates miniatures of the eight.
-        out: folder for everything that is written. Runs of an earlier demo there are continued.
+        config: of the runs (preset `demo`). Everything is written to its `storage`, where runs of an earlier demo are
+            continued.
+        generate: make miniatures of the eight data sets, in place of those of `data.root`.
     """
-    folder = Path(out).resolve()
+    folder = Path(config.storage).expanduser().resolve()
     start = time.perf_counter()
 
     def stage(text: str) -> None:
         log.info("[%3.0f s] %s", time.perf_counter() - start, text)
 
-    if data is None:
+    data = config.data.root
+    if generate:
         stage("1/5 generating miniatures of the eight data sets, and real seismograms that ship inside obspy")
         root = folder / "data"
         write_miniatures(root, traces=120)

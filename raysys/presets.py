@@ -10,10 +10,10 @@ def base() -> RunConfig:
     """The model of docs/model.md on the eight data sets.
 
     Command: python -m jobs.pretrain base --data.root /path/to/seisbench/datasets --train.num-workers 8
-    Hardware: GPUs with 16 GB or more; 50 epochs are 2.6 million steps of 64 windows in all.
+    Hardware: GPUs with 16 GB or more. 50 epochs are 2.6 million steps of 64 windows in all, about 14 hours of one H100.
 
-    The diversity loss is the entropy: with the linear one of wav2vec 2.0 the codebook of this model collapsed to 12 % of its
-    codes, with the entropy 73 % stay in use (docs/training.md).
+    The diversity loss is the entropy. With the linear one of wav2vec 2.0 the codebook collapsed to 12 % of its codes; with
+    the entropy 73 % stay in use (docs/training.md).
     """
     return RunConfig(
         name="base",
@@ -24,7 +24,7 @@ def base() -> RunConfig:
 
 
 def large() -> RunConfig:
-    """The same with twice the width and four layers a stage.
+    """The model of `base` with twice the width and four layers a stage.
 
     Command: python -m jobs.pretrain large --data.root /path/to/seisbench/datasets --train.num-workers 8
     """

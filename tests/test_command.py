@@ -1,15 +1,22 @@
 """The command line that all jobs share; one that only tells does so at once, since it imports nothing that it does not need."""
 
 import dataclasses
+import errno
 import json
+import re
 import subprocess
 import sys
 
+import aiohttp
 import pytest
+import ray
+import ray.train
 
 from jobs.command import Options, parse, run
+from jobs.errors import plain_text
+from raysys.config import OFTEN_CHANGED, RunConfig, keys
 from raysys.presets import PRESETS
-from raysys.record import write_run
+from raysys.record import read_config, write_run
 from raysys.tune.space import parse_space
 
 TELL = """
@@ -32,17 +39,47 @@ def told(job: str, *arguments: str) -> tuple[str, set[str]]:
     return "\n".join(lines), set(imported.split())
 
 
-@pytest.mark.parametrize("job", ["pretrain", "sweep", "prepare", "demo", "doctor", "report"])
-def test_help_waits_for_no_package(job):
+JOBS = ["pretrain", "sweep", "prepare", "demo", "data", "doctor", "report"]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_is_one_page_and_waits_for_no_package(job):
     text, imported = told(job, "--help")
-    assert "usage" in text
+    assert f"usage: python -m jobs.{job} " in text
+    assert len(text.splitlines()) <= 80
     assert not imported
 
 
-@pytest.mark.parametrize("job", ["pretrain", "doctor"])
-def test_a_dry_run_waits_for_pytorch_alone(job):
+def test_help_shows_the_keys_that_people_change_with_the_values_of_the_preset(capsys):
+    assert len(OFTEN_CHANGED) == len(set(OFTEN_CHANGED) & set(keys(RunConfig()))) == 20
+    with pytest.raises(SystemExit):
+        parse("Do it: python -m jobs.it base --name x", WithOut, ["smoke", "--help"])
+    text = capsys.readouterr().out
+    for key in OFTEN_CHANGED:
+        assert re.search(rf"^  --{re.escape(key.replace('_', '-'))}( .*)?\n      \w.*$", text, re.MULTILINE), key
+    for words in (
+        "Do it.\n",
+        "example: python -m jobs.it base --name x\n",
+        "Here it is smoke:\n  The smallest model that has every part; a run takes seconds on a CPU.\n",
+        "  --train.max-steps INT|None  (8)\n      Budget in optimiser steps; replaces `epochs`.\n",
+        "  --out STR  (here)\n      Where it goes.\n",
+        "  --dry-run  (off)\n      Say what would happen, and do nothing.\n",
+        f"all {len(keys(RunConfig()))} keys",
+    ):
+        assert words in text
+
+
+def test_help_of_all_keys_shows_them_all():
+    text, imported = told("pretrain", "smoke", "--help-all")
+    shown = {word.replace("-", "_") for word in re.findall(r"--([a-z_.-]+)", text)}
+    assert shown >= set(keys(RunConfig()))
+    assert "python -m jobs.pretrain [PRESET]" in text
+    assert not imported
+
+
+@pytest.mark.parametrize("job", ["demo", "doctor"])
+def test_a_dry_run_without_data_waits_for_pytorch_alone(job):
     text, imported = told(job, "smoke", "--optim.lr", "0.5", "--dry-run")
-    assert '"lr": 0.5' in text
     assert "GiB a worker" in text
     assert imported == {"torch"}
 
@@ -50,6 +87,7 @@ def test_a_dry_run_waits_for_pytorch_alone(job):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WithOut(Options):
     out: str = "here"
+    """Where it goes. Or elsewhere."""
 
 
 def test_a_preset_is_the_first_word_or_the_jobs_own():
@@ -69,11 +107,96 @@ def test_a_run_can_be_repeated_in_every_spelling(tmp_path, word, joined):
     assert parse("", argv=[*words, "--train.seed", "2"])[0] == config.override({"train.seed": 2})
 
 
-def test_an_error_on_purpose_is_one_line_and_any_other_a_traceback():
+def test_a_job_may_have_defaults_of_its_own():
+    defaults = {"storage": "there", "train.seed": 5}
+    config, _ = parse("", argv=["smoke", "--train.seed", "7"], defaults=defaults)
+    assert config == PRESETS["smoke"]().override({"storage": "there", "train.seed": 7})
+
+
+def test_an_error_on_purpose_is_one_line_and_any_other_a_traceback(tmp_path):
     config = PRESETS["smoke"]()
     with pytest.raises(SystemExit, match=r"^error: search\.space: cannot read 'nonsense'"):
         run(lambda: parse_space(("nonsense",), config))
+    with pytest.raises(SystemExit, match=r"^error: mask\.ratio=2\.0 must lie in"):
+        run(lambda: config.override({"mask.ratio": 2.0}))
+    with pytest.raises(SystemExit, match=r"^error: Protocol not known: nosuch .*storage"):
+        run(lambda: read_config("nosuch://x"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="Not a directory"):
+        run(lambda: (tmp_path / "file" / "folder").mkdir())
     with pytest.raises(ValueError, match="invalid literal"):
         run(lambda: int("nonsense"))
     with pytest.raises(json.JSONDecodeError):
         run(lambda: json.loads("{"))
+    with pytest.raises(FileNotFoundError):
+        run(lambda: (tmp_path / "nothing").read_text())
+
+
+HERE = 'File "/anywhere/raysys/data/index.py", line 7, in read\n    raise ValueError(\n'
+ELSEWHERE = 'File "/venv/site-packages/numpy/model/x.py", line 7, in read\n    raise ValueError(\n'
+OURS, THEIRS = f"{ELSEWHERE}  {HERE}ValueError: no\n", f"{HERE}  {ELSEWHERE}ValueError: no\n"
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda trace: ray.exceptions.RayTaskError("read()", trace, ValueError("no")).as_instanceof_cause(),
+        lambda trace: ray.train.WorkerGroupError(trace, {0: ValueError("no")}),
+        lambda trace: ray.train.ControllerError(ray.train.WorkerGroupError(trace, {1: ValueError("no")})),
+    ],
+)
+def test_an_error_of_a_worker_is_judged_by_where_the_worker_raised_it(wrap):
+    assert plain_text(wrap(OURS)) == "no"
+    assert plain_text(wrap(THEIRS)) is None
+
+
+def test_what_the_outside_refuses_is_one_line():
+    assert plain_text(ConnectionError("no Ray at 10.0.0.1")) == "no Ray at 10.0.0.1"
+    assert plain_text(OSError(errno.ENOSPC, "full")) == "[Errno 28] full"
+    assert plain_text(aiohttp.ClientError("no answer")) == "ClientError: no answer"
+    assert plain_text(OSError(errno.ENOENT, "gone")) is None
+
+
+@pytest.mark.parametrize(("trace", "text"), [(OURS, "no"), (THEIRS, None)])
+def test_a_workers_error_that_was_raised_again_is_judged_by_the_worker(trace, text):
+    def read():
+        try:
+            raise ray.exceptions.RayTaskError("read()", trace, ValueError("no"))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    with pytest.raises(ValueError, match="no") as caught:
+        read()
+    assert plain_text(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "says"), [(True, "Go on with:\npython -m tests.test_command a 'b c'\n"), (False, "")]
+)
+def test_ctrl_c_says_how_to_go_on_where_that_can_be(monkeypatch, capsys, goes_on, says):
+    def main():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["x", "a", "b c"])
+    with pytest.raises(SystemExit) as end:
+        run(main, goes_on=goes_on)
+    assert end.value.code == 130
+    said = capsys.readouterr().err
+    assert said.startswith("interrupted")
+    assert said.endswith(says or "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("report /nope", "/nope is no folder"),
+        ("pretrain --from-run /nope", "/nope: no config.json"),
+        ("doctor --from-run /nope", "/nope: no config.json"),
+        ("data smoke --data.root /nope", "data.root=/nope"),
+    ],
+)
+def test_no_job_shows_a_traceback_of_an_error_on_purpose(command, says):
+    done = subprocess.run([sys.executable, "-m", *f"jobs.{command}".split()], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {says}")
+    assert "Traceback" not in done.stderr

@@ -20,6 +20,13 @@ def test_every_preset_survives_a_round_trip_and_a_dry_run(name):
     assert "GiB" in text
 
 
+def test_a_run_written_when_a_key_had_another_name_is_read():
+    tree = RunConfig().override({"search.min_perplexity_fraction": 0.3}).to_dict()
+    tree["search"]["min_used_fraction"] = tree["search"].pop("min_perplexity_fraction")
+    assert RunConfig.from_dict(tree).search.min_perplexity_fraction == 0.3
+    assert "min_used_fraction" in tree["search"], "what was given stays as it is"
+
+
 def test_the_base_preset_is_the_published_size():
     text = describe(PRESETS["base"]())
     assert "14,044,736" in text

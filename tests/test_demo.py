@@ -34,7 +34,7 @@ def stages(monkeypatch, tmp_path):
 
 
 def test_the_search_takes_a_third_of_the_steps_on_the_shards_that_were_prepared(stages, tmp_path, capsys):
-    page = demo.run_demo(PRESETS["demo"](), "/data", str(tmp_path))
+    page = demo.run_demo(PRESETS["demo"]().override({"data.root": "/data", "storage": str(tmp_path)}))
     (raw, shards), (pretrained,), (searched,) = stages["prepare"], stages["pretrain"], stages["sweep"]
     assert (raw.data.root, shards) == ("/data", f"{tmp_path}/shards")
     places = {"data.root": shards, "data.cache": f"{tmp_path}/cache", "storage": str(tmp_path)}

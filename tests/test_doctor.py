@@ -18,7 +18,7 @@ import ray
 import torch
 
 from model.ops import agreement
-from model.ops.mlstm import mlstm
+from model.ops.mlstm_cell import mlstm_cell
 from model.pretrain import PretrainModel
 from raysys.doctor import Check, doctor, fail, failed, guarded, kernels, machine, ok, places, render, warn
 from raysys.doctor.places import _lock, _room, check_cluster, check_data, check_storage
@@ -66,6 +66,7 @@ def test_each_missing_data_set_comes_with_the_command_that_fetches_it(config):
     assert "63 GB" in pnw.found
     assert "jobs.prepare" in pnw.remedy
     assert "--data.datasets PNW" in pnw.remedy
+    assert "--data.datasets all" in pnw.remedy, "what is there may be all that somebody has"
 
 
 def test_an_unknown_data_set_is_red_with_the_nearest_name(config):
@@ -145,14 +146,23 @@ def test_every_operator_of_every_level_is_compared_on_a_gpu(config, monkeypatch)
     monkeypatch.setattr(kernels.torch.cuda, "is_available", lambda: True)
     assert [line.name for line in only(kernels.check_gradients(config()), "OK")] == [
         f"kernels of {name}"
-        for name in ("mlstm", "project", "combine", "mix", "ffn", "add_norm", "norm_gelu", "contrast")
+        for name in (
+            "mlstm_cell",
+            "conv_qkv_gates",
+            "head_norm_gate",
+            "mlstm_mixer",
+            "feed_forward",
+            "add_norm",
+            "norm_gelu",
+            "contrast",
+        )
     ]
     assert {
         name: len(problems) for name, problems in on_cpu.items() if name not in ("norm_gelu", "contrast")
-    } == dict.fromkeys(("mlstm", "project", "combine", "mix", "ffn", "add_norm"), 3)
+    } == dict.fromkeys(("mlstm_cell", "conv_qkv_gates", "head_norm_gate", "mlstm_mixer", "feed_forward", "add_norm"), 3)
     wrong.append("dv_weight")
     [line] = only(kernels.check_gradients(config()), "FAIL")
-    assert line.name == "kernels of project"
+    assert line.name == "kernels of conv_qkv_gates"
     assert "dv_weight at 128 x 32" in line.found
     assert "--model.backbone.kernel torch" in line.remedy
     assert not list(kernels.check_gradients(config(**{"model.backbone.kernel": "torch"})))
@@ -161,10 +171,10 @@ def test_every_operator_of_every_level_is_compared_on_a_gpu(config, monkeypatch)
 def test_kernels_are_compared_at_the_sizes_of_every_level(config):
     places = {name: [place for place, _ in found] for name, found in kernels.kernel_problems(config(), "cpu").items()}
     inner, outer = ["128 x 32", "32 x 64", "8 x 128"], ["128 x 16", "32 x 32", "8 x 64"]
-    assert {name: places[name] for name in ("mlstm", "project", "mix", "combine")} == dict.fromkeys(
-        ("mlstm", "project", "mix", "combine"), inner
-    )
-    assert (places["ffn"], places["add_norm"]) == (outer, outer)
+    assert {
+        name: places[name] for name in ("mlstm_cell", "conv_qkv_gates", "mlstm_mixer", "head_norm_gate")
+    } == dict.fromkeys(("mlstm_cell", "conv_qkv_gates", "mlstm_mixer", "head_norm_gate"), inner)
+    assert (places["feed_forward"], places["add_norm"]) == (outer, outer)
     assert places["contrast"] == ["83 x 16"], "0.65 of 128 frames"
 
 
@@ -179,9 +189,9 @@ def test_a_kernel_that_this_machine_cannot_run_is_a_warning(config):
 
 def test_the_error_of_a_kernel_is_relative_to_the_reference(monkeypatch):
     def off(*tensors, backend):
-        return mlstm(*tensors, backend="reference") * (1.0 if backend == "reference" else 0.99)
+        return mlstm_cell(*tensors, backend="reference") * (1.0 if backend == "reference" else 0.99)
 
-    monkeypatch.setattr(kernels, "mlstm", off)
+    monkeypatch.setattr(kernels, "mlstm_cell", off)
     assert kernels.mlstm_error("torch", "cpu") == pytest.approx(0.01, rel=1e-3)
 
 

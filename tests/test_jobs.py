@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -93,6 +94,7 @@ def test_every_job_runs_in_a_submitted_one(head, miniatures, tmp_path):
         f"pretrain --from-run {results}/sweep --name again {data}",
         f"report {results}/again {results}/sweep --out {page}",
         "demo --dry-run",
+        f"data smoke {data}",
         f"doctor smoke {data}",
     )
     assert (shards / "stead" / "manifest.json").exists()
@@ -101,4 +103,6 @@ def test_every_job_runs_in_a_submitted_one(head, miniatures, tmp_path):
     again = json.loads((results / "again" / "config.json").read_text())
     assert again["loss"]["temperature"] == best["tuned"]["loss.temperature"]
     assert "<html" in page.read_text()[:500].lower()
+    assert re.search(r"^stead: \d+ traces$", printed, re.MULTILINE | re.IGNORECASE)
+    assert f"next: python -m jobs.report {results}/again" in printed
     assert "OK" in printed.split("## doctor")[1]

@@ -26,5 +26,9 @@ def test_a_text_that_stands_twice_or_nowhere_is_refused():
 
 def test_the_nearest_tests_run_first():
     assert nearest_tests("raysys/data/plan.py") == ["tests/data/test_plan.py", "tests/data", "tests"]
-    assert nearest_tests("model/ops/mix/fused.py") == ["tests/model/ops/test_mix.py", "tests/model/ops", "tests"]
+    assert nearest_tests("model/ops/mlstm_mixer/fused.py") == [
+        "tests/model/ops/test_mlstm_mixer.py",
+        "tests/model/ops",
+        "tests",
+    ]
     assert nearest_tests("raysys/presets.py") == ["tests/test_presets.py", "tests"]

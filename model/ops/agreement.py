@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from model.ops.add_norm import add_dropped, add_norm
-from model.ops.combine import combine
 from model.ops.contrast import contrast
-from model.ops.ffn import ffn
-from model.ops.mix import mix
-from model.ops.mlstm import mlstm
+from model.ops.conv_qkv_gates import conv_qkv_gates
+from model.ops.feed_forward import feed_forward
+from model.ops.head_norm_gate import head_norm_gate
+from model.ops.mlstm_cell import mlstm_cell
+from model.ops.mlstm_mixer import mlstm_mixer
 from model.ops.norm_gelu import linear_norm_gelu, norm_gelu
-from model.ops.project import project
 
 FLOOR = 4e-3
 """Error of rounding results to bfloat16, about; below it there is nothing to compare."""
@@ -39,35 +39,37 @@ class Problem(NamedTuple):
     """Most error that is allowed."""
 
 
-def cell_problem(batch, heads, length, dim, values=1, igate=(0.0, 1.0), fgate=(4.0, 1.0), *, device="cuda") -> Problem:
+def mlstm_cell_problem(
+    batch, heads, length, dim, values=1, igate=(0.0, 1.0), fgate=(4.0, 1.0), *, device="cuda"
+) -> Problem:
     """Returns the mLSTM cell in both directions, with values for each or (1) for both; gates have (mean, spread)."""
     normal = _normal(length, device)
     q, k = (normal(2, batch, length, heads, dim).bfloat16() for _ in range(2))
     v = normal(values, batch, length, heads, dim).bfloat16()
     gates = [normal(2, batch, length, heads) * spread + mean for mean, spread in (igate, fgate)]
-    return _problem(mlstm, [q, k, v, *gates], "h dq dk dv digate dfgate")
+    return _problem(mlstm_cell, [q, k, v, *gates], "h dq dk dv digate dfgate")
 
 
-def project_problem(batch, length, inner, heads, directions=(False, True), *, device="cuda") -> Problem:
-    """Returns `project` of (B, S, I) in the directions asked for."""
+def conv_qkv_gates_problem(batch, length, inner, heads, directions=(False, True), *, device="cuda") -> Problem:
+    """Returns `conv_qkv_gates` of (B, S, I) in the directions asked for."""
     normal, maps = _normal(length, device), (inner // 4, 4, 4)
     shapes = ((batch, length, inner), (inner, 4), (inner,), maps, maps, maps, (2 * heads, 3 * inner), (2 * heads,))
     scales = (1, 0.5, 0.1, 0.5, 0.5, 0.5, 0.05, 1)
     inputs = [(normal(*shape) * scale).bfloat16() for shape, scale in zip(shapes, scales, strict=True)]
     names = "conv k v gates dx dtaps dbias dq_weight dk_weight dv_weight dgate_weight dgate_bias"
-    return _problem(partial(project, directions=directions), inputs, names)
+    return _problem(partial(conv_qkv_gates, directions=directions), inputs, names)
 
 
-def combine_problem(directions, batch, length, heads, dim, *, device="cuda") -> Problem:
-    """Returns `combine` of hidden states (R, B, S, H, E)."""
+def head_norm_gate_problem(directions, batch, length, heads, dim, *, device="cuda") -> Problem:
+    """Returns `head_norm_gate` of hidden states (R, B, S, H, E)."""
     normal, inner = _normal(length, device), heads * dim
     shapes = ((directions, batch, length, heads, dim), (directions, batch, length, inner), (batch, length, inner))
     inputs = [normal(*shape).bfloat16() for shape in (*shapes, (inner,), (inner,))]
-    return _problem(combine, inputs, "y dh dconv dz dweight dskip")
+    return _problem(head_norm_gate, inputs, "y dh dconv dz dweight dskip")
 
 
-def mix_problem(batch, length, inner, heads, both=True, *, device="cuda") -> Problem:
-    """Returns `mix` of (B, S, 2 I), weights and gates, capped at 15, like those of a layer at the start of training."""
+def mlstm_mixer_problem(batch, length, inner, heads, directions=(False, True), *, device="cuda") -> Problem:
+    """Returns `mlstm_mixer` of (B, S, 2 I), weights and gates, capped at 15, like those of a layer at the start of training."""
     normal, maps = _normal(length, device), (inner // 4, 4, 4)
     weights = ((inner, 4), (inner,), maps, maps, maps, (2 * heads, 3 * inner), (2 * heads,), (inner,), (inner,))
     scales = (0.5, 0.1, 0.2, 0.2, 0.2, 0.02, 0.1, 0.1, 0.5)
@@ -76,17 +78,19 @@ def mix_problem(batch, length, inner, heads, both=True, *, device="cuda") -> Pro
     names = "y dwide dtaps dconv_bias dwq dwk dwv dgate_weight dgate_bias dnorm_weight dskip"
     wide = normal(batch, length, 2 * inner).bfloat16()
     # The gates' bias has the sum of gradients that cancel, and gathers what q, k, v and gates were rounded by.
-    return _problem(partial(mix, both=both, cap=15.0), [wide, *inputs], names)._replace(ceiling=2 * CEILING)
+    return _problem(partial(mlstm_mixer, directions=directions, cap=15.0), [wide, *inputs], names)._replace(
+        ceiling=2 * CEILING
+    )
 
 
-def ffn_problem(batch, length, width, hidden, *, device="cuda") -> Problem:
-    """Returns `ffn` of (B, S, D), a tenth of the elements dropped."""
+def feed_forward_problem(batch, length, width, hidden, *, device="cuda") -> Problem:
+    """Returns `feed_forward` of (B, S, D), a tenth of the elements dropped."""
     normal = _normal(length, device)
     shapes = ((width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,))
     scales = (1, 0.1, width**-0.5, 0.1, hidden**-0.5, 0.1)
     inputs = [normal(batch, length, width), normal(batch, length, width)]
     inputs += [normal(*shape) * scale for shape, scale in zip(shapes, scales, strict=True)]
-    operator = partial(ffn, dropout=0.1, seeds=torch.tensor([2**40 + 1, 2**60 + 7], device=device))
+    operator = partial(feed_forward, dropout=0.1, seeds=torch.tensor([2**40 + 1, 2**60 + 7], device=device))
     return _problem(operator, [x.bfloat16() for x in inputs], "y dx dupdate dnorm_weight dnorm_bias dw1 db1 dw2 db2")
 
 

@@ -2,7 +2,8 @@
 
 import torch
 
-from model.ops.sample.reference import philox
+from model.ops.backend import by_kernels
+from model.ops.philox import philox
 
 
 def keep_mask(seed, num_frames, width, dropout):
@@ -27,3 +28,13 @@ def drop(x, seed, dropout):
         return x
     keep = keep_mask(seed, x[..., 0].numel(), x.shape[-1], dropout).view_as(x)
     return torch.where(keep, x / (1 - threshold(dropout) / 2**16), 0)
+
+
+def draw_seeds(num_layers, x, dropout, backend="auto"):
+    """Two seeds for each layer (num_layers, 2), drawn at once, if kernels will drop elements of x; else None for each.
+
+    Without kernels PyTorch's own dropout draws, and takes no seed.
+    """
+    if dropout > 0 and by_kernels(backend, x):
+        return torch.randint(2**62, (num_layers, 2), device=x.device)
+    return [None] * num_layers

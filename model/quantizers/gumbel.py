@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from model.config import QuantizerConfig
 from model.draws import Draws
-from model.ops.sample import sample
+from model.ops.backend import by_kernels
+from model.ops.gumbel_codes import sample_codes
 from model.quantizers.interface import Quantized, Quantizer, code_counts
 from model.schedule import cosine_schedule
 
@@ -81,9 +82,9 @@ class GumbelQuantizer(Quantizer):
         if self.scale != 1:
             logits = logits * self.scale
         share = (weight.flatten() / weight.sum().clamp_min(1)).to(self.codebook.dtype)
-        seed = draws.seed() if self.training and self.backend == "auto" and logits.is_cuda else None
+        seed = draws.seed() if self.training and by_kernels(self.backend, logits) else None
         if seed is not None:
-            vectors, ids, mean_probs = sample(logits, self.codebook, self.temperature, share, seed)
+            vectors, ids, mean_probs = sample_codes(logits, self.codebook, self.temperature, share, seed)
         else:
             noise = torch.zeros((), device=features.device)
             if self.training:

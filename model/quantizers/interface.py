@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from model.draws import Draws
-from model.ops.sample import count_codes
+from model.ops.gumbel_codes import count_codes
 
 
 class Quantized(NamedTuple):

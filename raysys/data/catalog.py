@@ -46,10 +46,12 @@ def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
         root: folder or URL that holds the data sets.
 
     Raises:
-        ValueError: a name that is neither known nor a folder (with the nearest that is).
+        ValueError: a name that is neither known nor a folder (with the nearest that is), or a root that is a data set.
         FileNotFoundError: a known data set whose folder is missing, or a root without any data set.
     """
     found = folders(root)
+    if not found and _is_dataset(root):
+        raise ValueError(f"data.root={root} is itself a data set: give its parent folder")
     canonical = {name.lower(): name for name in EIGHT}
     out: dict[str, str] = {}
     for name in _spelt_out(names, found, root):

@@ -8,19 +8,19 @@ from model.masking import num_masked
 from model.ops.agreement import (
     Problem,
     add_norm_problem,
-    cell_problem,
-    combine_problem,
     contrast_problem,
+    conv_qkv_gates_problem,
     disagreements,
     errors,
-    ffn_problem,
+    feed_forward_problem,
+    head_norm_gate_problem,
     linear_norm_gelu_problem,
-    mix_problem,
+    mlstm_cell_problem,
+    mlstm_mixer_problem,
     norm_gelu_problem,
-    project_problem,
 )
-from model.ops.choice import fits_norm
-from model.ops.mlstm import mlstm
+from model.ops.backend import fits_norm
+from model.ops.mlstm_cell import mlstm_cell
 from raysys.config import RunConfig
 from raysys.doctor import Check, explain, fail, ok, warn
 
@@ -72,11 +72,23 @@ def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str,
     """Operator -> (frames x channels, problem) for every level of the model."""
     # These need Triton, which machines without a GPU may lack.
     from model.ops.contrast.fused import fits_width as fits_contrast
-    from model.ops.ffn.fused import fits as fits_ffn
-    from model.ops.project.fused import fits
+    from model.ops.conv_qkv_gates.fused import fits
+    from model.ops.feed_forward.fused import fits as fits_feed_forward
 
     backbone = config.model.backbone
-    out = {name: [] for name in ("mlstm", "project", "combine", "mix", "ffn", "add_norm", "norm_gelu", "contrast")}
+    out = {
+        name: []
+        for name in (
+            "mlstm_cell",
+            "conv_qkv_gates",
+            "head_norm_gate",
+            "mlstm_mixer",
+            "feed_forward",
+            "add_norm",
+            "norm_gelu",
+            "contrast",
+        )
+    }
     heads, frames = backbone.num_heads, config.model.num_frames
     encoded = config.model.encoder.width
     if fits_norm(encoded):
@@ -92,15 +104,17 @@ def kernel_problems(config: RunConfig, device: str) -> dict[str, list[tuple[str,
         width = backbone.width * backbone.expand**level
         inner, hidden = round(width * backbone.up_factor), backbone.ffn_width(width)
         place, dim = f"{frames} x {inner}", inner // heads
-        out["mlstm"].append((place, cell_problem(2, heads, frames, dim, device=device)))
+        out["mlstm_cell"].append((place, mlstm_cell_problem(2, heads, frames, dim, device=device)))
         if fits(inner, backbone.qkv_block, backbone.conv_kernel, 2 * heads):  # others run in plain PyTorch
-            out["project"].append((place, project_problem(2, frames, inner, heads, device=device)))
-            out["mix"].append((place, mix_problem(2, frames, inner, heads, device=device)))
-        if fits_ffn(hidden, width):
-            out["ffn"].append((f"{frames} x {width}", ffn_problem(2, frames, width, hidden, device=device)))
+            out["conv_qkv_gates"].append((place, conv_qkv_gates_problem(2, frames, inner, heads, device=device)))
+            out["mlstm_mixer"].append((place, mlstm_mixer_problem(2, frames, inner, heads, device=device)))
+        if fits_feed_forward(hidden, width):
+            out["feed_forward"].append(
+                (f"{frames} x {width}", feed_forward_problem(2, frames, width, hidden, device=device))
+            )
         if fits_norm(width):
             out["add_norm"].append((f"{frames} x {width}", add_norm_problem(2, frames, width, device=device)))
-        out["combine"].append((place, combine_problem(2, 2, frames, heads, dim, device=device)))
+        out["head_norm_gate"].append((place, head_norm_gate_problem(2, 2, frames, heads, dim, device=device)))
         frames //= backbone.pool[level] if level < len(backbone.pool) else 1
     return out
 
@@ -115,9 +129,9 @@ def mlstm_error(backend: str, device: str) -> float:
     shape = (2, 1, 48, 2, 16)
     q, k, v = (torch.randn(shape, generator=draw) for _ in range(3))
     igate, fgate = (torch.randn(shape[:-1], generator=draw) + shift for shift in (0.0, 3.0))
-    wanted = mlstm(*(x.double() for x in (q, k, v, igate, fgate)), backend="reference")
+    wanted = mlstm_cell(*(x.double() for x in (q, k, v, igate, fgate)), backend="reference")
     with torch.no_grad():
-        h = mlstm(*(x.to(device) for x in (q, k, v, igate, fgate)), backend=backend)
+        h = mlstm_cell(*(x.to(device) for x in (q, k, v, igate, fgate)), backend=backend)
     return float((h.cpu().double() - wanted).norm() / wanted.norm())
 
 

@@ -42,6 +42,7 @@ def check_data(config: RunConfig) -> Iterator[Check]:
         found = folders(data.root)
         eight = [name for name in EIGHT if name.lower() in found]
         absent = f"; `{_fetch('all8', data.root)}` fetches the others" if len(eight) < len(EIGHT) else ""
+        absent += "; `--data.datasets all` takes what is there" if found and "all" not in data.datasets else ""
         listed = ", ".join(found) or "no data set"
         yield ok("data.root", f"{data.root} holds {listed}: {len(eight)} of the eight{absent}")
         names = [one for name in names for one in ((found or ["all"]) if name == "all" else [name])]
@@ -60,7 +61,8 @@ def _data_set(name: str, config: RunConfig) -> Iterator[Check]:
         [(label, folder)] = resolve((name,), data.root).items()
     except FileNotFoundError:
         size = f" (about {EIGHT[name].gigabytes:g} GB)" if name in EIGHT else ""
-        yield fail(title, f"no folder {data.root}/{name.lower()}{size}", _fetch(name, data.root))
+        remedy = f"--data.datasets all, for what is there, or {_fetch(name, data.root)}"
+        yield fail(title, f"no folder {data.root}/{name.lower()}{size}", remedy)
         return
     except ValueError as error:
         yield fail(title, str(error), "--data.datasets takes names of the eight, of folders below data.root, or paths")

@@ -34,7 +34,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
 
     Args:
         directories: folders of runs and sweeps, in the order of the page.
-        out: the HTML file; None writes report.html into the first folder.
+        out: the HTML file; None writes report.html into the folder, or report-NAME-NAME.html beside several.
 
     Raises:
         ValueError: no folder, or one that is neither a run nor a sweep (naming the files looked for).
@@ -42,7 +42,7 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
     if not directories:
         raise ValueError("no folder given: name at least one run or sweep, e.g. results/base")
     folders = [read_folder(directory) for directory in directories]
-    out = Path(out) if out is not None else folders[0].path / "report.html"
+    out = Path(out) if out is not None else _default_page(folders)
     runs = [folder for folder in folders if isinstance(folder, Run)]
     with styled():
         chapters = [run_chapter(folder) if isinstance(folder, Run) else sweep_chapter(folder) for folder in folders]
@@ -53,6 +53,14 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
     Location(out).write(page)
     log.info("report on %s written to %s (%.1f MB)", ", ".join(map(str, directories)), out, out.stat().st_size / 1e6)
     return out
+
+
+def _default_page(folders: list[Run | Sweep]) -> Path:
+    """A name that belongs to these folders alone, so that no other report is overwritten."""
+    if len(folders) == 1:
+        return folders[0].path / "report.html"
+    names = "-".join(folder.path.resolve().name for folder in folders)
+    return folders[0].path.resolve().parent / f"report-{names}.html"
 
 
 def _title(chapters: list[Chapter]) -> str:

@@ -1,7 +1,5 @@
 """What a configuration means, without running it: shapes, parameters and memory."""
 
-import json
-
 from torch.overrides import TorchFunctionMode
 
 from model.pretrain import PretrainModel
@@ -17,10 +15,10 @@ class _WithoutValues(TorchFunctionMode):
 
 
 def describe(config: RunConfig) -> str:
-    """Returns the resolved configuration, the shapes of the U-Net, the parameters by part and a memory estimate."""
+    """Returns the shapes of the U-Net, the parameters by part and a memory estimate, in lines."""
     with _WithoutValues():
         model = PretrainModel(config.model, config.mask, config.loss)
-    lines = [json.dumps(config.to_dict(), indent=1), "", "shapes (frames x width):"]
+    lines = ["shapes (frames x width):"]
     frames, width = config.model.num_frames, config.model.backbone.width
     lines.append(f"  waveform 3 x {config.model.window_samples} -> encoder {frames} x {config.model.encoder.width}")
     for level in range(len(config.model.backbone.pool) + 1):
@@ -35,7 +33,8 @@ def describe(config: RunConfig) -> str:
         model.backbone.named_children()
     )
     for name, part in parts.items():
-        lines.append(f"  {name:12s} {sum(p.numel() for p in part.parameters()):>12,}")
+        if count := sum(p.numel() for p in part.parameters()):
+            lines.append(f"  {name:12s} {count:>12,}")
     lines.append(f"  {'total':12s} {total:>12,}")
     lines += ["", f"memory of weights, gradients and AdamW: {total * 16 / 2**30:.2f} GiB a worker"]
     lines.append(f"activations kept for the backward pass (estimate): {_activation_gib(config):.1f} GiB a worker")

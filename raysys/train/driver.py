@@ -1,6 +1,8 @@
 """A pretraining run on a Ray cluster: the driver side."""
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +17,10 @@ from raysys.cluster import connect, quieten, require
 from raysys.config import MAY_CHANGE, RunConfig
 from raysys.console import configure_logging
 from raysys.location import Location
-from raysys.ray_internals import WorkersNotStarted
+from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
 from raysys.record import run_record, write_run
 from raysys.train.data import prepare_training_data
-from raysys.train.loop import Trainer
+from raysys.train.loop import Budget, Trainer
 from raysys.train.reporter import TrainReporter
 from raysys.train.storage import RemoteLogs, newest_checkpoint, repair_checkpoint_list
 
@@ -46,6 +48,9 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     began = write_run(run.url, config, record, may_change=MAY_CHANGE)
     repair_checkpoint_list(run)
     planned = {f"train.{key}": getattr(began.train, key) for key in ("num_workers", "min_workers")}
+    if (metrics := _finished(run, Budget.of(config.override(planned), data.plan.epoch_windows))) is not None:
+        log.info("run %s is finished already: its last checkpoint is at the end of the budget", config.name)
+        return _told(run, metrics)
     arguments = {
         "config": config.override(planned),  # what budget and learning rate refer to, whoever computes now
         "data": data.shared(),
@@ -54,7 +59,21 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     }
     result = _fit(config, arguments)
     log.info("run %s finished, written to %s", config.name, run)
-    return {**(result.metrics or {}), "directory": run.url}
+    return _told(run, result.metrics or {})
+
+
+def _told(run: Location, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What `pretrain` returns, after saying what to do next."""
+    log.info("next: python -m jobs.report %s", run)
+    return {**metrics, "directory": run.url}
+
+
+def _finished(run: Location, budget: Budget) -> dict[str, Any] | None:
+    """The metrics that came with the newest checkpoint, if it is at the end of the budget."""
+    if newest_checkpoint(run) is None:
+        return None
+    metrics = (run / CHECKPOINT_LIST).read_json()["latest_checkpoint_result"]["metrics"]
+    return metrics if metrics.get("windows", 0) >= budget.windows else None
 
 
 def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
@@ -63,7 +82,7 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
     while True:
         before = newest_checkpoint(run)
         try:
-            result = trainer(train_worker, config, arguments).fit()
+            result = _fit_once(config, arguments)
         except ray.train.WorkerGroupError as error:
             if newest_checkpoint(run) == before:
                 raise
@@ -84,6 +103,18 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
                 return result
             waiting_since = None
             log.warning("machines were taken away: going on from the checkpoint on those that are left")
+
+
+def _fit_once(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
+    """What Ray Train found; KeyboardInterrupt on Ctrl-C, which its own handler turns into the end of the process."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer(train_worker, config, arguments).fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def trainer(

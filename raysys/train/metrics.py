@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +16,35 @@ from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
 from raysys.codebook_health import PERPLEXITY, CodebookHealth
+from raysys.console import duration
 from raysys.train.optim import StepGuard
 
 log = logging.getLogger(__name__)
 
 _CONSOLE = {
     "train/loss": "loss {:.3f}",
-    "train/contrastive": "nce {:.3f}",
-    "codebook/perplexity": "ppl {:.0f}",
-    "codebook/used_fraction": "used {:.0%}",
-    "train/grad_norm": "|g| {:.2f}",
+    "train/contrastive": "contrastive {:.3f}",
+    "codebook/perplexity": "perplexity {:.0f}",
+    "train/grad_norm": "gradient {:.2f}",
     "optim/lr": "lr {:.1e}",
-    "perf/windows_per_s": "{:.0f} win/s",
-    "perf/data_wait_fraction": "wait {:.1%}",
+    "perf/windows_per_s": "{:.0f} windows/s",
+    "perf/data_wait_fraction": "waiting {:.1%}",
 }
+_VALIDATION = {
+    "val/contrastive": "contrastive {:.3f}",
+    "val/accuracy": "accuracy {:.1%}",
+    "probe/macro_ap": "probe {:.3f}",
+    "codebook/used_fraction": "codes in use {:.0%}",
+}
+LEGEND = (
+    "in the lines below: contrastive is how well masked frames are told from others (nats, lower is better), loss adds the "
+    "diversity of codes, perplexity is the number of codes in even use (summed over groups), gradient its norm before clipping,",
+    "lr the learning rate, waiting the share of time without data, accuracy the share of frames told right, probe how well a "
+    "linear read-out finds P and S (macro AP)",
+)
+"""What the words of the console lines mean, said once at the start of a run."""
+_PACE_LINES = 10
+"""Log lines of whose time the time that is left is estimated."""
 WAITING = 0.2
 """Share of the time spent waiting for data, twice in a row, above which the alarm goes off."""
 EXPORTED = {
@@ -107,6 +123,9 @@ class RunLog:
         self._skipped = skipped
         self._health = health
         self._tick = (time.perf_counter(), 0.0, 0)
+        self._pace: deque[tuple[float, int]] = deque(maxlen=_PACE_LINES)
+        if self._speaks:
+            log.info("\n".join(LEGEND))
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
         """Adds the 0-dim tensors of one step."""
@@ -150,14 +169,21 @@ class RunLog:
         if torch.cuda.is_available():
             metrics["mem/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if self._speaks:
-            parts = [text.format(metrics[name]) for name, text in _CONSOLE.items() if name in metrics]
-            log.info("step %d/%d  %s", line.step, self._total_steps, "  ".join(parts))
+            log.info(
+                "step %d/%d  %s  %s",
+                line.step,
+                self._total_steps,
+                self._progress(now, line.step),
+                _words(_CONSOLE, metrics),
+            )
         self.write(metrics, line.step)
         return metrics
 
     def write(self, metrics: dict[str, Any], step: int) -> None:
         """Writes scalars to TensorBoard, to Ray's metrics and, as one line, to metrics.jsonl; raises alarms."""
         self._check(metrics, step)
+        if self._speaks and "val/contrastive" in metrics:
+            log.info("validation after step %d  %s", step, _words(_VALIDATION, metrics))
         if self._writer:
             self._ray_metrics.set(metrics)
             scalars = {name: value for name, value in metrics.items() if "/" in name and math.isfinite(value)}
@@ -189,6 +215,13 @@ class RunLog:
         if self._writer:
             self._writer.close()
             self._lines.close()
+
+    def _progress(self, now: float, step: int) -> str:
+        """Percent done, and the time left at the pace of the last lines, validations and checkpoints among them."""
+        self._pace.append((now, step))
+        (then, before), left = self._pace[0], self._total_steps - step
+        text = f"{step / self._total_steps:.0%}"
+        return f"{text}, {duration(left * (now - then) / (step - before))} left" if left and step > before else text
 
     def _check(self, metrics: dict[str, float], step: int) -> None:
         # Before training the codes of `base` have a perplexity of a tenth of their number, which training raises.
@@ -224,6 +257,10 @@ class RunLog:
         if raised and kind not in self._alarmed and self._speaks:
             log.warning("ALARM %s: %s", kind, text)
         (self._alarmed.add if raised else self._alarmed.discard)(kind)
+
+
+def _words(texts: dict[str, str], metrics: dict[str, float]) -> str:
+    return "  ".join(text.format(metrics[name]) for name, text in texts.items() if name in metrics)
 
 
 def exported_name(name: str) -> str:

@@ -5,38 +5,37 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.ops.adamw import ManyTensors
+from model.ops.adamw import many_tensors
 from raysys.config import OptimConfig
 
 _NO_DECAY = ("igate", "fgate", "codebook", "mask_embedding", "conv1d")
 
 
 class AdamW(torch.optim.AdamW):
-    """PyTorch's fused AdamW, of which on a GPU norm and step are one launch each for all parameters (model/ops/adamw).
+    """PyTorch's AdamW, of which norm and step are taken for all parameters at once (model/ops/adamw): on a GPU one launch each.
 
-    There all parameters share one count of steps. `found_inf` and `grad_scale`, 0-dim, are those of PyTorch's fused optimisers.
+    All parameters share one count of steps. `found_inf` and `grad_scale`, 0-dim, are those of PyTorch's fused optimisers.
     """
 
-    def __init__(self, groups: list[dict], betas: tuple[float, float], device: torch.device):
+    def __init__(
+        self, groups: list[dict], betas: tuple[float, float], device: torch.device, backend: str = "auto"
+    ):  # fmt: skip
         super().__init__(groups, betas=betas, fused=True, capturable=device.type == "cuda")
-        self._own = device.type == "cuda"
-        self._many: ManyTensors | None = None
+        self._backend = backend
+        self._many = None
         self._moments: list[int] = []
 
     @torch.no_grad()
     def grad_norm(self) -> Tensor:
         """Returns the norm of all gradients together, 0-dim."""
-        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if not self._own:
-            return nn.utils.get_total_norm([p.grad for p in parameters], foreach=True)
-        self._find(parameters)
+        self._find()
         return self._many.norm()
 
     @torch.no_grad()
     def step(self) -> None:
-        """Takes a step; `grad_norm` has to be called before."""
-        if not self._own:
-            super().step()
+        """Takes a step; none where no parameter has a gradient."""
+        self._find()
+        if self._many is None:
             return
         lrs = torch.stack([group["lr"] for group in self.param_groups])
         group = self.param_groups[0]
@@ -47,8 +46,12 @@ class AdamW(torch.optim.AdamW):
         """Has to be called when a CUDA graph that holds a step has been recorded, before its first replay."""
         self._many.write_table()
 
-    def _find(self, parameters: list[nn.Parameter]) -> None:
+    def _find(self) -> None:
         """Finds parameters, gradients and moments in memory; makes moments where there are none."""
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not parameters:
+            self._many, self._moments = None, []
+            return
         for parameter in parameters:
             if not self.state[parameter]:
                 moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -63,7 +66,7 @@ class AdamW(torch.optim.AdamW):
             numbers = {p: number for number, group in enumerate(self.param_groups) for p in group["params"]}
             groups = [numbers[p] for p in parameters]
             decays = [self.param_groups[number]["weight_decay"] for number in groups]
-            self._many = ManyTensors(parameters, first, second, groups, decays)
+            self._many = many_tensors(parameters, first, second, groups, decays, backend=self._backend)
         self._many.locate([p.grad for p in parameters])
 
 

@@ -42,6 +42,7 @@ def write_results(
     best = _best(sweep, config, grids, trials)
     (sweep / "best.json").write_json(best)
     log.info("sweep %s: best %s %.4f with %s", config.name, config.search.objective, best["value"], best["tuned"])
+    log.info("next: python -m jobs.report %s", sweep)
     return best
 
 

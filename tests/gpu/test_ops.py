@@ -12,20 +12,20 @@ from model.masking import span_mask
 from model.ops.agreement import (
     Problem,
     add_norm_problem,
-    cell_problem,
-    combine_problem,
     contrast_problem,
+    conv_qkv_gates_problem,
     disagreements,
     errors,
-    ffn_problem,
+    feed_forward_problem,
+    head_norm_gate_problem,
     linear_norm_gelu_problem,
-    mix_problem,
+    mlstm_cell_problem,
+    mlstm_mixer_problem,
     norm_gelu_problem,
-    project_problem,
     value_and_gradients,
 )
-from model.ops.mlstm import mlstm
-from model.ops.sample import gumbel, sample
+from model.ops.gumbel_codes import gumbel_noise, sample_codes
+from model.ops.mlstm_cell import mlstm_cell
 from model.quantizers.gumbel import GumbelQuantizer
 from raysys.train.optim import AdamW, StepGuard
 
@@ -48,49 +48,49 @@ CELLS = {
 
 @pytest.mark.parametrize("case", CELLS)
 def test_cell(case):
-    assert not disagreements(errors(cell_problem(*CELLS[case])))
+    assert not disagreements(errors(mlstm_cell_problem(*CELLS[case])))
 
 
 @pytest.mark.parametrize("igate", [-15.0, 15.0])
 @pytest.mark.parametrize("fgate", [-15.0, 15.0])
 def test_cell_with_extreme_gates(igate, fgate):
-    problem = cell_problem(1, 2, 500, 64, 1, (igate, 0.1), (fgate, 0.1))
+    problem = mlstm_cell_problem(1, 2, 500, 64, 1, (igate, 0.1), (fgate, 0.1))
     # With one gate wide open h = v, and gate gradients cancel to nothing.
     least = problem.inputs[2].detach().norm().item()
     assert not disagreements(errors(problem, least=least, ceiling=float("inf")))
 
 
 def test_cell_gives_the_same_bits_ten_times():
-    inputs = cell_problem(8, 4, 300, 64).inputs
-    first = value_and_gradients(lambda *x: mlstm(*x, backend="triton"), inputs)
+    inputs = mlstm_cell_problem(8, 4, 300, 64).inputs
+    first = value_and_gradients(lambda *x: mlstm_cell(*x, backend="triton"), inputs)
     for _ in range(9):
-        again = value_and_gradients(lambda *x: mlstm(*x, backend="triton"), inputs)
+        again = value_and_gradients(lambda *x: mlstm_cell(*x, backend="triton"), inputs)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 def test_cell_compiles_whole_under_autocast():
-    inputs = cell_problem(2, 2, 100, 32).inputs
-    plain = value_and_gradients(lambda *x: mlstm(*x) * 2, inputs)
+    inputs = mlstm_cell_problem(2, 2, 100, 32).inputs
+    plain = value_and_gradients(lambda *x: mlstm_cell(*x) * 2, inputs)
     with torch.autocast("cuda", torch.bfloat16):
-        compiled = value_and_gradients(torch.compile(lambda *x: mlstm(*x) * 2, fullgraph=True), inputs)
+        compiled = value_and_gradients(torch.compile(lambda *x: mlstm_cell(*x) * 2, fullgraph=True), inputs)
     assert all(torch.equal(a, b) for a, b in zip(plain, compiled, strict=True))
 
 
 @pytest.mark.parametrize("directions", [(False, True), (True,)])
 @pytest.mark.parametrize("sizes", [(4, 1024, 256, 4), (3, 64, 1024, 4), (2, 77, 32, 2)])
-def test_project(sizes, directions):
-    assert not disagreements(errors(project_problem(*sizes, directions)))
+def test_conv_qkv_gates(sizes, directions):
+    assert not disagreements(errors(conv_qkv_gates_problem(*sizes, directions)))
 
 
-@pytest.mark.parametrize("both", [True, False])
+@pytest.mark.parametrize("directions", [(False, True), (False,)])
 @pytest.mark.parametrize("sizes", [(4, 1024, 256, 4), (4, 256, 512, 4), (3, 64, 1024, 4), (2, 77, 32, 2)])
-def test_mix(sizes, both):
-    assert not disagreements(errors(mix_problem(*sizes, both)))
+def test_mlstm_mixer(sizes, directions):
+    assert not disagreements(errors(mlstm_mixer_problem(*sizes, directions)))
 
 
 @pytest.mark.parametrize("sizes", [(4, 1024, 128, 208), (3, 77, 32, 56), (1, 1, 16, 24)])
-def test_ffn(sizes):
-    assert not disagreements(errors(ffn_problem(*sizes)))
+def test_feed_forward(sizes):
+    assert not disagreements(errors(feed_forward_problem(*sizes)))
 
 
 @pytest.mark.parametrize("sizes", [(4, 1024, 128), (4, 64, 512), (3, 77, 32), (1, 1, 16)])
@@ -119,12 +119,12 @@ def test_the_masks_of_a_gpu_are_those_of_a_cpu(num_frames):
 
 
 @pytest.mark.parametrize("sizes", [(2, 4, 1024, 4, 64), (2, 3, 64, 4, 256), (1, 2, 77, 3, 24)])
-def test_combine(sizes):
-    assert not disagreements(errors(combine_problem(*sizes)))
+def test_head_norm_gate(sizes):
+    assert not disagreements(errors(head_norm_gate_problem(*sizes)))
 
 
-def sample_problem(frames, groups, codes, width):
-    """`sample` of logits and a codebook; its ids are left out of the outputs."""
+def sample_codes_problem(frames, groups, codes, width):
+    """`sample_codes` of logits and a codebook; its ids are left out of the outputs."""
     gen = torch.Generator("cuda").manual_seed(frames)
     logits, codebook = (
         torch.randn(shape, generator=gen, device="cuda").bfloat16().requires_grad_()
@@ -134,7 +134,7 @@ def sample_problem(frames, groups, codes, width):
     temperature, seed = torch.tensor(0.8, device="cuda"), torch.tensor([frames], device="cuda")
 
     def operator(logits, codebook, backend):
-        q, _ids, mean = sample(logits, codebook, temperature, weight, seed, backend=backend)
+        q, _ids, mean = sample_codes(logits, codebook, temperature, weight, seed, backend=backend)
         return q, mean
 
     return Problem(operator, [logits, codebook], ["q", "mean", "dlogits", "dcodebook"])
@@ -151,20 +151,20 @@ SAMPLES = {
 
 @pytest.mark.parametrize("case", SAMPLES)
 def test_sample(case):
-    assert not disagreements(errors(sample_problem(*SAMPLES[case])))
+    assert not disagreements(errors(sample_codes_problem(*SAMPLES[case])))
 
 
 def test_noise_of_the_kernel_is_standard_gumbel():
     seed = torch.tensor([2**40 + 3], device="cuda")
-    noise = gumbel(seed, 20000, 2, 320)
-    torch.testing.assert_close(noise, gumbel(seed, 20000, 2, 320, backend="torch"), rtol=0, atol=5e-5)
+    noise = gumbel_noise(seed, 20000, 2, 320)
+    torch.testing.assert_close(noise, gumbel_noise(seed, 20000, 2, 320, backend="torch"), rtol=0, atol=5e-5)
     assert noise.isfinite().all()
     assert noise.double().mean().item() == pytest.approx(0.5772157, abs=2e-3)
     assert noise.double().var().item() == pytest.approx(math.pi**2 / 6, abs=8e-3)
 
 
 def test_sample_gives_the_same_bits_ten_times():
-    problem = sample_problem(20000, 2, 320, 128)
+    problem = sample_codes_problem(20000, 2, 320, 128)
     first, *others = (
         value_and_gradients(lambda *x: problem.operator(*x, backend="triton"), problem.inputs) for _ in range(10)
     )
@@ -173,7 +173,7 @@ def test_sample_gives_the_same_bits_ten_times():
 
 
 def test_sample_compiles_whole_under_autocast():
-    problem = sample_problem(1000, 2, 320, 128)
+    problem = sample_codes_problem(1000, 2, 320, 128)
 
     def run(*x):
         return problem.operator(*x, backend="triton")

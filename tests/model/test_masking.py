@@ -6,7 +6,8 @@ import torch
 
 from model.config import MaskConfig
 from model.draws import Draws, KeyedDraws
-from model.masking import _exact_spans, num_masked, span_mask, take, take_aside
+from model.masking import num_masked, span_mask, take, take_aside
+from model.ops.spans.reference import exact_spans
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,7 @@ def test_placements_are_uniform():
                 ways.add((starts, lengths))
     assert len(ways) == 30
     rows = 30000
-    starts, lengths = _exact_spans(torch.rand(rows, 7), torch.rand(rows, 7), total=5, span=2)
+    starts, lengths = exact_spans(torch.rand(rows, 7), torch.rand(rows, 7), total=5, span=2)
     found = Counter(zip(map(tuple, starts.tolist()), map(tuple, lengths.tolist()), strict=True))
     assert set(found) == ways
     chi2 = sum((n - rows / 30) ** 2 / (rows / 30) for n in found.values())

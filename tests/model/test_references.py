@@ -7,16 +7,22 @@ import pytest
 import torch
 
 from model.ops.add_norm.reference import add_dropped_reference, add_norm_reference
-from model.ops.combine.reference import combine_reference
 from model.ops.contrast.reference import contrast_reference, counts_in
+from model.ops.conv_qkv_gates.reference import block_diagonal, conv_qkv_gates_reference
 from model.ops.dropout import drop
-from model.ops.ffn.reference import ffn_reference
-from model.ops.mix.reference import before_cell, mix_reference
-from model.ops.mlstm.chunkwise import mlstm_chunkwise
-from model.ops.mlstm.reference import mlstm_reference
-from model.ops.norm_gelu.reference import linear_norm_gelu_reference, norm_gelu_reference
-from model.ops.project.reference import block_diagonal, project_reference
-from model.ops.sample.reference import count_codes_reference, gumbel_reference, philox, sample_reference
+from model.ops.feed_forward.reference import feed_forward_reference
+from model.ops.gumbel_codes.reference import (
+    count_codes_reference,
+    gumbel_noise_reference,
+    philox,
+    sample_codes_reference,
+)
+from model.ops.head_norm_gate.reference import head_norm_gate_reference
+from model.ops.mlstm_cell.chunkwise import mlstm_cell_chunkwise
+from model.ops.mlstm_cell.reference import mlstm_cell_reference
+from model.ops.mlstm_mixer.reference import before_cell, mlstm_mixer_reference
+from model.ops.norm_gelu import linear_norm_gelu
+from model.ops.norm_gelu.reference import norm_gelu_reference
 
 erf = np.vectorize(math.erf)
 
@@ -76,7 +82,7 @@ def test_feed_forward_net(dropout):
     first = x + drop(update, seeds[0], dropout)
     hidden = gelu(layer_norm(first.numpy(), weight, bias) @ w1.mT.numpy() + b1.numpy())
     want = first + drop(torch.as_tensor(hidden @ w2.mT.numpy() + b2.numpy()), seeds[1], dropout)
-    close(ffn_reference(x, update, weight, bias, w1, b1, w2, b2, dropout, seeds), want)
+    close(feed_forward_reference(x, update, weight, bias, w1, b1, w2, b2, dropout, seeds), want)
 
 
 def test_norm_and_gelu_of_what_the_frame_before_left():
@@ -90,11 +96,11 @@ def test_norm_and_gelu_of_what_the_frame_before_left():
     linear = normal(8, 6)
     x = normal(2, 5, 6)
     want = gelu(layer_norm(x.numpy() @ linear.mT.numpy(), weight, bias))
-    close(linear_norm_gelu_reference(x, linear, weight, bias), want)
+    close(linear_norm_gelu(x, linear, weight, bias, backend="torch"), want)
 
 
 @pytest.mark.parametrize("directions", [1, 2])
-def test_combine_norms_every_head_alone_and_gates_the_sum_of_directions(directions):
+def test_head_norm_gate_norms_every_head_alone_and_gates_the_sum_of_directions(directions):
     h, conv, z = normal(directions, 2, 3, 2, 4), normal(directions, 2, 3, 8), normal(2, 3, 8)
     weight, skip = normal(8), normal(8)
     want = np.zeros((2, 3, 8))
@@ -103,10 +109,10 @@ def test_combine_norms_every_head_alone_and_gates_the_sum_of_directions(directio
             inside = slice(4 * head, 4 * head + 4)
             want[..., inside] += layer_norm(h[r, :, :, head].numpy(), 1 + weight[inside])
         want += skip.numpy() * conv[r].numpy()
-    close(combine_reference(h, conv, z, weight, skip), want * silu(z.numpy()))
+    close(head_norm_gate_reference(h, conv, z, weight, skip), want * silu(z.numpy()))
 
 
-def project_problem(inner=8, heads=2, frames=6, kernel=3):
+def conv_qkv_gates_problem(inner=8, heads=2, frames=6, kernel=3):
     x, taps, bias = normal(2, frames, inner), normal(inner, kernel), normal(inner)
     maps = [normal(inner // 4, 4, 4) for _ in range(3)]
     return x, taps, bias, *maps, normal(2 * heads, 3 * inner), normal(2 * heads)
@@ -121,10 +127,10 @@ def dense(blocks):
     return matrix
 
 
-def test_project_is_convolution_maps_and_gates():
+def test_conv_qkv_gates_is_convolution_maps_and_gates():
     """Keys meet the convolved input as W_k a' meets W_q a; gates see W_q a, W_k a and W_v x beside each other."""
-    x, taps, bias, wq, wk, wv, gate_weight, gate_bias = problem = project_problem()
-    conv, k, v, gates = project_reference(*problem, (False, True))
+    x, taps, bias, wq, wk, wv, gate_weight, gate_bias = problem = conv_qkv_gates_problem()
+    conv, k, v, gates = conv_qkv_gates_reference(*problem, (False, True))
     close(block_diagonal(wq), dense(wq))
     close(v[0], x.numpy() @ dense(wv).T)
     for r, step in enumerate((-1, 1)):
@@ -143,17 +149,17 @@ def test_project_is_convolution_maps_and_gates():
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_project_in_one_direction_is_its_part_of_both(backward):
-    problem = project_problem()
-    one, both = project_reference(*problem, (backward,)), project_reference(*problem, (False, True))
+def test_conv_qkv_gates_in_one_direction_is_its_part_of_both(backward):
+    problem = conv_qkv_gates_problem()
+    one, both = conv_qkv_gates_reference(*problem, (backward,)), conv_qkv_gates_reference(*problem, (False, True))
     for name, a, b in zip(("conv", "k", "v", "gates"), one, both, strict=True):
         close(a[0], b[0 if name == "v" else int(backward)])
 
 
 def test_gates_are_capped_and_heads_stand_side_by_side():
-    x, *weights = project_problem()
+    x, *weights = conv_qkv_gates_problem()
     weights[-2], weights[-1] = 3 * weights[-2], 3 * weights[-1]
-    conv, k, v, gates = project_reference(x, *weights, (False, True))
+    conv, k, v, gates = conv_qkv_gates_reference(x, *weights, (False, True))
     (q, keys, values, igate, fgate), also = before_cell(x, *weights, cap=2.5, backend="torch")
     assert gates.abs().max() > 10
     capped = 2.5 * np.tanh(gates.numpy() / 2.5)
@@ -164,19 +170,19 @@ def test_gates_are_capped_and_heads_stand_side_by_side():
     assert q.shape == (2, 2, 6, 2, 4)
 
 
-@pytest.mark.parametrize("both", [False, True])
-def test_mix_is_projection_cell_and_combination(both):
-    x, *weights = project_problem()
+@pytest.mark.parametrize("directions", [(False,), (False, True)])
+def test_mlstm_mixer_is_projection_cell_and_combination(directions):
+    x, *weights = conv_qkv_gates_problem()
     z, norm_weight, skip = normal(2, 6, 8), normal(8), normal(8)
-    conv, k, v, gates = project_reference(x, *weights, (False, True) if both else (False,))
+    conv, k, v, gates = conv_qkv_gates_reference(x, *weights, directions)
     heads = [t.unflatten(-1, (2, 4)) for t in (conv, k, v)]
     capped = 1.5 * torch.tanh(gates / 1.5)
-    h = mlstm_reference(*heads, capped[..., :2], capped[..., 2:], eps=1e-6)
-    have = mix_reference(torch.cat([x, z], -1), *weights, norm_weight, skip, both=both, cap=1.5)
-    close(have, combine_reference(h, conv, z, norm_weight, skip))
+    h = mlstm_cell_reference(*heads, capped[..., :2], capped[..., 2:], eps=1e-6)
+    have = mlstm_mixer_reference(torch.cat([x, z], -1), *weights, norm_weight, skip, directions=directions, cap=1.5)
+    close(have, head_norm_gate_reference(h, conv, z, norm_weight, skip))
 
 
-def cell_problem(length, values=2):
+def mlstm_cell_problem(length, values=2):
     q, k = normal(2, 2, length, 2, 4), normal(2, 2, length, 2, 4)
     return q, k, normal(values, 2, length, 2, 4), normal(2, 2, length, 2), normal(2, 2, length, 2) + 1
 
@@ -199,14 +205,14 @@ def unrolled(q, k, v, igate, fgate):
 
 @pytest.mark.parametrize("values", [1, 2])
 def test_recurrence_is_a_weighted_mean_of_the_past(values):
-    problem = cell_problem(9, values)
-    close(mlstm_reference(*problem, eps=0.0), unrolled(*problem))
+    problem = mlstm_cell_problem(9, values)
+    close(mlstm_cell_reference(*problem, eps=0.0), unrolled(*problem))
 
 
 def test_direction_one_alone_is_forward():
-    problem = [x[:1] for x in cell_problem(7)]
-    both = mlstm_reference(*[torch.cat([x, x]) for x in problem])
-    close(mlstm_reference(*problem)[0], both[0])
+    problem = [x[:1] for x in mlstm_cell_problem(7)]
+    both = mlstm_cell_reference(*[torch.cat([x, x]) for x in problem])
+    close(mlstm_cell_reference(*problem)[0], both[0])
     assert (both[0] != both[1]).any()
 
 
@@ -214,9 +220,9 @@ def test_direction_one_alone_is_forward():
 @pytest.mark.parametrize("values", [1, 2])
 def test_chunks_are_the_recurrence_eps_included(chunk, values):
     """An eps that matters, and rare inputs and short memories in turn, so that stabilisers rise and fall across chunks."""
-    q, k, v, igate, fgate = cell_problem(11, values)
+    q, k, v, igate, fgate = mlstm_cell_problem(11, values)
     problem = (q, k, v, 4 * igate, 4 * fgate)
-    close(mlstm_chunkwise(*problem, eps=0.3, chunk=chunk), mlstm_reference(*problem, eps=0.3))
+    close(mlstm_cell_chunkwise(*problem, eps=0.3, chunk=chunk), mlstm_cell_reference(*problem, eps=0.3))
 
 
 def test_bytes_of_a_word_are_counts_from_the_lowest_on():
@@ -273,7 +279,7 @@ def test_philox_is_that_of_the_paper():
 def test_noise_takes_every_output_of_every_call_in_turn(num_codes, width):
     """Code v is output v // width mod 4 of the call of its piece; small frames first, then groups."""
     seed, groups = 2**40 + 9, 2
-    noise = gumbel_reference(torch.tensor([seed]), 3, groups, num_codes)
+    noise = gumbel_noise_reference(torch.tensor([seed]), 3, groups, num_codes)
     for n, g, v in [(0, 0, 0), (0, 1, 1), (2, 0, width), (1, 1, num_codes - 1), (2, 1, min(3 * width, num_codes - 2))]:
         call, rest = divmod(v, 4 * width)
         bits = philox_of(seed, n * groups + g, call * width + rest % width, 10)[rest // width]
@@ -287,7 +293,7 @@ def test_samples_and_straight_through_gradients():
     weight, temperature = torch.rand(7, dtype=torch.float64), 0.7
     logits.requires_grad_()
     codebook.requires_grad_()
-    q, ids, mean = sample_reference(logits, codebook, temperature, weight, noise)
+    q, ids, mean = sample_codes_reference(logits, codebook, temperature, weight, noise)
     cotangent = normal(7, 2, 3)
     d_logits, d_codebook = torch.autograd.grad((q * cotangent).sum(), (logits, codebook), retain_graph=True)
     plain, noisy, codes = logits.detach().numpy(), (logits.detach() + noise).numpy(), codebook.detach().numpy()

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -115,6 +116,13 @@ def test_several_folders_share_a_page(run_folder, tmp_path):
         "run_metrics.csv",
     ]
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_page_on_several_folders_leaves_that_on_one_alone(run_folder, tmp_path):
+    run, again = run_folder(16), tmp_path / "again"
+    shutil.copytree(run, again)
+    assert write_report([run]) == run / "report.html"
+    assert write_report([run, again]) == run.parent / f"report-{run.name}-again.html"
 
 
 @pytest.mark.parametrize("missing", [["config.json"], ["metrics.jsonl"], ["record.json"]])

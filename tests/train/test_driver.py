@@ -1,6 +1,7 @@
 """The driver: what it asks of Ray Train, what it gives its workers, and which ends of a run are no end."""
 
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -183,6 +184,32 @@ def test_a_continued_run_keeps_the_workers_that_it_was_planned_for(smoke, monkey
     driver.pretrain(began.override({"storage": "memory://runs"}))
     assert given[2][1]["log_folder"] is None, "nothing can be appended to there"
     assert given[1][1]["record"]["data_fingerprint"] == given[1][1]["data"].fingerprint
+
+
+def test_a_finished_run_starts_no_workers(smoke, monkeypatch, tmp_path):
+    monkeypatch.setattr(driver, "connect", lambda: None)
+    monkeypatch.setattr(TrainingData, "shared", lambda self: self)
+    monkeypatch.setattr(driver, "_fit", lambda *_: SimpleNamespace(metrics={"step": 9}))
+    config = smoke.override({"storage": str(tmp_path)})
+    (tmp_path / "smoke" / "step000000008").mkdir(parents=True)
+    for windows, step in ((31, 9), (32, 8)):
+        metrics = {"step": 8, "windows": windows}
+        result = {"checkpoint_dir_name": "step000000008", "metrics": metrics}
+        content = {"checkpoint_results": [result], "latest_checkpoint_result": result}
+        (tmp_path / "smoke" / CHECKPOINT_LIST).write_text(json.dumps(content))
+        assert driver.pretrain(config)["step"] == step
+
+
+def test_ctrl_c_is_what_ray_trains_end_of_the_process_becomes(smoke, monkeypatch):
+    def fit():
+        signal.signal(signal.SIGINT, lambda *_: None)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(driver, "trainer", lambda *_: SimpleNamespace(fit=fit))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        driver._fit(smoke, {})
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_first_worker_writes_logs_and_checkpoints_and_the_others_nothing(smoke, data, context, monkeypatch):

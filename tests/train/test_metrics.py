@@ -1,6 +1,7 @@
 """What a run says: alarms with cause and remedy, Ray metrics, and the dashboard that shows them."""
 
 import json
+import logging
 import math
 import re
 from pathlib import Path
@@ -88,6 +89,29 @@ def test_lines_give_means_of_their_own_steps_and_rates_of_their_own_time(monkeyp
     assert [line["perf/windows_per_s"] for line in written] == [6.0, 5.0, 5.0]
     assert [line["perf/data_wait_fraction"] for line in written] == [0.4, 0.25, 1.0], "at most all of the time"
     assert not caplog.records, "only the first rank speaks"
+
+
+def test_the_console_tells_percent_and_time_left_and_a_validation_on_a_line_of_its_own(tmp_path, monkeypatch, caplog):
+    clock = iter([0.0, 50.0, 60.0, 80.0, 90.0])
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with caplog.at_level(logging.INFO):
+        log = RunLog(tmp_path, 40)
+        for step in (10, 20, 30, 40):
+            numbers = {"train/loss": torch.tensor(2.5), "train/grad_norm": torch.tensor(1.0)}
+            log.add(numbers)
+            log.write_line(log.end_line(step, 4 * step, 0.0, {}, {"train/skipped_steps": torch.zeros(())}))
+        log.write({"val/contrastive": 2.0, "probe/macro_ap": 0.25, "codebook/used_fraction": 0.5}, 40)
+        log.close()
+    legend, *lines = [record.message for record in caplog.records]
+    for word in ("contrastive", "perplexity", "gradient", "lr", "waiting", "accuracy", "probe"):
+        assert re.search(rf"\b{word}\b", legend)
+    assert lines == [
+        "step 10/40  25%  loss 2.500  gradient 1.00  1 windows/s  waiting 0.0%",
+        "step 20/40  50%, 20 s left  loss 2.500  gradient 1.00  4 windows/s  waiting 0.0%",
+        "step 30/40  75%, 15 s left  loss 2.500  gradient 1.00  2 windows/s  waiting 0.0%",
+        "step 40/40  100%  loss 2.500  gradient 1.00  4 windows/s  waiting 0.0%",
+        "validation after step 40  contrastive 2.000  probe 0.250  codes in use 50%",
+    ]
 
 
 def test_lines_wait_for_the_data_of_their_own_time_in_the_alarm(tmp_path, monkeypatch, caplog):

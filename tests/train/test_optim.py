@@ -22,7 +22,7 @@ DECAYS = (
 )
 KEEPS = (
     r".*\.bias|.*norm\w*(\.\d)?\.weight|.*\.learnable_skip|.*\.conv1d\.conv\.weight|.*\.(igate|fgate)\.weight"
-    r"|backbone\.mask_embedding|quantizer\.codebook|log_temperature"
+    r"|backbone\.mask_embedding|quantizer\.codebook|comparison\.log_temperature"
 )
 """Biases, norms, gates, the causal convolution, and numbers that are no maps."""
 

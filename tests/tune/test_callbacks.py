@@ -7,6 +7,7 @@ import pyarrow.fs
 import pytest
 import ray
 
+from raysys.tune import progress
 from raysys.tune.callbacks import ForgiveLostNodes, ThinCheckpoints
 from raysys.tune.progress import ProgressLines
 
@@ -16,15 +17,21 @@ def trial(name="a", **other):
     return SimpleNamespace(trial_id=name, run_metadata=metadata, checkpoint=None, last_result={}, **other)
 
 
-def test_a_line_tells_the_trials_number_and_its_share_of_the_budget(caplog):
-    lines = ProgressLines(num_trials=3, budget=200)
+def test_a_line_names_the_trial_as_its_folder_and_tells_how_far_it_and_the_sweep_are(caplog, monkeypatch):
+    clock = iter([0.0, 100.0, 200.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    lines = ProgressLines(num_trials=4, budget=200)
+    one, two = trial("ab_00000", status="RUNNING"), trial("ab_00001", status="RUNNING")
     with caplog.at_level(logging.INFO):
-        for name, windows, reason in (("a", 50, ""), ("b", 200, "collapsed"), ("a", 100, "")):
-            lines.on_trial_result(0, [], trial(name), {"windows": windows, "objective": 0.25, "reason": reason})
+        for which, windows, reason in ((one, 50, ""), (two, 100, "collapsed"), (one, 100, "")):
+            result = {"windows": windows, "objective": 0.25, "reason": reason}
+            lines.on_trial_result(0, [one, two], which, result)
+            which.last_result = result
+            two.status = "TERMINATED" if reason else two.status
     assert [record.message for record in caplog.records] == [
-        "trial 1/3   25 %  objective 0.2500  healthy",
-        "trial 2/3  100 %  objective 0.2500  collapsed",
-        "trial 1/3   50 %  objective 0.2500  healthy",
+        "trial ab_00000   25 %  objective 0.2500  healthy  (0 done, 2 running, 2 waiting)",
+        "trial ab_00001   50 %  objective 0.2500  collapsed  (0 done, 2 running, 2 waiting; up to about 11 min left)",
+        "trial ab_00000   50 %  objective 0.2500  healthy  (1 done, 1 running, 2 waiting; up to about 11 min left)",
     ]
 
 

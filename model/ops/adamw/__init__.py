@@ -1,10 +1,5 @@
-"""AdamW and the norm of the gradient for all parameters of a model at once: `ManyTensors`, on GPUs."""
+"""AdamW and the norm of the gradient for all parameters of a model at once: `many_tensors`."""
 
-from model.ops.choice import TRITON
+from model.ops.adamw.op import many_tensors
 
-if TRITON:
-    from model.ops.adamw.fused import ManyTensors
-else:
-    ManyTensors = None
-
-__all__ = ["ManyTensors"]
+__all__ = ["many_tensors"]

@@ -13,16 +13,10 @@ SIZE = 4096
 """Elements of a chunk."""
 
 
-class ManyTensors:
-    """Norm and AdamW step (Loshchilov & Hutter 2019) of all parameters, a launch each.
+class ManyTensorsTriton:
+    """Norm and AdamW step of all parameters, a launch each; see `many_tensors`.
 
     PyTorch's fused AdamW does a few tensors a launch, in pieces too large to fill a GPU; of 400 small ones it makes 20 launches.
-
-    Args:
-        parameters: in fp32 and contiguous, on one device.
-        first, second: moments of the gradient, in the order of the parameters; changed in place.
-        groups: number of the group of each parameter, all of which has one learning rate.
-        decays: weight decay of each parameter.
     """
 
     def __init__(
@@ -85,14 +79,7 @@ class ManyTensors:
     def step(
         self, lrs: Tensor, count: Tensor, scale: Tensor, skip: Tensor, betas: tuple[float, float], eps: float
     ) -> None:
-        """Takes one step in place.
-
-        Args:
-            lrs: learning rate of each group.
-            count: steps taken before, 0-dim float.
-            scale: what gradients are divided by, 0-dim.
-            skip: 0-dim; nothing happens where it is not 0.
-        """
+        """Takes one step in place; see `many_tensors`."""
         num = len(self._squares)
         adamw_kernel[(num,)](
             self._table, self._decay, lrs[self._group], count, scale, skip, num, beta1=betas[0], beta2=betas[1],

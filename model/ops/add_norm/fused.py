@@ -2,15 +2,16 @@
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from model.ops.add_norm.kernels import add_dropped_kernel, add_norm_grad_kernel, add_norm_kernel
 from model.ops.add_norm.reference import EPS
-from model.ops.choice import require_norm_width
+from model.ops.backend import require_norm_width
 from model.ops.device import require_gpu
 from model.ops.dropout import threshold
-from model.ops.sums import sum_parts
+from model.ops.launch import runs_of_tiles
+from model.ops.partial_sums import sum_parts
+from model.ops.precision import sum_dtype, sum_type
 
 ELEMENTS = 4096
 """Of a tile, about."""
@@ -20,14 +21,10 @@ STAGES = 3
 """Tiles that such a program has asked for at a time."""
 
 
-def _exact(x):
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def launched(x, dropout):
     """Frames of x, tiles of them, and the constants of both kernels."""
     rows, frames = x.numel() // x.shape[-1], max(1, ELEMENTS // x.shape[-1])
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    acc = sum_type(x)
     constants = {"D": x.shape[-1], "L": frames, "BELOW": threshold(dropout), "ACC": acc, "num_warps": 4}
     return rows, triton.cdiv(rows, frames), constants
 
@@ -41,7 +38,7 @@ def add_norm_forward(
     rows, tiles, constants = launched(x, dropout)
     total = x.new_empty(()) if update is None else torch.empty_like(x)
     y = torch.empty_like(x)
-    moments = x.new_empty(2, rows, dtype=_exact(x))
+    moments = x.new_empty(2, rows, dtype=sum_dtype(x))
     add = update is not None
     add_norm_kernel[(tiles,)](x, update, weight, bias, seed, total, y, moments, rows, ADD=add, eps=EPS, **constants)
     return total, y, moments
@@ -50,7 +47,7 @@ def add_norm_forward(
 @add_norm_forward.register_fake
 def _(x, update, weight, bias, seed, dropout):
     total = x.new_empty(()) if update is None else torch.empty_like(x)
-    return total, torch.empty_like(x), x.new_empty(2, x.numel() // x.shape[-1], dtype=_exact(x))
+    return total, torch.empty_like(x), x.new_empty(2, x.numel() // x.shape[-1], dtype=sum_dtype(x))
 
 
 @torch.library.custom_op("raysys::add_norm_grad", mutates_args=())
@@ -59,11 +56,10 @@ def add_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, of what dropout leaves of the update, () without dropout, and of weight and bias together (2, D)."""
     rows, num_tiles, constants = launched(total, dropout)
-    tiles = triton.cdiv(num_tiles, WANTED_PROGRAMS)
-    programs = triton.cdiv(num_tiles, tiles)
+    tiles, programs = runs_of_tiles(num_tiles, WANTED_PROGRAMS)
     dx = torch.empty_like(total)
     dupdate = torch.empty_like(total) if dropout else total.new_empty(())
-    shares = total.new_empty(programs, 2, total.shape[-1], dtype=_exact(total))
+    shares = total.new_empty(programs, 2, total.shape[-1], dtype=sum_dtype(total))
     add_norm_grad_kernel[(programs,)](
         total, moments, weight, seed, dtotal, dy, dx, dupdate, shares, rows, tiles, STAGES=STAGES, **constants
     )
@@ -73,7 +69,7 @@ def add_norm_backward(
 @add_norm_backward.register_fake
 def _(total, moments, weight, seed, dtotal, dy, dropout):
     dupdate = torch.empty_like(total) if dropout else total.new_empty(())
-    return torch.empty_like(total), dupdate, total.new_empty(2, total.shape[-1], dtype=_exact(total))
+    return torch.empty_like(total), dupdate, total.new_empty(2, total.shape[-1], dtype=sum_dtype(total))
 
 
 class _AddNorm(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """One door to both implementations of `add_norm` and of `add_dropped`."""
 
 from model.ops.add_norm.reference import add_dropped_reference, add_norm_reference
-from model.ops.choice import TRITON, by_kernels, fits_norm
+from model.ops.backend import TRITON, by_kernels, fits_norm
 
 if TRITON:
     from model.ops.add_norm.fused import add_dropped_triton, add_norm_triton

@@ -1,33 +1,20 @@
 """The kernels of `contrast` as PyTorch operators. Shape letters: B batch, M frames of a window, N = B M, D channels."""
 
-from dataclasses import dataclass
-
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from model.ops.contrast.kernels import contrast_grad_kernel, contrast_kernel, lengths_kernel
 from model.ops.device import require_gpu
+from model.ops.launch import PieceLaunch, settings
+from model.ops.precision import sum_dtype, sum_type
 
 ELEMENTS = 2048
 """Of a tile of the lengths, about."""
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """How one kernel is launched; changes the speed and the order of sums."""
-
-    frames: int
-    """Of a program."""
-    piece: int
-    """Frames of a tile that it meets."""
-    warps: int
-    stages: int
-
-
-FORWARD = Launch(64, 32, 4, 3)
-BACKWARD = Launch(64, 32, 4, 2)
+FORWARD = PieceLaunch(64, 32, 4, 3)
+BACKWARD = PieceLaunch(64, 32, 4, 2)
 
 
 def fits(context: Tensor) -> bool:
@@ -40,20 +27,14 @@ def fits_width(width: int) -> bool:
     return 16 <= width <= 256 and width & (width - 1) == 0
 
 
-def _exact(x):
-    return torch.promote_types(x.dtype, torch.float32)
-
-
 def launched(context, launch):
     """The grid, and the constants of a kernel."""
     batch, num_frames, width = context.shape
-    acc = tl.float64 if context.dtype == torch.float64 else tl.float32
+    acc = sum_type(context)
     constants = {"D": width, "L": launch.frames, "P": launch.piece, "ACC": acc}
     constants["TILES"] = triton.cdiv(num_frames, launch.piece)
-    return (triton.cdiv(num_frames, launch.frames), batch), constants | {
-        "num_warps": launch.warps,
-        "num_stages": launch.stages,
-    }
+    grid = (triton.cdiv(num_frames, launch.frames), batch)
+    return grid, constants | settings(launch.warps, launch.stages)
 
 
 @torch.library.custom_op("raysys::contrast", mutates_args=())
@@ -62,7 +43,7 @@ def contrast_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Loss and right (B, M); for the gradient scale, positive (B, M), inverse lengths (2, B, M), pull (B, M, D) and, if learned, mean (B, M)."""
     require_gpu(context)
-    exact, shape = _exact(context), context.shape[:2]
+    exact, shape = sum_dtype(context), context.shape[:2]
     rows, width = shape.numel(), context.shape[-1]
     inverse, positive = context.new_empty(2, *shape, dtype=exact), context.new_empty(shape, dtype=exact)
     loss, scale = torch.empty_like(positive), torch.empty_like(positive)
@@ -83,7 +64,7 @@ def contrast_forward(
 
 @contrast_forward.register_fake
 def _(context, targets, ids, words, temperature, cosine, learned):
-    exact, shape = _exact(context), context.shape[:2]
+    exact, shape = sum_dtype(context), context.shape[:2]
     loss, scale, positive = (context.new_empty(shape, dtype=exact) for _ in range(3))
     mean = context.new_empty(shape if learned else (), dtype=exact)
     right, inverse = context.new_empty(shape, dtype=torch.bool), context.new_empty(2, *shape, dtype=exact)

@@ -10,9 +10,10 @@ counts of a frame. Program axes: 0 tile of frames, 1 window.
 import triton
 import triton.language as tl
 
+from model.ops.products import dot
+from model.ops.rowwise import LN2, LOG2E
+
 NEVER = tl.constexpr(-1e30)
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 SMALLEST = tl.constexpr(1e-12)
 """Length below which a vector is not brought to length 1, as in PyTorch."""
 FEW = tl.constexpr(8)
@@ -30,11 +31,6 @@ def _rows(ptr, first, rows, M, D: tl.constexpr):
 def _store(ptr, first, rows, M, value, D: tl.constexpr):
     at = (first + rows.to(tl.int64))[:, None] * D + tl.arange(0, D)[None, :]
     tl.store(ptr + at, value.to(ptr.dtype.element_ty), (rows < M)[:, None])
-
-
-@triton.jit
-def _dot(a, b, acc):
-    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
 
 
 @triton.jit
@@ -88,7 +84,7 @@ def contrast_kernel(
         at = (first + i)[:, None] * W + j[None, :]
         count = tl.load(counts_ptr + at, mask=ok[:, None] & there[None, :], other=0).to(tl.int32)
         drawn = (count > 0) & (own[:, None] != ids[None, :])
-        logit = _dot(context, tl.trans(target), tl.zeros((L, P), ACC)) * scaled[:, None] * length[None, :]
+        logit = dot(context, tl.trans(target), tl.zeros((L, P), ACC)) * scaled[:, None] * length[None, :]
         logit = tl.where(drawn, logit, NEVER)
         higher = tl.maximum(top, tl.max(logit, 1))
         faded = tl.exp2(top - higher)
@@ -96,7 +92,7 @@ def contrast_kernel(
         total = total * faded + tl.sum(share, 1)
         if LEARNED:
             mean = mean * faded + tl.sum(share * logit, 1)
-        pull = _dot((share * length[None, :]).to(target.dtype), target, pull * faded[:, None])
+        pull = dot((share * length[None, :]).to(target.dtype), target, pull * faded[:, None])
         top = higher
     scale = top + tl.log2(total)
     tl.store(loss_ptr + first + i, (scale - positive) * LN2, ok)
@@ -165,9 +161,9 @@ def contrast_grad_kernel(
         at = (first + i)[:, None] * W + j[None, :]
         count = tl.trans(tl.load(counts_ptr + at, mask=there[:, None] & ok[None, :], other=0)).to(tl.int32)
         drawn = (count > 0) & (own[:, None] != ids[None, :])
-        logit = _dot(target, tl.trans(context), tl.zeros((L, P), ACC)) * (length * factor)[:, None] * inverse[None, :]
+        logit = dot(target, tl.trans(context), tl.zeros((L, P), ACC)) * (length * factor)[:, None] * inverse[None, :]
         prob = count.to(ACC) * tl.exp2(tl.where(drawn, logit - scale[None, :], NEVER))
-        dtarget = _dot((prob * (grad * inverse)[None, :]).to(context.dtype), context, dtarget)
+        dtarget = dot((prob * (grad * inverse)[None, :]).to(context.dtype), context, dtarget)
 
     # The rest is done a few frames at a time: whole tiles of four tensors would fill the registers of the loop above too.
     _store(dtargets_ptr, first, j, M, dtarget * (1.0 / temperature), D)

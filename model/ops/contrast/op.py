@@ -1,6 +1,6 @@
 """One door to the implementations of `contrast`."""
 
-from model.ops.choice import TRITON, by_kernels
+from model.ops.backend import TRITON, by_kernels
 from model.ops.contrast.window import contrast_torch
 
 if TRITON:

@@ -1,12 +1,13 @@
 """The kernels of `norm_gelu` as PyTorch operators. Shape letters: B batch, S rows of a window, N = B S, D channels, C inputs of a row."""
 
 import torch
+import torch.nn.functional as F
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from model.ops.choice import require_norm_width
+from model.ops.backend import fits_norm, require_norm_width
 from model.ops.device import require_gpu
+from model.ops.launch import runs_of_tiles
 from model.ops.norm_gelu.kernels import (
     linear_norm_gelu_grad_kernel,
     linear_norm_gelu_kernel,
@@ -14,7 +15,8 @@ from model.ops.norm_gelu.kernels import (
     norm_gelu_kernel,
 )
 from model.ops.norm_gelu.reference import EPS
-from model.ops.sums import sum_parts
+from model.ops.partial_sums import sum_parts
+from model.ops.precision import sum_dtype, sum_type
 
 ELEMENTS = 2048
 """Of a tile of `norm_gelu`, about."""
@@ -31,16 +33,11 @@ def _rows(x, frames):
     """Rows of x (..., width) in tiles: how many rows, tiles, tiles of a program that adds up, and such programs."""
     rows = x.numel() // x.shape[-1]
     tiles = triton.cdiv(rows, frames)
-    each = triton.cdiv(tiles, WANTED_PROGRAMS)
-    return rows, tiles, each, triton.cdiv(tiles, each)
-
-
-def _exact(x):
-    return torch.promote_types(x.dtype, torch.float32)
+    return rows, tiles, *runs_of_tiles(tiles, WANTED_PROGRAMS)
 
 
 def _constants(x, width, frames):
-    acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+    acc = sum_type(x)
     return {"D": width, "L": frames, "eps": EPS, "ACC": acc, "num_warps": 4}
 
 
@@ -79,31 +76,18 @@ def norm_gelu_backward(
     rows, _tiles, each, programs = _rows(x, frames)
     dx = torch.empty_like(x)
     dearly = torch.empty_like(x) if early is not None else x.new_empty(())
-    shares = x.new_empty(programs, 5, x.shape[-1], dtype=_exact(x))
+    shares = x.new_empty(programs, 5, x.shape[-1], dtype=sum_dtype(x))
     norm_gelu_grad_kernel[(programs,)](
-        x,
-        early,
-        offset,
-        weight,
-        bias,
-        last_weight,
-        dy,
-        dx,
-        dearly,
-        shares,
-        rows,
-        x.shape[-2],
-        each,
-        STAGES=STAGES,
+        x, early, offset, weight, bias, last_weight, dy, dx, dearly, shares, rows, x.shape[-2], each, STAGES=STAGES,
         **constants,
-    )
+    )  # fmt: skip
     return dx, dearly, sum_parts(shares)
 
 
 @norm_gelu_backward.register_fake
 def _(x, weight, bias, early, offset, last_weight, dy):
     dearly = torch.empty_like(x) if early is not None else x.new_empty(())
-    return torch.empty_like(x), dearly, x.new_empty(5, x.shape[-1], dtype=_exact(x))
+    return torch.empty_like(x), dearly, x.new_empty(5, x.shape[-1], dtype=sum_dtype(x))
 
 
 def _setup(ctx, inputs, output):
@@ -154,7 +138,7 @@ def linear_norm_gelu_backward(
     rows, _tiles, each, programs = _rows(x, frames)
     dx = torch.empty_like(x) if wanted else x.new_empty(())
     width, inputs = linear.shape
-    shares = x.new_empty(programs, 2 + inputs, width, dtype=_exact(x))
+    shares = x.new_empty(programs, 2 + inputs, width, dtype=sum_dtype(x))
     linear_norm_gelu_grad_kernel[(programs,)](
         x, linear.t().contiguous(), weight, bias, dy, dx, shares, rows, each, INPUT=wanted, **constants
     )
@@ -164,7 +148,7 @@ def linear_norm_gelu_backward(
 @linear_norm_gelu_backward.register_fake
 def _(x, linear, weight, bias, dy, wanted):
     dx = torch.empty_like(x) if wanted else x.new_empty(())
-    return dx, x.new_empty(2 + linear.shape[1], len(linear), dtype=_exact(x))
+    return dx, x.new_empty(2 + linear.shape[1], len(linear), dtype=sum_dtype(x))
 
 
 def _linear_setup(ctx, inputs, output):
@@ -192,12 +176,31 @@ def norm_gelu_triton(x, weight, bias, early, offset, last_weight, last_bias):
     return norm_gelu_forward(*(None if t is None else t.contiguous() for t in tensors))
 
 
-def linear_norm_gelu_triton(x, linear, weight, bias):
-    """As `linear_norm_gelu_reference`, by this project's kernels, for 16 or 32 inputs.
+def padded_inputs(inputs: int, with_bias: bool) -> int:
+    """Returns the inputs of the kernels: with a bias one more, and zeros up to a multiple of 16."""
+    return 16 * triton.cdiv(inputs + 1, 16) if with_bias else inputs
+
+
+def fits(width: int, inputs: int, with_bias: bool) -> bool:
+    """Returns whether the kernels of `linear_norm_gelu` do these sizes."""
+    return fits_norm(width) and padded_inputs(inputs, with_bias) in (16, 32)
+
+
+def bias_as_column(x: Tensor, linear: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns x (..., F) with a column of ones and linear (D, F) with the bias beside it, both with zeros up to `padded_inputs`."""
+    spare = padded_inputs(x.shape[-1], True) - x.shape[-1] - 1
+    ones = F.pad(x.new_ones(*x.shape[:-1], 1), (0, spare))
+    return torch.cat([x, ones], dim=-1), F.pad(torch.cat([linear, bias[:, None]], dim=1), (0, spare))
+
+
+def linear_norm_gelu_triton(x, linear, weight, bias, linear_bias=None):
+    """gelu(LayerNorm(linear x + linear_bias)), by this project's kernels; see `linear_norm_gelu`.
 
     Raises:
         ValueError: sizes that the kernels are not written for.
     """
+    if linear_bias is not None:
+        x, linear = bias_as_column(x, linear, linear_bias)
     width, inputs = linear.shape
     require_norm_width(width)
     if inputs not in (16, 32):

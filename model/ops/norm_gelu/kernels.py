@@ -6,6 +6,7 @@ Shape letters: N rows, S rows of a window, L rows of a tile, D channels, C input
 import triton
 import triton.language as tl
 
+from model.ops.products import dot
 from model.ops.rowwise import gaussian, normalise, normalise_grad, rows_of_tile
 
 
@@ -95,16 +96,11 @@ def norm_gelu_grad_kernel(
 
 
 @triton.jit
-def _dot(a, b, acc):
-    return tl.dot(a, b, acc, input_precision="ieee", out_dtype=acc.dtype)
-
-
-@triton.jit
 def _linear(x_ptr, map, tile, N, D: tl.constexpr, C: tl.constexpr, L: tl.constexpr, ACC: tl.constexpr):
     """Input (L, C) of a tile, and the linear map of it (L, D)."""
     _n, at, ok = rows_of_tile(tile, N, C, L)
     x = tl.load(x_ptr + at, mask=ok, other=0.0)
-    return x, _dot(x, map, tl.zeros((L, D), ACC))
+    return x, dot(x, map, tl.zeros((L, D), ACC))
 
 
 @triton.jit
@@ -146,10 +142,10 @@ def linear_norm_gelu_grad_kernel(
         dweight += dnormed * unit
         dbias += dnormed
         dh = normalise_grad(dnormed * weight, unit, inverse, D).to(map.dtype)
-        dmap = _dot(tl.trans(x), dh, dmap)
+        dmap = dot(tl.trans(x), dh, dmap)
         if INPUT:
             _n, at, ok = rows_of_tile(tile, N, C, L)
-            dx = _dot(dh, tl.trans(map), tl.zeros((L, C), ACC))
+            dx = dot(dh, tl.trans(map), tl.zeros((L, C), ACC))
             tl.store(dx_ptr + at, dx.to(dx_ptr.dtype.element_ty), ok)
     share = shares_ptr + tl.program_id(0) * ((2 + C) * D) + tl.arange(0, D)
     tl.store(share, tl.sum(dweight, 0))

@@ -15,8 +15,3 @@ def norm_gelu_reference(x, weight, bias, early, offset, last_weight, last_bias):
         x = x + F.pad(early[:, :-1], (0, 0, 1, 0)) + offset
     y = F.gelu(_norm(x, weight, bias))
     return y if last_weight is None else _norm(y, last_weight, last_bias)
-
-
-def linear_norm_gelu_reference(x, linear, weight, bias):
-    """(..., D); see `linear_norm_gelu`."""
-    return F.gelu(_norm(F.linear(x, linear), weight, bias))

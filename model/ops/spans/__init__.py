@@ -1,5 +1,5 @@
-"""Spans of masked frames, drawn by one kernel; the law is `model.masking`."""
+"""Spans of masked frames, exactly as many in every window: `draw_spans`."""
 
-from model.ops.spans.op import draw_spans, fits
+from model.ops.spans.op import draw_spans
 
-__all__ = ["draw_spans", "fits"]
+__all__ = ["draw_spans"]

@@ -30,11 +30,8 @@ def sizes(num_frames: int, total: int, span: int) -> dict[str, int]:
 
 
 @torch.library.custom_op("raysys::draw_spans", mutates_args=())
-def draw_spans(uniform: Tensor, total: int, span: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mask (B, S) bool, positions (B, width) of its `total` true entries, then zeros, and how many stand before each frame (B, S).
-
-    `uniform` (B, 2 S + 1) are random numbers in [0, 1), as `model.masking` takes them; the other outputs are int64.
-    """
+def draw_spans_triton(uniform: Tensor, total: int, span: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `draw_spans_reference`, by this project's kernel; see README.md beside this file."""
     require_gpu(uniform)
     batch, num_frames = uniform.shape[0], (uniform.shape[1] - 1) // 2
     frames = uniform.new_empty(batch, num_frames, dtype=torch.bool)
@@ -54,7 +51,7 @@ def draw_spans(uniform: Tensor, total: int, span: int, width: int) -> tuple[Tens
     return frames, index, rank
 
 
-@draw_spans.register_fake
+@draw_spans_triton.register_fake
 def _(uniform, total, span, width):
     batch, num_frames = uniform.shape[0], (uniform.shape[1] - 1) // 2
     shapes = ((num_frames, torch.bool), (width, torch.int64), (num_frames, torch.int64))

@@ -6,13 +6,13 @@ Every file `interpreted*.py` has a core, which does every kernel once at small s
 import pytest
 import torch
 
-from model.ops.combine import combine
-from model.ops.combine import fused as combine_fused
-from model.ops.mlstm import fused, mlstm
-from model.ops.mlstm.fused import Launch, Plan
-from model.ops.project import fused as project_fused
-from model.ops.project import project
-from model.ops.sums import sum_each
+from model.ops.conv_qkv_gates import conv_qkv_gates
+from model.ops.conv_qkv_gates import fused as conv_qkv_gates_fused
+from model.ops.head_norm_gate import fused as head_norm_gate_fused
+from model.ops.head_norm_gate import head_norm_gate
+from model.ops.mlstm_cell import fused, mlstm_cell
+from model.ops.mlstm_cell.fused import CellLaunch, Plan
+from model.ops.partial_sums import sum_each
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +67,8 @@ def cut(monkeypatch, chunk, tile, chunks):
     """Small chunks, tiles and segments, so that short sequences have several of each."""
 
     def plan(rows, length, dim, element_size, shared_memory):
-        one = Launch(tile, early=dim <= tile)
-        parts = {"hidden": one, "grad": one, "states": Launch(16), "states_grad": Launch(16)}
+        one = CellLaunch(tile, early=dim <= tile)
+        parts = {"hidden": one, "grad": one, "states": CellLaunch(16), "states_grad": CellLaunch(16)}
         return Plan(chunk=chunk, num_chunks=-(-length // chunk), chunks=chunks, **parts)
 
     monkeypatch.setattr(fused, "plan", plan)
@@ -95,8 +95,8 @@ def test_cell_equals_reference(case, monkeypatch):
         cut(monkeypatch, *cuts)
     inputs = cell_inputs(*sizes)
     # With eps = 0 the stabiliser cancels, and kernels and reference have exactly the same gradient.
-    ref = value_and_gradients(lambda *x: mlstm(*x, backend="reference", eps=0.0), inputs)
-    assert_equal(value_and_gradients(lambda *x: mlstm(*x, backend="triton", eps=0.0), inputs), ref, 1e-10)
+    ref = value_and_gradients(lambda *x: mlstm_cell(*x, backend="reference", eps=0.0), inputs)
+    assert_equal(value_and_gradients(lambda *x: mlstm_cell(*x, backend="triton", eps=0.0), inputs), ref, 1e-10)
 
 
 @pytest.mark.parametrize("fgate", [0.0, 6.0])
@@ -105,16 +105,16 @@ def test_states_of_inner_segments_of_several_chunks(fgate, monkeypatch):
     cut(monkeypatch, 16, 16, 2)
     q, k, v, i, f = (x.detach()[:1] for x in cell_inputs(1, 98, 1, 4))
     inputs = [poisoned(x) for x in (q, k, v, i, f + fgate)]
-    ref = value_and_gradients(lambda *x: mlstm(*x, backend="reference", eps=0.0), inputs)
-    assert_equal(value_and_gradients(lambda *x: mlstm(*x, backend="triton", eps=0.0), inputs), ref, 1e-10)
+    ref = value_and_gradients(lambda *x: mlstm_cell(*x, backend="reference", eps=0.0), inputs)
+    assert_equal(value_and_gradients(lambda *x: mlstm_cell(*x, backend="triton", eps=0.0), inputs), ref, 1e-10)
 
 
 @pytest.mark.slow
 def test_cell_in_single_precision(monkeypatch):
     cut(monkeypatch, 16, 16, 2)
-    ref = value_and_gradients(lambda *x: mlstm(*x, backend="reference"), cell_inputs(1, 70, 1, 16))
+    ref = value_and_gradients(lambda *x: mlstm_cell(*x, backend="reference"), cell_inputs(1, 70, 1, 16))
     inputs = cell_inputs(1, 70, 1, 16, dtype=torch.float32)
-    assert_equal(value_and_gradients(lambda *x: mlstm(*x, backend="triton"), inputs), ref, 1e-5)
+    assert_equal(value_and_gradients(lambda *x: mlstm_cell(*x, backend="triton"), inputs), ref, 1e-5)
 
 
 @pytest.mark.slow
@@ -123,15 +123,15 @@ def test_cell_with_extreme_gates(igate, fgate, monkeypatch):
     cut(monkeypatch, 16, 16, 1)
     q, k, v, i, f = cell_inputs(1, 36, 1, 16, spread=0.01)
     inputs = [q, k, v, poisoned(i.detach() + igate), poisoned(f.detach() + fgate)]
-    ref = value_and_gradients(lambda *x: mlstm(*x, backend="reference", eps=0.0), inputs)
-    assert_equal(value_and_gradients(lambda *x: mlstm(*x, backend="triton", eps=0.0), inputs), ref, 1e-9)
+    ref = value_and_gradients(lambda *x: mlstm_cell(*x, backend="reference", eps=0.0), inputs)
+    assert_equal(value_and_gradients(lambda *x: mlstm_cell(*x, backend="triton", eps=0.0), inputs), ref, 1e-9)
 
 
 @pytest.mark.parametrize("eps", [0.0, 0.5])
 def test_eps_is_added_to_the_stabilised_denominator(eps, monkeypatch):
     cut(monkeypatch, 16, 16, 1)
     q, k, v, i, f = (x.detach() for x in cell_inputs(1, 20, 1, 16))
-    ours, ref = (mlstm(q, k, v, i, f, backend=backend, eps=eps) for backend in ("triton", "reference"))
+    ours, ref = (mlstm_cell(q, k, v, i, f, backend=backend, eps=eps) for backend in ("triton", "reference"))
     assert_equal([ours], [ref], 1e-10)
 
 
@@ -139,7 +139,7 @@ def test_eps_is_added_to_the_stabilised_denominator(eps, monkeypatch):
 def test_cell_gradcheck(monkeypatch):
     cut(monkeypatch, 16, 16, 1)
     inputs = cell_inputs(1, 18, 1, 2)
-    assert torch.autograd.gradcheck(lambda *x: mlstm(*x, backend="triton"), inputs, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *x: mlstm_cell(*x, backend="triton"), inputs, fast_mode=True)
 
 
 def test_sums_of_tensors_of_different_numbers_of_runs():
@@ -150,7 +150,7 @@ def test_sums_of_tensors_of_different_numbers_of_runs():
         assert_equal([sum_each(*some)], [torch.cat([part.sum(0) for part in some])], 1e-12)
 
 
-def project_both(sizes, directions):
+def conv_qkv_gates_both(sizes, directions):
     """By the kernels, and by PyTorch."""
     batch, length, inner, heads = sizes
     blocks = (inner // 4, 4, 4)
@@ -159,29 +159,29 @@ def project_both(sizes, directions):
     )
 
     def run(backend):
-        return lambda wide, *rest: project(wide[..., :inner], *rest, directions=directions, backend=backend)
+        return lambda wide, *rest: conv_qkv_gates(wide[..., :inner], *rest, directions=directions, backend=backend)
 
     return [value_and_gradients(run(backend), inputs) for backend in ("triton", "torch")]
 
 
-def test_project_backward_in_time_alone():
-    assert_equal(*project_both((1, 6, 48, 3), (True,)), 1e-10)
+def test_conv_qkv_gates_backward_in_time_alone():
+    assert_equal(*conv_qkv_gates_both((1, 6, 48, 3), (True,)), 1e-10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("directions", [(False, True), (True,)])
 @pytest.mark.parametrize("sizes", [(2, 21, 32, 2), (1, 1, 48, 3)])
-def test_project_equals_reference(sizes, directions):
-    assert_equal(*project_both(sizes, directions), 1e-10)
+def test_conv_qkv_gates_equals_reference(sizes, directions):
+    assert_equal(*conv_qkv_gates_both(sizes, directions), 1e-10)
 
 
 def test_programs_of_project_that_do_several_tiles(monkeypatch):
     for name in ("BACKWARD", "WEIGHTS_BACKWARD", "CONVOLVE"):
-        monkeypatch.setattr(project_fused, name, project_fused.Launch(32, 16, 4))
-    assert_equal(*project_both((2, 37, 32, 2), (False, True)), 1e-10)
+        monkeypatch.setattr(conv_qkv_gates_fused, name, conv_qkv_gates_fused.TileLaunch(32, 16, 4))
+    assert_equal(*conv_qkv_gates_both((2, 37, 32, 2), (False, True)), 1e-10)
 
 
-def combine_both(sizes):
+def head_norm_gate_both(sizes):
     """By the kernels, and by PyTorch."""
     directions, batch, length, heads, dim = sizes
     inner = heads * dim
@@ -189,17 +189,17 @@ def combine_both(sizes):
     inputs = tensors((directions, batch, length, heads, dim), *shapes)
 
     def run(backend):
-        return lambda h, conv, wide, *rest: combine(h, conv, wide[..., inner:], *rest, backend=backend)
+        return lambda h, conv, wide, *rest: head_norm_gate(h, conv, wide[..., inner:], *rest, backend=backend)
 
     return [value_and_gradients(run(backend), inputs) for backend in ("triton", "torch")]
 
 
 @pytest.mark.parametrize("sizes", [(2, 2, 21, 2, 16), (1, 1, 5, 3, 24)])
-def test_combine_equals_reference(sizes):
-    assert_equal(*combine_both(sizes), 1e-10)
+def test_head_norm_gate_equals_reference(sizes):
+    assert_equal(*head_norm_gate_both(sizes), 1e-10)
 
 
 def test_programs_of_combine_that_do_several_tiles(monkeypatch):
-    monkeypatch.setattr(combine_fused, "BACKWARD_ELEMENTS", 128)
-    monkeypatch.setattr(combine_fused, "WANTED_PROGRAMS", 4)
-    assert_equal(*combine_both((2, 2, 19, 2, 16)), 1e-10)
+    monkeypatch.setattr(head_norm_gate_fused, "BACKWARD_ELEMENTS", 128)
+    monkeypatch.setattr(head_norm_gate_fused, "WANTED_PROGRAMS", 4)
+    assert_equal(*head_norm_gate_both((2, 2, 19, 2, 16)), 1e-10)

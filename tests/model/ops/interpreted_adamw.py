@@ -1,9 +1,9 @@
-"""`ManyTensors` on the CPU, in Triton's interpreter. Run by test_interpreted.py, in a process with TRITON_INTERPRET=1."""
+"""`many_tensors` on the CPU, in Triton's interpreter. Run by test_interpreted.py, in a process with TRITON_INTERPRET=1."""
 
 import pytest
 import torch
 
-from model.ops.adamw import ManyTensors
+from model.ops.adamw import many_tensors
 from raysys.train.optim import AdamW, StepGuard, set_lr
 
 SHAPES = ((3,), (5000,), (64, 128), (1,), (4096,), (2, 4097))
@@ -18,9 +18,9 @@ def normal(seed):
     return [torch.randn(shape, generator=generator) for shape in SHAPES]
 
 
-def many_tensors(parameters):
+def made(parameters):
     moments = [[torch.zeros_like(p) for p in parameters] for _ in range(2)]
-    return ManyTensors(parameters, *moments, GROUPS, DECAYS), moments
+    return many_tensors(parameters, *moments, GROUPS, DECAYS, backend="triton"), moments
 
 
 def take(many, count, scale=1.0, skip=0.0):
@@ -38,7 +38,7 @@ def test_steps_equal_those_of_pytorch(shift):
         for p, lr, decay in zip((exact[:split], exact[split:]), RATES, (0.1, 0.0), strict=True)
     ]
     theirs = torch.optim.AdamW(groups, betas=BETAS, eps=EPS)
-    many, _ = many_tensors(parameters)
+    many, _ = made(parameters)
     for step in range(4):
         grads = []
         for parameter, grad in zip(exact, normal(step + 1), strict=True):
@@ -57,7 +57,7 @@ def test_steps_equal_those_of_pytorch(shift):
 
 def test_a_skipped_step_changes_nothing():
     parameters = normal(0)
-    many, moments = many_tensors(parameters)
+    many, moments = made(parameters)
     many.locate([torch.full_like(p, float("nan")) for p in parameters])
     assert many.norm().isnan()
     take(many, 0, skip=1.0)
@@ -68,7 +68,7 @@ def test_a_skipped_step_changes_nothing():
 def test_tensors_that_the_kernels_cannot_walk_through_are_refused():
     parameter = torch.zeros(4, 6).t()
     with pytest.raises(ValueError, match="contiguous float32"):
-        ManyTensors([parameter], [parameter], [parameter], [0], [0.0])
+        many_tensors([parameter], [parameter], [parameter], [0], [0.0], backend="triton")
 
 
 def optimizer():
@@ -79,7 +79,7 @@ def optimizer():
         {"params": p, "weight_decay": decay, "lr": torch.tensor(0.0), "peak_lr": lr}
         for p, decay, lr in zip((parameters[:split], parameters[split:]), (0.1, 0.0), RATES, strict=True)
     ]
-    found = AdamW(groups, BETAS, torch.device("cuda"))
+    found = AdamW(groups, BETAS, torch.device("cuda"), backend="triton")
     set_lr(found, 1.0)
     return parameters, found
 

@@ -5,7 +5,7 @@ import torch
 from interpreted import assert_equal, poisoned_memory, tensors, value_and_gradients  # noqa: F401
 
 from model.ops.add_norm import add_dropped, add_norm
-from model.ops.sample.reference import philox
+from model.ops.philox import philox
 
 SEED = torch.tensor(0x1234_5678_9ABC_DEF)
 SIZES = [(2, 21, 256), (1, 1, 16), (1, 300, 32)]

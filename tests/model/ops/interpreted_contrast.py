@@ -6,6 +6,7 @@ from interpreted import assert_equal, cases, poisoned_memory, tensors, value_and
 
 from model.contrastive import drawn_words
 from model.ops.contrast import contrast, fused
+from model.ops.launch import PieceLaunch
 
 SIZES = {
     "one tile": (2, 21, 16),
@@ -64,8 +65,8 @@ def test_contrast_in_single_precision():
 
 
 def test_other_tiles_give_the_same(monkeypatch):
-    monkeypatch.setattr(fused, "FORWARD", fused.Launch(16, 32, 4, 2))
-    monkeypatch.setattr(fused, "BACKWARD", fused.Launch(32, 16, 4, 2))
+    monkeypatch.setattr(fused, "FORWARD", PieceLaunch(16, 32, 4, 2))
+    monkeypatch.setattr(fused, "BACKWARD", PieceLaunch(32, 16, 4, 2))
     (ours, right), (ref, right_ref) = both((2, 37, 16))
     assert_equal(ours, ref, 1e-10)
     assert torch.equal(right, right_ref)

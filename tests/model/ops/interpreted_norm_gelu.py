@@ -87,3 +87,15 @@ def test_an_input_that_needs_no_gradient_gets_none():
         for backend in ("triton", "torch")
     ]
     assert_equal(*grads, 1e-10)
+
+
+def test_a_bias_of_the_map_and_a_last_norm():
+    inputs = tensors((2, 21, 9), (32, 9), *[(32,)] * 5)
+
+    def run(backend):
+        def operator(x, linear, weight, bias, linear_bias, *last):
+            return linear_norm_gelu(x, linear, weight, bias, linear_bias=linear_bias, last=last, backend=backend)
+
+        return value_and_gradients(operator, inputs)
+
+    assert_equal(run("triton"), run("torch"), 1e-10)

@@ -12,18 +12,18 @@ from interpreted import (  # noqa: F401 (a fixture)
     value_and_gradients,
 )
 
-from model.ops.mlstm import fused, mlstm
-from model.ops.mlstm.fused import Launch, Pairs, Plan
+from model.ops.mlstm_cell import fused, mlstm_cell
+from model.ops.mlstm_cell.fused import CellLaunch, Pairs, Plan
 
 
 def run(inputs, backend="triton", eps=0.0):
     # With eps = 0 the stabiliser cancels, and kernels and reference have exactly the same gradient.
-    return value_and_gradients(lambda *x: mlstm(*x, backend=backend, eps=eps), inputs)
+    return value_and_gradients(lambda *x: mlstm_cell(*x, backend=backend, eps=eps), inputs)
 
 
 def cut(monkeypatch, chunk, tile, pairs=True):
     """Small chunks and tiles, so that short sequences have several of each."""
-    one = Launch(tile, part=max(16, chunk // 2))
+    one = CellLaunch(tile, part=max(16, chunk // 2))
 
     def plan(rows, length, dim, element_size, shared_memory):
         count = -(-length // chunk)
@@ -113,4 +113,4 @@ def test_pairs_with_extreme_gates(igate, fgate, monkeypatch):
 def test_pairs_gradcheck(monkeypatch):
     cut(monkeypatch, 16, 16)
     inputs = cell_inputs(1, 34, 1, 2)
-    assert torch.autograd.gradcheck(lambda *x: mlstm(*x, backend="triton"), inputs, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda *x: mlstm_cell(*x, backend="triton"), inputs, fast_mode=True)

@@ -18,7 +18,7 @@ def test_the_kernel_draws_the_spans_of_the_law(num_frames, ratio, span):
     uniform[0, -1], uniform[1, -1] = 0.0, 1 - 2**-24
     wanted = span_mask(uniform, config)
     total = num_masked(num_frames, config)
-    frames, index, rank = draw_spans(uniform, total, span, wanted.index.shape[1])
+    frames, index, rank = draw_spans(uniform, total, span, wanted.index.shape[1], backend="triton")
     assert torch.equal(frames, wanted.frames)
     assert (frames.sum(dim=1) == total).all()
     assert torch.equal(index, wanted.index)
@@ -27,5 +27,5 @@ def test_the_kernel_draws_the_spans_of_the_law(num_frames, ratio, span):
 
 def test_equal_numbers_still_make_the_right_number_of_frames():
     uniform = torch.full((2, 2 * 100 + 1), 0.5)
-    frames, _index, _rank = draw_spans(uniform, 50, 10, 56)
+    frames, _index, _rank = draw_spans(uniform, 50, 10, 56, backend="triton")
     assert (frames.sum(dim=1) == 50).all()

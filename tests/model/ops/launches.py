@@ -18,8 +18,8 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 import model.ops
-from model.ops.mlstm import fused as cell
-from model.ops.sample import gumbel
+from model.ops.gumbel_codes import gumbel_noise
+from model.ops.mlstm_cell import fused as cell
 from model.picker import PhasePicker
 from model.pretrain import PretrainModel
 from raysys.presets import PRESETS
@@ -35,7 +35,7 @@ def most_shared(capability: int) -> int:
 
 
 def all_kernels() -> dict[str, JITFunction]:
-    """Returns every kernel of model.ops by its folder and name, like `ffn/ffn_kernel`; other compiled functions are parts of these."""
+    """Returns every kernel of model.ops by its folder and name, like `feed_forward/feed_forward_kernel`; other compiled functions are parts of these."""
     found = {}
     for module in pkgutil.walk_packages(model.ops.__path__, "model.ops."):
         for name, value in vars(importlib.import_module(module.name)).items():
@@ -176,7 +176,9 @@ def optimise(preset: str) -> None:
         patch.setattr("model.ops.adamw.fused.require_gpu", lambda x: None)
         parameter = torch.nn.Parameter(torch.zeros(70, 300))
         parameter.grad = torch.zeros_like(parameter)
-        optimizer = AdamW([{"params": [parameter], "lr": torch.tensor(0.0)}], config.betas, torch.device("cuda"))
+        optimizer = AdamW(
+            [{"params": [parameter], "lr": torch.tensor(0.0)}], config.betas, torch.device("cuda"), backend="triton"
+        )
         optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.zeros(())
         optimizer.grad_norm()
         optimizer.step()
@@ -190,7 +192,7 @@ SCENES: dict[str, Callable[[], None]] = {
     "single precision": lambda: pretrain("base", bf16=False),
     "fine-tuning": lambda: pick("base", batch=2, num_samples=4096, train=True),
     "picking": lambda: pick("base", batch=1, num_samples=3001, train=False),
-    "noise": lambda: gumbel(torch.zeros(1, dtype=torch.int64), 1000, 2, 320, backend="triton"),
+    "noise": lambda: gumbel_noise(torch.zeros(1, dtype=torch.int64), 1000, 2, 320, backend="triton"),
 }
 """What is run. Together these launch every kernel."""
 

@@ -59,9 +59,9 @@ def test_what_cancels_is_measured_against_the_least_norm():
     "made",
     [
         agreement.add_norm_problem(2, 5, 16, device="cpu"),
-        agreement.ffn_problem(2, 5, 16, 24, device="cpu"),
+        agreement.feed_forward_problem(2, 5, 16, 24, device="cpu"),
         agreement.contrast_problem(2, 7, 16, device="cpu"),
-        agreement.mix_problem(1, 5, 32, 2, device="cpu"),
+        agreement.mlstm_mixer_problem(1, 5, 32, 2, device="cpu"),
         agreement.norm_gelu_problem(2, 5, 16, device="cpu"),
         agreement.linear_norm_gelu_problem(2, 5, 16, device="cpu"),
     ],

@@ -10,10 +10,10 @@ pytest.importorskip("triton")
 import triton
 from launches import SCENES, SHARED_MEMORY, all_kernels, launches, most_shared, optimise, pretrain, recorded
 
-from model.ops.mlstm.fused import ROOMY
-from model.ops.sample import sample
+from model.ops.gumbel_codes import sample_codes
+from model.ops.mlstm_cell.fused import ROOMY
 
-ELSEWHERE = {"mlstm/carry_states_kernel", "mlstm/carry_grads_kernel", "sample/gumbel_kernel"}
+ELSEWHERE = {"mlstm_cell/carry_states_kernel", "mlstm_cell/carry_grads_kernel", "gumbel_codes/gumbel_noise_kernel"}
 """Kernels that a training step of `base` has no use for: its batch fills a GPU without segments, and noise is made where it is added."""
 
 
@@ -67,7 +67,16 @@ def test_products_fit_small_gpus(scene):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", ["ffn/ffn", "ffn/ffn_grad", "ffn/weights_grad", "mix/hidden_combine", "mlstm/grad"])
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        "feed_forward/feed_forward",
+        "feed_forward/feed_forward_grad",
+        "feed_forward/weights_grad",
+        "mlstm_mixer/hidden_norm_gate",
+        "mlstm_cell/grad",
+    ],
+)
 def test_the_widest_level_in_fp32_fits_small_gpus(kernel):
     """Products of fp32 are unrolled: those of wide heads would take minutes to compile."""
     found = [x for x in launches("single precision", SHARED_MEMORY) if x.name == f"{kernel}_kernel"]
@@ -76,7 +85,7 @@ def test_the_widest_level_in_fp32_fits_small_gpus(kernel):
 
 @pytest.mark.slow
 def test_the_gradient_of_wide_heads_has_room_on_large_gpus():
-    launch = next(x for x in launches("large") if x.name == "mlstm/grad_kernel" and x.settings["E"] == 128)
+    launch = next(x for x in launches("large") if x.name == "mlstm_cell/grad_kernel" and x.settings["E"] == 128)
     used = [launch.compile(capability).metadata.shared for capability in (80, 90, 100)]
     assert SHARED_MEMORY < max(used) <= ROOMY
 
@@ -100,7 +109,7 @@ CAPABILITIES = [90, *(pytest.param(capability, marks=pytest.mark.slow) for capab
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_samples_stay_in_registers(capability, tmp_path):
-    found = [launch for launch in launches("base") if launch.name.startswith("sample/")]
+    found = [launch for launch in launches("base") if launch.name.startswith("gumbel_codes/")]
     assert len(found) == 4
     for launch in found:
         # Blackwell's product in bfloat16 leaves a thread 96 registers, and ptxas spills 60 bytes.
@@ -114,7 +123,7 @@ def test_samples_of_fewer_codes_stay_in_registers(codes, tmp_path):
     with recorded() as found:
         logits = torch.empty(1000, 2, codes, dtype=torch.bfloat16, requires_grad=True)
         codebook, seed = torch.empty(2, codes, 128, requires_grad=True), torch.empty(1, dtype=torch.int64)
-        q, _, mean = sample(logits, codebook, torch.empty(()), torch.empty(1000), seed, backend="triton")
+        q, _, mean = sample_codes(logits, codebook, torch.empty(()), torch.empty(1000), seed, backend="triton")
         (q.sum() + mean.sum()).backward()
     for launch in found:
         compiled = launch.compile(80 if codes == 100 else 90)

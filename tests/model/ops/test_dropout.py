@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.ops.dropout import drop, keep_mask, threshold
+from model.ops.dropout import draw_seeds, drop, keep_mask, threshold
 
 
 def test_the_rate_is_rounded_to_sixteen_bits():
@@ -33,3 +33,11 @@ def test_the_bits_of_a_seed():
 @pytest.mark.parametrize("seed", [1, 2**33])
 def test_all_of_a_seed_counts(seed):
     assert not torch.equal(keep_mask(torch.tensor(0), 4, 64, 0.5), keep_mask(torch.tensor(seed), 4, 64, 0.5))
+
+
+def test_layers_get_seeds_where_kernels_drop():
+    x = torch.zeros(1)
+    assert draw_seeds(3, x, 0.1) == draw_seeds(3, x, 0.0, "triton") == [None] * 3
+    seeds = draw_seeds(3, x, 0.1, "triton")
+    assert (seeds.shape, seeds.dtype) == ((3, 2), torch.int64)
+    assert len(seeds.unique()) == 6

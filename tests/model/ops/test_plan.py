@@ -4,8 +4,8 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-from model.ops.mlstm import mlstm
-from model.ops.mlstm.fused import FEW, ROOMY, WIDE, plan
+from model.ops.mlstm_cell import mlstm_cell
+from model.ops.mlstm_cell.fused import FEW, ROOMY, WIDE, plan
 
 SMALL = 101_376
 """Bytes of shared memory of an L4 or RTX 4090."""
@@ -69,7 +69,7 @@ def test_shapes_are_known_before_anything_runs(length, dim):
     with FakeTensorMode():
         q = torch.empty(2, 3, length, 4, dim, dtype=torch.bfloat16, requires_grad=True)
         gate = torch.empty(2, 3, length, 4, requires_grad=True)
-        h = mlstm(q, q, q[:1], gate, gate, backend="triton")
+        h = mlstm_cell(q, q, q[:1], gate, gate, backend="triton")
         assert h.shape == q.shape
         assert h.dtype == torch.bfloat16
         dq, dgate = torch.autograd.grad(h.sum(), (q, gate))
@@ -80,4 +80,4 @@ def test_shapes_are_known_before_anything_runs(length, dim):
 def test_a_cpu_tensor_is_refused_with_advice():
     x = torch.zeros(1, 1, 3, 1, 16)
     with pytest.raises(ValueError, match="use backend='torch'"):
-        mlstm(x, x, x, x[..., 0], x[..., 0], backend="triton")
+        mlstm_cell(x, x, x, x[..., 0], x[..., 0], backend="triton")
