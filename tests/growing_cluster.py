@@ -39,14 +39,15 @@ def growing_cluster(folder: Path, node_types: dict[str, dict[str, float]], most:
     words += [f"--dashboard-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
     words += [f"--ray-client-server-port={free_port()}", "--num-cpus=0", "--object-store-memory=150000000"]
     ours = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_memory_monitor_refresh_ms": "0"}
+    # Also for its own processes: with several Rays on a machine those that ask after others must know which one is theirs.
+    os.environ["RAY_ADDRESS"] = address
     environment = os.environ | ours
     subprocess.run([Path(sys.executable).with_name("ray"), *words], env=environment, check=True, stdout=sys.stderr)
-    os.environ["RAY_ADDRESS"] = address
     try:
         yield address
     finally:
         ray.shutdown()
-        _stop(str(folder))
+        _stop(f"{folder}/ray")
 
 
 def _config(address: str, node_types: dict[str, dict[str, float]], most: int) -> dict[str, Any]:
