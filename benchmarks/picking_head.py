@@ -65,7 +65,7 @@ def precision(picker: PhasePicker, score: FixedWindows, config: RunConfig, devic
 
 def channels(windows: FixedWindows, config: RunConfig) -> np.ndarray:
     """Returns the picker's channel of every sample, (n, T) int64."""
-    classes = frame_labels(windows, windows.waveform.shape[-1], config.probe)
+    classes = frame_labels(windows, np.arange(windows.waveform.shape[-1]), config.probe)
     return np.select([classes == c for c in CLASSES], list(CLASSES.values())).astype(np.int64)
 
 

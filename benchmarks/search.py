@@ -202,14 +202,14 @@ def settings(arguments: argparse.Namespace, root: str, storage: str, gpus: float
         "data.root": root,
         "data.datasets": ["all"],
         "storage": storage,
-        "train.device": "auto",
+        "train.device": "cuda" if gpus else "cpu",
         "train.max_steps": arguments.steps,
         "train.val_windows": min(few, config.train.val_windows),
         "probe.fit_windows": min(few, config.probe.fit_windows),
         "probe.score_windows": min(few, config.probe.score_windows),
         "search.num_trials": arguments.trials,
         "search.rungs_per_budget": 4,
-        "search.gpus_per_trial": 1 / arguments.per_gpu if gpus else 0,
+        "search.gpus_per_trial": 1 / arguments.per_gpu,
     }
     for entry in arguments.set:
         key, text = entry.split("=", 1)
@@ -223,7 +223,7 @@ def settings(arguments: argparse.Namespace, root: str, storage: str, gpus: float
 def measure(config: RunConfig, arguments: argparse.Namespace, results: Results) -> None:
     """Measures the parts that were asked for, one after the other."""
     out, full = results.folder, None
-    if config.search.gpus_per_trial:  # every sweep then finds filled caches
+    if config.train.device == "cuda":  # every sweep then finds filled caches
         data = prepare_training_data(config).load_into_memory().shared()
         results.add({"warm_up_s": warm_up(trial_config(config), data)})
         del data

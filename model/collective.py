@@ -1,4 +1,4 @@
-"""Means over the workers of a run."""
+"""What the workers of a run tell each other."""
 
 from collections.abc import Callable
 
@@ -25,3 +25,17 @@ def begin_mean(x: Tensor) -> Callable[[], None]:
             x.div_(dist.get_world_size())
 
     return end
+
+
+def num_workers() -> int:
+    """Returns the number of workers of the run that this process belongs to."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """Returns x (P, ...) of all workers, (W P, ...), the same on each of them; without gradient."""
+    if num_workers() == 1:
+        return x
+    everyone = x.new_empty(num_workers() * len(x), *x.shape[1:])
+    dist.all_gather_into_tensor(everyone, x.detach().contiguous())
+    return everyone

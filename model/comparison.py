@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from model import contrastive
+from model.collective import gather
 from model.config import LossConfig
 from model.contrastive import MOST_COUNTED, Negatives
 from model.draws import Draws, KeyedDraws
@@ -49,13 +50,36 @@ class TargetQueue(nn.Module):
         self.register_buffer("next", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def push(self, targets: Tensor, ids: Tensor | None):
-        """Replaces the oldest entries by targets (P, D) with code ids (P,)."""
-        place = (self.next + torch.arange(len(targets), device=targets.device)) % len(self.targets)
-        self.targets.index_copy_(0, place, targets.to(self.targets.dtype))
+    def push(self, targets: Tensor, ids: Tensor | None, valid: Tensor):
+        """Replaces the oldest entries by those of the targets (P, D), with code ids (P,), that are valid (P,)."""
+        number, total = valid.cumsum(0) - 1, valid.sum()
+        size = len(self.targets)
+        kept = valid & (number >= total - size)  # of more than there is room for, the last ones
+        place = torch.where(kept, (self.next + number) % size, size)
+        self.targets.copy_(_with(self.targets, place, targets))
         if ids is not None:
-            self.ids.index_copy_(0, place, ids)
-        self.next.copy_((self.next + len(targets)) % len(self.targets))
+            self.ids.copy_(_with(self.ids, place, ids))
+        self.next.copy_((self.next + total) % size)
+
+
+def _with(memory: Tensor, place: Tensor, new: Tensor) -> Tensor:
+    """Returns the memory (N, ...) with new entries (P, ...) in their places (P,); place N is nowhere."""
+    return torch.cat([memory, memory[:1]]).index_copy(0, place, new.to(memory.dtype))[:-1]
+
+
+class _Within(torch.autograd.Function):
+    """x clamped to bounds. Its gradient is that of x, but where a step down it would lead further out."""
+
+    @staticmethod
+    def forward(ctx, x, low, high):
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,), (low, high) = ctx.saved_tensors, ctx.bounds
+        return torch.where(((x < low) & (grad > 0)) | ((x > high) & (grad < 0)), 0, grad), None, None
 
 
 class Comparison(nn.Module):
@@ -88,7 +112,7 @@ class Comparison(nn.Module):
         """Returns the temperature (0-dim) as it is used, with gradient where it is learned."""
         if self.config.temperature_mode == "learned":
             # Below 0.02 the loss only sharpens what it already knows, above 1 it hardly sees the similarity.
-            return self.log_temperature.exp().clamp(0.02, 1.0)
+            return _Within.apply(self.log_temperature.exp(), 0.02, 1.0)
         return self.temperature
 
     def forward(self, frames: MaskedFrames, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -106,6 +130,15 @@ class Comparison(nn.Module):
             temperature = self.current_temperature()
             return WindowContrast.apply(context, targets, temperature, weights, frames.context.dtype)
         return contrastive.info_nce(positive, *self._negatives(context, targets, frames, draws))
+
+    @torch.no_grad()
+    def remember(self, frames: MaskedFrames, draws: Draws) -> None:
+        """Puts some of a step's targets, drawn on every worker, into the memory bank that all workers have alike."""
+        size = min(self.config.pool_frames, self.config.queue_frames)
+        new = contrastive.pool_index(draws.uniform(*frames.targets.shape[:2]), frames.valid, size)
+        targets = contrastive.normalize(frames.targets, self.config.similarity).flatten(0, 1)[new]
+        ids = None if frames.ids is None else gather(frames.ids.flatten()[new])
+        self.queue.push(gather(targets), ids, gather(frames.valid.flatten()[new].byte()).bool())
 
     def top1_tie(self, frames: MaskedFrames, draws: KeyedDraws) -> Tensor:
         """Returns the tie-aware accuracy of every frame (B, M) against 100 drawn frames of its window, duplicates kept."""
@@ -134,7 +167,7 @@ class Comparison(nn.Module):
         if kind == "pool":
             return [self._pool(context, targets, frames, draws, num)]
         if kind == "queue":
-            return [self._remembered(context, targets, frames, draws)]
+            return [self._remembered(context, frames, draws)]
         weights = self._window_weights(frames, draws, num // 2 if kind == "mixed" else num)
         row = Negatives(self._scores(context, targets), weights)
         if kind == "mixed":
@@ -158,15 +191,10 @@ class Comparison(nn.Module):
         weights = weights * ~contrastive.same_code(frames.ids, ids)
         return Negatives(self._scores(context, targets.flatten(0, 1)[index]), weights)
 
-    def _remembered(self, context, targets, frames: MaskedFrames, draws: Draws) -> Negatives:
-        """Returns candidates drawn from the memory bank; in training the bank then takes in some of this batch."""
+    def _remembered(self, context, frames: MaskedFrames, draws: Draws) -> Negatives:
+        """Returns candidates drawn from the memory bank."""
         size = min(self.config.pool_frames, self.config.queue_frames)
         pick = (draws.uniform(len(context), size)[0] * self.config.queue_frames).long()
-        # Copies: the backward pass needs the values from before the push.
         candidates = contrastive.normalize(self.queue.targets[pick], self.config.similarity)
         weights = (self.num_negatives / size) * ~contrastive.same_code(frames.ids, self.queue.ids[pick])
-        negatives = Negatives(self._scores(context, candidates), weights.expand(*context.shape[:2], size))
-        if self.training:
-            new = contrastive.pool_index(draws.uniform(*context.shape[:2]), frames.valid, size)
-            self.queue.push(targets.flatten(0, 1)[new], None if frames.ids is None else frames.ids.flatten()[new])
-        return negatives
+        return Negatives(self._scores(context, candidates), weights.expand(*context.shape[:2], size))

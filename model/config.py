@@ -16,6 +16,17 @@ class EncoderConfig:
     kernel: int = 3
     stride: int = 2
 
+    def frame_center(self, frame: float) -> float:
+        """Returns the sample (0 is the first one) that a frame is centred on, e.g. 4 j for frame j of the default.
+
+        The one place that says where a frame lies in time. A layer of an even kernel sees half a step more of what follows.
+        """
+        middle, step = 0.0, 1
+        for _ in range(self.num_layers):
+            middle += step * ((self.kernel - 1) / 2 - (self.kernel - 1) // 2)
+            step *= self.stride
+        return middle + step * frame
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:
@@ -63,6 +74,16 @@ class BackboneConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"backbone.dropout={self.dropout} must lie in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PickerConfig:
+    """The head of a phase picker, on top of the backbone."""
+
+    width: int = 64
+    """Channels of the head."""
+    kernel: int = 7
+    """Samples that each of its two wide convolutions sees."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model.backbone import Backbone
 from model.picker import PhasePicker
 from model.pretrain import PretrainModel
 
-CLASSES = {"PretrainModel": PretrainModel, "PhasePicker": PhasePicker}
+CLASSES = {kind.__name__: kind for kind in (PretrainModel, PhasePicker, Backbone)}
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -20,7 +22,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, config: dict | None
     """Writes the weights and all that is needed to build the model again; returns the folder.
 
     Args:
-        model: A PretrainModel or a PhasePicker, not wrapped by torch.compile.
+        model: A PretrainModel, a PhasePicker or a Backbone, not wrapped by torch.compile.
         directory: Is made where it does not exist.
         config: Anything JSON can hold that should travel along (the run's whole configuration), under the key "run".
 
@@ -34,33 +36,61 @@ def save_pretrained(model: nn.Module, directory: str | Path, config: dict | None
     content = {"class": name, **{part: dataclasses.asdict(value) for part, value in parts.items()}}
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, directory / WEIGHTS)
+    save_weights({key: value.contiguous() for key, value in model.state_dict().items()}, directory, progress_of(model))
     (directory / CONFIG).write_text(json.dumps({**content, "run": config}, indent=2) + "\n")
     return directory
 
 
+def save_weights(state: dict[str, Tensor], directory: Path, progress: float) -> None:
+    """Writes a state dict of contiguous tensors, and how far schedules (temperatures) had come, in [0, 1]."""
+    save_file(state, directory / WEIGHTS, metadata={"format": "pt", "progress": repr(progress)})
+
+
+def progress_of(model: nn.Module) -> float:
+    """Returns how far the schedules of a model have come, in [0, 1]; 0 where it has none."""
+    return getattr(model, "progress", 0.0)
+
+
 def from_pretrained(directory: str | Path) -> nn.Module:
-    """Returns the model saved in `directory`, on the CPU and in evaluation mode.
+    """Returns a saved model, on the CPU and in evaluation mode, its temperatures as they were.
+
+    Args:
+        directory: What `save_pretrained` wrote, a checkpoint of a pretraining run, or the run itself: its newest checkpoint.
 
     Raises:
         ValueError: a file or a key of the configuration is missing or unknown, or the weights do not fit; the message names
             every key.
     """
-    directory = Path(directory)
-    for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            raise ValueError(f"{directory} holds no {name}: is it a folder written by save_pretrained?")
+    directory = _newest_checkpoint(Path(directory))
     content = json.loads((directory / CONFIG).read_text())
-    if content.get("class") not in CLASSES:
-        raise ValueError(f"{directory / CONFIG} names the class {content.get('class')!r}, not {' or '.join(CLASSES)}")
-    kind = CLASSES[content["class"]]
+    name = content.get("class", "PretrainModel" if "loss" in content else None)  # a run's configuration names no class
+    if name not in CLASSES:
+        raise ValueError(f"{directory / CONFIG} names the class {name!r}, not {' or '.join(CLASSES)}")
+    kind = CLASSES[name]
     parts = _parts(kind)
     missing = [part for part in parts if part not in content]
     if missing:
         raise ValueError(f"{directory / CONFIG} lacks {', '.join(missing)}")
     model = kind(**{part: decode(cls, content[part], part) for part, cls in parts.items()})
     load_strict(model, load_file(directory / WEIGHTS))
+    if isinstance(model, PretrainModel):
+        with safe_open(directory / WEIGHTS, "pt") as file:
+            model.set_schedule(float((file.metadata() or {}).get("progress", 0.0)))
     return model.eval()
+
+
+def _newest_checkpoint(directory: Path) -> Path:
+    """The folder itself if it holds a model, else the newest whole checkpoint in it."""
+    whole = [
+        folder
+        for folder in (directory, *sorted(directory.glob("step*[0-9]"), reverse=True))
+        if all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
+    ]
+    if not whole:
+        raise ValueError(
+            f"{directory} holds no {CONFIG} with {WEIGHTS}, and no checkpoint that does: is it a model or a run?"
+        )
+    return whole[0]
 
 
 def load_strict(model: nn.Module, state: dict[str, Tensor]):

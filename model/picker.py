@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.backbone import Backbone
-from model.config import ModelConfig
+from model.config import ModelConfig, PickerConfig
 from model.preprocess import standardize
 
 LABELS = "PSN"
@@ -20,13 +20,13 @@ class PhasePicker(nn.Module):
 
     Args:
         model: Configuration of the backbone.
-        width: Channels of the head.
-        kernel: Samples that each of the head's two wide convolutions sees.
+        picker: Of the head.
     """
 
-    def __init__(self, model: ModelConfig, width: int = 64, kernel: int = 7):
+    def __init__(self, model: ModelConfig, picker: PickerConfig = PickerConfig()):
         super().__init__()
-        self.model_config = model
+        self.model_config, self.picker_config = model, picker
+        width, kernel = self.picker_config.width, self.picker_config.kernel
         self.backbone = Backbone(model)
         self.head = nn.Sequential(
             nn.Conv1d(model.backbone.width + 3, width, kernel, padding="same"),
@@ -46,5 +46,14 @@ class PhasePicker(nn.Module):
         num_samples = x.shape[-1]
         x = F.pad(x, (0, -num_samples % self.model_config.samples_per_coarse_frame))
         context = self.backbone(x).transpose(1, 2)
-        context = F.interpolate(context, size=x.shape[-1], mode="linear", align_corners=False)
+        context = self._at_samples(context, x.shape[-1])
         return self.head(torch.cat([context, x.to(context.dtype)], dim=1))[..., :num_samples]
+
+    def _at_samples(self, context: Tensor, num_samples: int) -> Tensor:
+        """Returns context (B, D, S) at every sample (B, D, T): linear between the centres of its frames, constant beyond the last."""
+        encoder = self.model_config.encoder
+        first, step = encoder.frame_center(0), encoder.frame_center(1) - encoder.frame_center(0)
+        place = ((torch.arange(num_samples, device=context.device) - first) / step).clamp(0, context.shape[-1] - 1)
+        before = place.long()
+        after = (before + 1).clamp_max(context.shape[-1] - 1)
+        return torch.lerp(context[..., before], context[..., after], (place - before).to(context.dtype))

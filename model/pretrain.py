@@ -59,10 +59,12 @@ class PretrainModel(nn.Module):
         self.head = nn.Linear(model.backbone.width, model.target_dim)
         self.quantizer = build_quantizer(model)
         self.comparison = Comparison(model.target_dim, loss, model.backbone.operators)
+        self.progress = 0.0
         self.register_buffer("diversity_lambda", torch.tensor(loss.diversity_lambda), persistent=False)
 
     def set_schedule(self, progress: float):
         """Sets the annealed temperatures to their values at `progress` in [0, 1] of the full budget."""
+        self.progress = progress
         self.quantizer.set_progress(progress)
         self.comparison.set_progress(progress)
 
@@ -81,13 +83,13 @@ class PretrainModel(nn.Module):
 
     def features(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
         """Returns what a frozen model offers a reader, (B, S, encoder width + width): local features, then context."""
-        local = self.backbone.encoder(standardize(waveform, num_valid))
+        local = self.backbone.features(standardize(waveform, num_valid))
         return torch.cat([local, self.backbone.context(local)], dim=-1)
 
     @torch.no_grad()
     def codes(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
         """Returns the most probable codes (B, S, G) int64 of a waveform (B, 3, T); changes no state."""
-        features = self.backbone.encoder(standardize(waveform, num_valid))
+        features = self.backbone.features(standardize(waveform, num_valid))
         training = self.quantizer.training
         self.quantizer.eval()
         quantized = self.quantizer(features, features.new_ones(features.shape[:2]), Draws(features.device))
@@ -122,6 +124,8 @@ class PretrainModel(nn.Module):
             # Ranks have as many batches as each other in training, but not in validation.
             mean_probs = contrastive.global_mean(probs) if self.training else lambda: probs
             compared = self.comparison(frames, draws)  # the ranks' probabilities travel meanwhile
+            if self.training and self.comparison.queue is not None:
+                self.comparison.remember(frames, draws)
             return self._objective(frames.valid, compared, quantized, ratio, window_weight, mean_probs())
 
     @torch.no_grad()
@@ -146,10 +150,10 @@ class PretrainModel(nn.Module):
         self, waveform, num_valid, window_weight, draws: Draws, mask: MaskConfig
     ) -> tuple[MaskedFrames, Quantized, Tensor]:
         """Returns contexts and targets of masked frames, what the quantizer said, and the fraction masked, for a standardised waveform."""
-        features = self.backbone.encoder(waveform)
+        features = self.backbone.features(waveform)
         batch, num_frames, _ = features.shape
         spans = span_mask(draws.uniform(batch, 2 * num_frames + 1), mask)
-        real, count, ratio = self._real(spans.frames, num_valid)
+        real, count, ratio = self._real(spans.frames, num_valid, window_weight)
         whole = self.loss_config.frames == "all" or self.quantizer.needs_all_frames
         if whole:
             counted, quantizable = real if self.loss_config.frames == "all" else real & spans.frames, features
@@ -171,13 +175,18 @@ class PretrainModel(nn.Module):
         waveform = standardize(waveform, num_valid)
         return waveform, live_windows(waveform).float()
 
-    def _real(self, frames: Tensor, num_valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _real(
+        self, frames: Tensor, num_valid: Tensor | None, window_weight: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns which frames (B, S) are no padding, how many of those each window has masked (B,), and the fraction masked of all."""
         real = torch.ones_like(frames)
         if num_valid is not None:
             start = torch.arange(real.shape[1], device=real.device) * self.model_config.samples_per_frame
             real = start < num_valid[:, None]
-        return real, (frames & real).sum(dim=1), frames.float().mean()
+        count = (frames & real).sum(dim=1)
+        if window_weight is not None:
+            count = count * (window_weight > 0)  # a window that counts for nothing is nobody's negative either
+        return real, count, frames.float().mean()
 
     @staticmethod
     def _masked_frames(x: Tensor, spans: SpanMask) -> tuple[Tensor, Tensor]:

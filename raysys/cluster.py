@@ -10,7 +10,10 @@ import ray.data
 
 from raysys.ray_internals import GCS_PORT, quieten_loggers, running_cluster
 
+log = logging.getLogger(__name__)
 _STORE_BYTES = 1 << 30
+_own = False
+"""Whether this process has started the Ray that it uses: such a one never grows."""
 
 
 def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
@@ -26,6 +29,8 @@ def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
     if address := os.environ.get("RAY_ADDRESS") or (num_cpus is None and running_cluster(temp_dir)):
         ray.init(address=address, logging_level=logging.WARNING)
         return
+    global _own
+    _own = True
     with _address_for_children():
         ray.init(
             address="local",
@@ -34,6 +39,33 @@ def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
             _temp_dir=temp_dir,
             logging_level=logging.WARNING,
         )
+
+
+def lacking(wanted: dict[str, float]) -> str:
+    """Returns what the cluster has now of resources ("CPU", "GPU") of which it has less than wanted; empty if it has enough."""
+    total = ray.cluster_resources()
+    return " and ".join(f"{total.get(name, 0):g} {name}s" for name, many in wanted.items() if total.get(name, 0) < many)
+
+
+def require(wanted: dict[str, float], who: str) -> None:
+    """Says what is waited for, if the cluster has less than wanted.
+
+    Args:
+        wanted: amounts of "CPU" and "GPU".
+        who: wants them, e.g. "8 workers of a run".
+
+    Raises:
+        ValueError: this process has started Ray by itself, so that nothing else will come.
+    """
+    if not (has := lacking(wanted)):
+        return
+    text = f"{who} want {' and '.join(f'{many:g} {name}s' for name, many in wanted.items())}, and there are {has}"
+    fix = "fewer workers (train.num_workers, train.cpus_per_worker)" + (
+        ", or train.device=cpu" if "GPU" in wanted else ""
+    )
+    if _own:
+        raise ValueError(f"{text} on this machine: {fix}, or run it on a cluster")
+    log.warning("waiting for nodes: %s now (`ray status` says what comes). If no more will come: %s", text, fix)
 
 
 @contextmanager

@@ -108,11 +108,12 @@ class TrainConfig:
     max_steps: int | None = None
     """Budget in optimiser steps; replaces `epochs`."""
     num_workers: int = 1
-    """Ray Train workers, one GPU each where there are GPUs."""
+    """Ray Train workers, each with a GPU of its own where `device` is "cuda"."""
     min_workers: int | None = None
     """Makes the run elastic between `min_workers` and `num_workers`."""
     cpus_per_worker: float = 1.0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["cuda", "cpu"] = "cuda"
+    """What workers and trials compute on, and ask Ray for: a run waits for GPUs rather than go on without them."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """"auto" is bf16 autocast on a GPU and fp32 elsewhere."""
     compile: bool = False
@@ -219,6 +220,10 @@ class SearchConfig:
             raise ValueError(f"search.reduction_factor={self.reduction_factor} must be at least 2")
         if not 0 < self.grace <= 1:
             raise ValueError(f"search.grace={self.grace} must lie in (0, 1]: it is a fraction of the budget")
+        if self.gpus_per_trial <= 0:
+            raise ValueError(
+                f"search.gpus_per_trial={self.gpus_per_trial} must be positive; set train.device=cpu for trials without GPUs"
+            )
         if self.brackets < 1:
             raise ValueError(f"search.brackets={self.brackets} must be at least 1")
         if self.top_k < 0 or self.top_k_seeds < 1:

@@ -67,7 +67,6 @@ def demo() -> RunConfig:
             grace=0.25,
             reduction_factor=2,
             rungs_per_budget=8,
-            gpus_per_trial=0,
         ),
     )
 
@@ -101,7 +100,7 @@ def smoke() -> RunConfig:
             log_every=2,
         ),
         probe=ProbeConfig(fit_windows=32, score_windows=16),
-        search=SearchConfig(num_trials=4, gpus_per_trial=0, rungs_per_budget=4, reduction_factor=2),
+        search=SearchConfig(num_trials=4, rungs_per_budget=4, reduction_factor=2),
     )
 
 

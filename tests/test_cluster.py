@@ -121,3 +121,15 @@ def test_children_hear_the_port_that_the_ray_listens_to_and_only_while_it_starts
     with pytest.raises(OSError, match="no Ray"):
         fail_where_children_start()
     assert dict(os.environ) == before
+
+
+def test_what_never_comes_is_refused_and_what_may_come_is_waited_for(monkeypatch, caplog):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(cluster, "_own", True)
+    cluster.require({"CPU": 4.0}, "2 workers")
+    message = r"2 workers want 5 CPUs and 2 GPUs, and there are 4 CPUs and 0 GPUs on this machine: .*train\.device=cpu"
+    with pytest.raises(ValueError, match=message):
+        cluster.require({"CPU": 5.0, "GPU": 2.0}, "2 workers")
+    monkeypatch.setattr(cluster, "_own", False)
+    cluster.require({"CPU": 4.0, "GPU": 1.0}, "1 worker")
+    assert "waiting for nodes: 1 worker want 4 CPUs and 1 GPUs, and there are 0 GPUs now" in caplog.text

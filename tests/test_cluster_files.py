@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import ray
 import yaml
 from packaging.requirements import Requirement
 
@@ -149,8 +148,6 @@ def test_the_nodes_have_the_gpus_that_the_runs_on_them_ask_for(cluster, rayjob, 
     assert sum(number > 0 for number in gpus.values()) == 1
     runs = jobs_of(kind, rayjob)
     assert max(config.train.num_workers for config in runs) > 1
-    monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 32.0, "GPU": 1.0})
     for config in runs:
         asked = scaling(config)
         assert (asked.use_gpu, asked.resources_per_worker["GPU"]) == (True, 1), config.train.device

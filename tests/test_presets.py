@@ -43,7 +43,7 @@ DEFAULTS = {
     },
     "train": {
         **{"seed": 0, "batch_size": 64, "epochs": 50.0, "max_steps": None, "num_workers": 1, "min_workers": None},
-        **{"cpus_per_worker": 1.0, "device": "auto", "precision": "auto", "compile": False, "deterministic": False},
+        **{"cpus_per_worker": 1.0, "device": "cuda", "precision": "auto", "compile": False, "deterministic": False},
         **{"validations_per_epoch": 4.0, "validate_every": None, "patience": None, "val_windows": 2048},
         **{"keep_checkpoints": 2, "max_failures": 3, "wait_for_nodes_h": 24.0, "log_every": 20, "max_bad_steps": 20},
     },
@@ -58,7 +58,7 @@ DEFAULTS = {
 SMALL = {
     **{"model.backbone.num_layers": 1, "model.backbone.num_heads": 2, "model.backbone.dropout": 0.0},
     **{"data.datasets": ("all",), "data.blocks_per_task": 2, "data.cpus_per_read": 0.25, "train.device": "cpu"},
-    **{"train.cpus_per_worker": 0.5, "search.reduction_factor": 2, "search.gpus_per_trial": 0},
+    **{"train.cpus_per_worker": 0.5, "search.reduction_factor": 2},
 }
 CHANGES = {
     "smoke": SMALL

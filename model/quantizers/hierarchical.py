@@ -22,7 +22,7 @@ class HierarchicalQuantizer(Quantizer):
 
     def __init__(self, width: int, target_dim: int, config: QuantizerConfig, fold: int, backend: str = "auto"):
         super().__init__()
-        self.fold = fold
+        self.config, self.fold = config, fold
         single = replace(config, kind="gumbel", num_groups=1)
         self.coarse = GumbelQuantizer(fold * width, target_dim, single, backend)
         self.fine = GumbelQuantizer(width + target_dim, target_dim, single, backend)

@@ -29,6 +29,13 @@ class Quantizer(nn.Module):
 
     needs_all_frames = False
     """Whether it wants whole windows, and not the masked frames alone."""
+    waits_for_host = False
+    """Whether the host looks at numbers of a step before the step goes on: such a step cannot be recorded as a CUDA graph."""
+
+    @property
+    def code_shape(self) -> tuple[int, int]:
+        """G groups of V codes, as `Quantized.counts` has them."""
+        return self.config.num_groups, self.config.num_codes
 
     def forward(self, features: Tensor, weight: Tensor, draws: Draws) -> Quantized:
         """Returns the quantised frames; in training a codebook may move.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize
 
+from model.collective import num_workers
 from model.config import QuantizerConfig
 from model.draws import Draws
 from model.quantizers.interface import Quantized, Quantizer, quantized_by_counts
@@ -21,6 +22,8 @@ class NearestQuantizer(Quantizer):
     levels before left over. A code used less than `revive_below` / V of the time is set to a random frame:
     without this, nearest-neighbour codebooks starve.
     """
+
+    waits_for_host = True  # the library asks whether any code is to be revived
 
     def __init__(self, width: int, target_dim: int, config: QuantizerConfig):
         super().__init__()
@@ -46,17 +49,25 @@ class NearestQuantizer(Quantizer):
     def forward(self, features: Tensor, weight: Tensor, draws: Draws) -> Quantized:
         """Returns the quantised frames; in training the codebooks move. `draws` is not used."""
         x = self.input(features.float())
+        counted = weight > 0
+        # The library's mean over no frames at all is NaN: then all are looked at, and what comes of it counts for nothing.
+        any_counted = counted.any()
+        counted = counted | ~any_counted
         parts = [x] * self.config.num_groups if self.residual else x.chunk(self.config.num_groups, dim=-1)
         vectors, codes, losses = [], [], []
         for part, codebook in zip(parts, self.codebooks, strict=True):
             left_over = part - sum(v.detach() for v in vectors) if self.residual else part
             self._set_revival(codebook, part.shape[0] * part.shape[1])
-            vector, ids, loss = codebook(left_over, mask=weight > 0)
+            vector, ids, loss = codebook(left_over, mask=counted)
             vectors.append(vector)
             codes.append(ids)
             losses.append(loss)
         return quantized_by_counts(
-            self.output(self._join(vectors)), torch.stack(codes, -1), weight, self.config.num_codes, sum(losses)
+            self.output(self._join(vectors)),
+            torch.stack(codes, -1),
+            weight,
+            self.config.num_codes,
+            sum(losses) * any_counted,
         )
 
     def _join(self, vectors: list[Tensor]) -> Tensor:
@@ -66,7 +77,8 @@ class NearestQuantizer(Quantizer):
         return vectors[0] + sum(v.detach() for v in vectors[1:])
 
     def _set_revival(self, codebook: VectorQuantize, num_frames: int):
-        """Turns the relative threshold into the library's absolute one: the usage it tracks is frames per batch."""
+        """Turns the relative threshold into the library's absolute one: the usage it tracks is frames a step, of all ranks."""
         inner = codebook._codebook
+        num_frames = num_frames * num_workers()
         inner.threshold_ema_dead_code = self.config.revive_below * num_frames / self.config.num_codes
         inner.reset_cluster_size = num_frames / self.config.num_codes

@@ -14,6 +14,11 @@ class NoQuantizer(Quantizer):
         super().__init__()
         self.output = nn.Linear(width, target_dim)
 
+    @property
+    def code_shape(self) -> tuple[int, int]:
+        """No groups."""
+        return 0, 1
+
     def forward(self, features: Tensor, weight: Tensor, draws: Draws) -> Quantized:
         """Returns targets (B, N, D) without codes; `weight` and `draws` are not used."""
         targets = self.output(features)

@@ -17,7 +17,7 @@ import ray
 import torch
 
 from model.pretrain import PretrainModel
-from raysys.cluster import connect
+from raysys.cluster import connect, lacking
 from raysys.config import RunConfig
 from raysys.data.catalog import EIGHT, folders, resolve
 from raysys.data.corpus import summary
@@ -26,7 +26,7 @@ from raysys.data.picks import ACCEPTED
 from raysys.data.windows import Traces, read_windows
 from raysys.doctor import Check, fail, guarded, ok, warn
 from raysys.location import Location
-from raysys.train.driver import uses_gpu
+from raysys.train.driver import least_workers, wanted
 
 _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 """URL scheme -> the package that fsspec reaches it with."""
@@ -136,7 +136,7 @@ def check_cluster(config: RunConfig) -> Iterator[Check]:
         yield _resources(joined)
         yield from guarded("ray worker", _worker(), _SAME)
         yield _lock(context.dashboard_url)
-        yield from guarded("ray workers", _room(config), "--train.device auto, or add nodes with GPUs")
+        yield from guarded("ray workers", _room(config), "--train.device cpu, or add nodes with GPUs")
         yield from _shared_storage(config)
     finally:
         if not joined:
@@ -222,14 +222,13 @@ def _lock(dashboard: str | None) -> Check:
 
 def _room(config: RunConfig) -> Iterator[Check]:
     """Whether the workers of a run fit into what the cluster has now."""
-    total, train = ray.cluster_resources(), config.train
-    wanted = {"CPU": train.num_workers * train.cpus_per_worker, "GPU": float(train.num_workers * uses_gpu(config))}
-    found = f"{train.num_workers} workers want {wanted['CPU']:g} CPUs and {wanted['GPU']:g} GPUs"
-    if all(total.get(kind, 0.0) >= amount for kind, amount in wanted.items()):
+    needs = wanted(config)
+    found = f"{least_workers(config)} workers want {needs['CPU']:g} CPUs and {needs.get('GPU', 0):g} GPUs"
+    if not (has := lacking(needs)):
         yield ok("ray workers", f"{found}: they fit")
     else:
-        remedy = "lower --train.num-workers, or add nodes; a cluster with an autoscaler adds them by itself"
-        yield warn("ray workers", f"{found}, which the cluster does not have now: the run would wait", remedy)
+        remedy = "lower --train.num-workers, --train.device cpu, or add nodes; an autoscaler adds them by itself"
+        yield warn("ray workers", f"{found}, and there are {has} now: the run would wait", remedy)
 
 
 def _shared_storage(config: RunConfig) -> Iterator[Check]:

@@ -17,17 +17,15 @@ _GUARD_S = 0.5
 """Frames this near to those of an onset, but not among them, belong to no class."""
 
 
-def frame_labels(windows: FixedWindows, num_frames: int, config: ProbeConfig) -> np.ndarray:
-    """Returns the class of every frame, (n, num_frames) int8: NOISE, P, S or IGNORED.
+def frame_labels(windows: FixedWindows, center: np.ndarray, config: ProbeConfig) -> np.ndarray:
+    """Returns the class of every frame, (n, frames) int8: NOISE, P, S or IGNORED, for frames centred on samples (frames,).
 
     Frames that may hold an onset nobody picked are ignored: those after a P that no S follows before the next P, those
     before an S that no P precedes after the S before it, all of them in earthquake records without picks, those at
     onsets of other phases, and the padding.
     """
-    length = windows.waveform.shape[-1] / num_frames
-    center = (np.arange(num_frames) + 0.5) * length
     p, s, other = windows.onsets()
-    labels = np.full((len(windows), num_frames), NOISE, np.int8)
+    labels = np.full((len(windows), len(center)), NOISE, np.int8)
     labels[np.isnan(p).all(axis=1) & np.isnan(s).all(axis=1) & ~windows.noise] = IGNORED
     labels[_may_hide_an_onset(p, s, center)] = IGNORED
     to_p, to_s, to_other = ((center - onset[:, :, None]) / RATE_HZ for onset in (p, s, other))
@@ -52,7 +50,13 @@ def _may_hide_an_onset(p: np.ndarray, s: np.ndarray, center: np.ndarray) -> np.n
 
 
 def probe_scores(
-    encode, width: int, fit: FixedWindows, score: FixedWindows, config: ProbeConfig, batch: int = 64
+    encode,
+    width: int,
+    center: np.ndarray,
+    fit: FixedWindows,
+    score: FixedWindows,
+    config: ProbeConfig,
+    batch: int = 64,
 ) -> dict[str, float]:
     """Returns probe/p_ap, probe/s_ap and their mean probe/macro_ap; NaN for a wave without labels, and then for the mean.
 
@@ -62,6 +66,7 @@ def probe_scores(
     Args:
         encode: waveform (B, 3, T), num_valid (B,) -> features (B, frames, width) on any device.
         width: of the features.
+        center: (frames,) the samples that frames are centred on.
         fit: this rank's share of the windows that fit the probe.
         score: this rank's share of the windows that score it.
         config: ridge, and which frames belong to an onset.
@@ -71,11 +76,11 @@ def probe_scores(
     """
     from sklearn.metrics import average_precision_score  # takes a second, which drivers need not spend
 
-    gram, moment = _moments(encode, width, fit, config, batch)
+    gram, moment = _moments(encode, width, center, fit, config, batch)
     fitted = moment[-1] > 0  # the bias of every class with frames
     weights = _ridge(gram, moment, config.ridge) if fitted.any() else moment
     predicted, labels = [], []
-    for features, frame_class in _features(encode, score, config, batch):
+    for features, frame_class in _features(encode, center, score, config, batch):
         predicted.append((_with_bias(features) @ weights.to(features.device)).cpu().numpy())
         labels.append(frame_class)
     predicted, labels = _gather(predicted, labels)
@@ -88,14 +93,14 @@ def probe_scores(
     return out | {"probe/macro_ap": float(np.mean(list(out.values())))}
 
 
-def _moments(encode, width: int, windows: FixedWindows, config: ProbeConfig, batch: int):
+def _moments(encode, width: int, center: np.ndarray, windows: FixedWindows, config: ProbeConfig, batch: int):
     """Class-balanced mean of x x^T, (width + 1, width + 1), and of x by class, (width + 1, 3), over all ranks."""
     gram, total, count = (
         torch.zeros(3, width + 1, width + 1, dtype=torch.float64),
         torch.zeros(3, width + 1, dtype=torch.float64),
         torch.zeros(3),
     )
-    for features, frame_class in _features(encode, windows, config, batch):
+    for features, frame_class in _features(encode, center, windows, config, batch):
         x = _with_bias(features)
         for c in (NOISE, P, S):
             of_class = x[torch.from_numpy(frame_class == c).to(x.device)]
@@ -106,13 +111,13 @@ def _moments(encode, width: int, windows: FixedWindows, config: ProbeConfig, bat
     return (gram / count[:, None, None]).sum(0), (total / count[:, None]).T
 
 
-def _features(encode, windows: FixedWindows, config: ProbeConfig, batch: int):
+def _features(encode, center: np.ndarray, windows: FixedWindows, config: ProbeConfig, batch: int):
     """Features (frames, D) in float64 and classes (frames,) of the labelled frames, batch by batch."""
     for start in range(0, len(windows), batch):
         part = windows.take(slice(start, start + batch))
         with torch.no_grad():
             features = encode(torch.tensor(part.waveform), torch.tensor(part.num_valid))
-        labels = frame_labels(part, features.shape[1], config)
+        labels = frame_labels(part, center, config)
         used = labels != IGNORED
         if used.any():
             yield features[torch.from_numpy(used).to(features.device)].double(), labels[used]

@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from matplotlib.colors import hsv_to_rgb
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 
-from model.hub import load_strict
-from model.pretrain import PretrainModel
+from model.hub import from_pretrained
 from raysys.config import RunConfig
 from raysys.data.fixed_windows import FixedWindows
 from raysys.data.windows import RATE_HZ
@@ -31,6 +29,7 @@ class CodedWindows:
         s_sample: (n,) S onset.
         names: what each window is called.
         codes: (n, S, G).
+        first_center: the sample that the first frame is centred on.
         fingerprint: of the data they come from.
     """
 
@@ -40,6 +39,7 @@ class CodedWindows:
     s_sample: np.ndarray
     names: tuple[str, ...]
     codes: np.ndarray
+    first_center: float
     fingerprint: str
 
 
@@ -52,8 +52,7 @@ def coded_windows(run: Run, count: int = 4) -> CodedWindows:
     if run.checkpoint is None:
         raise ValueError("the run has no checkpoint")
     config = RunConfig.from_dict(run.config)
-    model = PretrainModel(config.model, config.mask, config.loss).eval()
-    load_strict(model, load_file(run.checkpoint / "model.safetensors"))
+    model = from_pretrained(run.checkpoint)
     # The validation windows do not depend on the probe's; one each of those saves reading them.
     small = config.override({"probe.fit_windows": 1, "probe.score_windows": 1})
     data = prepare_training_data(small)
@@ -67,6 +66,7 @@ def coded_windows(run: Run, count: int = 4) -> CodedWindows:
         s_sample=windows.s_sample,
         names=tuple(windows.datasets[i] for i in windows.dataset),
         codes=codes.numpy(),
+        first_center=config.model.encoder.frame_center(0),
         fingerprint=data.fingerprint,
     )
 
@@ -103,9 +103,12 @@ def seismogram_figure(windows: CodedWindows, num_codes: int) -> Figure:
             strip.remove()
             continue
         _draw_waveform(top, windows, i)
-        end = windows.waveform.shape[-1] / RATE_HZ
+        samples, frames = windows.waveform.shape[-1], windows.codes.shape[1]
+        begin = (windows.first_center - samples / frames / 2) / RATE_HZ
         image = palette[windows.codes[i].T]
-        strip.imshow(image, aspect="auto", interpolation="nearest", extent=(0, end, groups, 0))
+        strip.imshow(
+            image, aspect="auto", interpolation="nearest", extent=(begin, begin + samples / RATE_HZ, groups, 0)
+        )
         strip.set_yticks(np.arange(groups) + 0.5, [f"group {g}" for g in range(groups)])
         strip.grid(False)
         strip.tick_params(left=False, labelbottom=True)

@@ -15,9 +15,9 @@ samples, {epoch:.3g} epochs of the training split. Not meant for picking as it i
 ## Load
 
 ```python
-from raysys.train.checkpoint import load_model
+from model.hub import from_pretrained
 
-model = load_model("{folder}")
+model = from_pretrained("{folder}")
 features = model.features(waveform)  # (windows, 3, {samples}) in any unit -> (windows, {frames}, {width})
 ```
 

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.hub import load_strict
-from model.pretrain import PretrainModel
+from model.hub import load_strict, progress_of, save_weights
 from raysys.config import RunConfig
 from raysys.train.card import model_card
 
@@ -36,6 +35,8 @@ class Snapshot:
     metrics: dict[str, Any]
     config: RunConfig
     record: dict[str, Any]
+    progress: float = 0.0
+    """Of the model's schedules."""
 
     @classmethod
     def take(
@@ -63,7 +64,8 @@ class Snapshot:
         tensors = {f"guard.{key}": value for key, value in guard.items()}
         for parameter, values in optimizer.state.items():
             tensors |= {f"{names[parameter]}:{key}": value for key, value in values.items()}
-        return cls(_on_host(model.state_dict()), _on_host(tensors), state, metrics, config, record)
+        on_host = _on_host(model.state_dict()), _on_host(tensors)
+        return cls(*on_host, state, metrics, config, record, progress_of(model))
 
     def write(self, folder: Path) -> None:
         """Writes the checkpoint into an existing folder.
@@ -71,7 +73,7 @@ class Snapshot:
         Raises:
             OSError, safetensors.SafetensorError: the disk is full or fails.
         """
-        save_file(self.model, folder / "model.safetensors")
+        save_weights(self.model, folder, self.progress)
         save_file(self.optimizer, folder / "optim.safetensors")
         for name, value in (("state", self.state), ("config", self.config.to_dict()), ("record", self.record)):
             (folder / f"{name}.json").write_text(json.dumps(value, indent=1))
@@ -98,19 +100,6 @@ def load_checkpoint(
         on_device = value.to(parameter.device) if field != "step" or parameter.is_cuda else value
         optimizer.state[parameter][field] = on_device
     return guard, json.loads((directory / "state.json").read_text())
-
-
-def load_model(directory: str | Path) -> PretrainModel:
-    """Returns the model of a checkpoint folder, on the CPU and in evaluation mode.
-
-    Raises:
-        ValueError: weights that do not fit the configuration, naming the keys.
-    """
-    directory = Path(directory)
-    config = RunConfig.from_dict(json.loads((directory / "config.json").read_text()))
-    model = PretrainModel(config.model, config.mask, config.loss)
-    load_strict(model, load_file(directory / "model.safetensors"))
-    return model.eval()
 
 
 def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer
 
-from raysys.cluster import connect, quieten
+from raysys.cluster import connect, quieten, require
 from raysys.config import MAY_CHANGE, RunConfig
 from raysys.console import configure_logging
 from raysys.location import Location
@@ -40,6 +41,7 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
         ray.train.TrainingFailedError: more failures in a row than `train.max_failures`.
     """
     connect()
+    require(wanted(config), f"{least_workers(config)} workers of a run")
     data = prepare_training_data(config)
     run = run_location(config)
     record = run_record(config, data.fingerprint, data.contents)
@@ -155,7 +157,7 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
         args["data"],
         rank=context.get_world_rank(),
         world=context.get_world_size(),
-        device=ray.train.torch.get_device(),
+        device=worker_device(args["config"]),
         reporter=reporter,
         record=args["record"],
         log_folder=folder and Path(folder),
@@ -167,8 +169,11 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def scaling(config: RunConfig) -> ray.train.ScalingConfig:
-    """Returns the workers and resources of a run; GPUs are used where the cluster has them."""
-    gpus = uses_gpu(config)
+    """Returns the workers and resources of a run: those of the configuration, whatever the cluster has now.
+
+    So an autoscaler sees what is missing, and a run whose GPUs are taken away waits for others.
+    """
+    gpus = config.train.device == "cuda"
     workers = config.train.num_workers
     if config.train.min_workers is not None and config.train.min_workers != workers:
         workers = (config.train.min_workers, workers)
@@ -176,16 +181,37 @@ def scaling(config: RunConfig) -> ray.train.ScalingConfig:
     return ray.train.ScalingConfig(num_workers=workers, use_gpu=gpus, resources_per_worker=resources)
 
 
-def uses_gpu(config: RunConfig) -> bool:
-    """Returns whether workers get GPUs: asked for, or "auto" and the cluster has some.
+def least_workers(config: RunConfig) -> int:
+    """Returns the number of workers without which a run does not go on."""
+    return config.train.min_workers or config.train.num_workers
+
+
+def wanted(config: RunConfig) -> dict[str, float]:
+    """Returns the CPUs and GPUs without which a run does not go on: of its workers, and of a task that reads for them."""
+    workers, on_gpu = least_workers(config), config.train.device == "cuda"
+    reading = config.data.cpus_per_read if config.data.reader == "ray" else 0.0
+    cpus = workers * config.train.cpus_per_worker + reading
+    return {"CPU": cpus} | ({"GPU": float(workers)} if on_gpu else {})
+
+
+def worker_device(config: RunConfig) -> torch.device:
+    """Returns the device of this Ray Train worker.
 
     Raises:
-        ValueError: "cuda" on a cluster without GPUs.
+        RuntimeError: it is to compute on a GPU, which PyTorch does not find.
     """
-    available = ray.cluster_resources().get("GPU", 0) if ray.is_initialized() else 0
-    if config.train.device == "cuda" and not available:
-        raise ValueError("train.device='cuda', but the cluster has no GPU: use 'auto' or 'cpu', or add GPU nodes")
-    return config.train.device != "cpu" and available > 0
+    check_cuda(config)
+    return ray.train.torch.get_device() if config.train.device == "cuda" else torch.device("cpu")
+
+
+def check_cuda(config: RunConfig) -> None:
+    """Raises a RuntimeError if this process is to compute on a GPU that PyTorch does not find."""
+    if config.train.device == "cuda" and not torch.cuda.is_available():
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "here"
+        raise RuntimeError(
+            f"train.device='cuda', but PyTorch {torch.__version__} finds no CUDA device on node {node} "
+            f"(Ray gave {ray.get_gpu_ids()}): look at its driver (nvidia-smi) and its image, or set train.device=cpu"
+        )
 
 
 def run_location(config: RunConfig) -> Location:

@@ -104,8 +104,8 @@ class Trainer:
         if config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-        captures = config.train.compile and device.type == "cuda"
-        if captures:
+        compiles = config.train.compile and device.type == "cuda"
+        if compiles:
             torch.cuda.set_stream(torch.cuda.Stream(device))  # a graph cannot be recorded on the default stream
         torch.manual_seed(config.train.seed)  # the same initial weights on every rank
         self.model = PretrainModel(config.model, config.mask, config.loss).to(device)
@@ -113,10 +113,15 @@ class Trainer:
         self.guard = StepGuard(device)
         self.step, self.windows, self.best = 0, 0, Best()
         self._restore()
-        if captures:
+        if compiles:
             self.model.compile_parts()
         step = TrainStep(self.model, self.optimizer, self.guard, config, device, world)
-        self._take_step = CapturedStep(step) if captures else step
+        records = compiles and not self.model.quantizer.waits_for_host
+        if compiles and not records:
+            log.info(
+                "quantizer.kind=%s waits for the host: steps are compiled, not recorded", config.model.quantizer.kind
+            )
+        self._take_step = CapturedStep(step) if records else step
         self.step_windows = self.worker.global_batch * config.optim.accumulate
         self.steps_left = 0 if self.finished else math.ceil((self.budget.windows - self.windows) / self.step_windows)
         # With fewer workers than planned the global batch shrinks; the learning rate follows its square root.

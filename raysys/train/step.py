@@ -32,8 +32,9 @@ class TrainStep:
         for micro, batch in enumerate(batches, start=1):
             with autocast(self.config, self.device):
                 losses = self.model(batch.waveform, batch.num_valid)
-                with self._mean.of_backward() if self._mean and micro == len(batches) else nullcontext():
-                    (losses.total / len(batches)).backward()
+            # Outside: autocast is for the forward pass, and would round products of the backward pass that are in float32.
+            with self._mean.of_backward() if self._mean and micro == len(batches) else nullcontext():
+                (losses.total / len(batches)).backward()
         norm = self.optimizer.grad_norm()
         self.guard.step(self.optimizer, norm, self.config.optim.clip)
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,5 +1,6 @@
 """Validation: fixed windows, fixed masks, hard codes, the linear probe. The same numbers at any world size."""
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -9,6 +10,7 @@ from raysys.config import RunConfig
 from raysys.data.fixed_windows import FixedWindows
 from raysys.evaluate.probe import probe_scores
 from raysys.train.data import TrainingData
+from raysys.train.step import autocast
 
 BATCH = 128
 """Windows at once; of the metrics only the losses depend on it, a little."""
@@ -19,14 +21,15 @@ BATCH = 128
 def validate(model: PretrainModel, config: RunConfig, data: TrainingData, rank: int, world: int, device: torch.device):
     """Returns val/*, codebook/* and probe/* metrics, and "counts" (G, V), equal on all ranks.
 
-    Perplexity and used fraction are those of the hard codes of the whole validation set; a health gate can rely on
+    It computes in the precision of training, by the same kernels. Perplexity and used fraction are those of the hard codes of the whole validation set; a health gate can rely on
     them. Losses are those of the run's own task and compare only with themselves; `val/top1_tie` and the probe
     compare between runs.
     """
     was_training = model.training
     model.eval()
     mine = data.get("validation").take(slice(rank, None, world))
-    sums, counts = _losses(model, mine, rank, world, device)
+    with autocast(config, device):
+        sums, counts = _losses(model, mine, rank, world, device)
     metrics = {
         name: (sums[i] / sums[-1]).item() for i, name in enumerate(("val/loss", "val/contrastive", "val/accuracy"))
     }
@@ -50,18 +53,19 @@ def probe(model: PretrainModel, config: RunConfig, data: TrainingData, rank: int
     """Returns the probe/* scores of a model."""
 
     def encode(waveform, num_valid):
-        return model.features(waveform.to(device), num_valid.to(device)).float()
+        with autocast(config, device):
+            return model.features(waveform.to(device), num_valid.to(device)).float()
 
     fit, score = (data.get(name).take(slice(rank, None, world)) for name in ("probe_fit", "probe_score"))
     width = config.model.encoder.width + config.model.backbone.width
-    return probe_scores(encode, width, fit, score, config.probe, BATCH)
+    center = np.array([config.model.encoder.frame_center(frame) for frame in range(config.model.num_frames)])
+    return probe_scores(encode, width, center, fit, score, config.probe, BATCH)
 
 
 def _losses(model: PretrainModel, mine: FixedWindows, rank: int, world: int, device: torch.device):
     """Sums over all ranks: loss, contrastive and accuracy times windows, tie score, tie frames, windows; code counts."""
     sums = torch.zeros(6, dtype=torch.float64, device=device)
-    quantizer = model.model_config.quantizer
-    counts = torch.zeros(quantizer.num_groups, quantizer.num_codes, dtype=torch.float64, device=device)
+    counts = torch.zeros(model.quantizer.code_shape, dtype=torch.float64, device=device)
     for start in range(0, len(mine), BATCH):
         part = mine.take(slice(start, start + BATCH))
         waveform, num_valid = (torch.tensor(x, device=device) for x in (part.waveform, part.num_valid))

@@ -76,7 +76,7 @@ def _hours(config: RunConfig, expected: float, most: float, rate: Rate | None) -
         return ["hours: unknown, there is no trial of this name, and no rate was measured for this model"]
     search = config.search
     share = search.gpus_per_trial if search.workers_per_trial == 1 else search.workers_per_trial
-    uses_gpu = bool(search.gpus_per_trial) and config.train.device != "cpu"
+    uses_gpu = config.train.device == "cuda"
     unit = "of a GPU" if uses_gpu else "of one trial at a time"
     about, bound = (duration(windows / rate.windows_per_s * (share if uses_gpu else 1)) for windows in (expected, most))
     without = f", at most {bound} without early stopping" if search.scheduler == "asha" else ""

@@ -11,12 +11,12 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from raysys.cluster import connect
+from raysys.cluster import connect, require
 from raysys.config import RunConfig
 from raysys.location import Location
 from raysys.record import run_record, write_run
 from raysys.train.data import TrainingData, prepare_training_data
-from raysys.train.driver import run_location, uses_gpu
+from raysys.train.driver import run_location
 from raysys.train.loop import Budget
 from raysys.tune.callbacks import ForgiveLostNodes, KeepState, OptunaJournal, ThinCheckpoints, repair_state
 from raysys.tune.progress import ProgressLines
@@ -61,6 +61,7 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     check_space(config, space)
     connect()
     config = trial_config(config)
+    require(trial_resources(config), "trials of a sweep")
     data = prepare_training_data(config)
     record, folder = run_record(config, data.fingerprint, data.contents), run_location(config)
     write_run(folder.url, config, record)
@@ -175,11 +176,8 @@ def _concurrency(config: RunConfig) -> int | None:
         return config.search.max_concurrent
     cluster, workers = ray.cluster_resources(), config.search.workers_per_trial
     fits = cluster.get("CPU", 1) // (workers * config.train.cpus_per_worker)
-    if uses_gpu(config):
-        fits = min(fits, cluster["GPU"] // workers)
-    if fits < 1:
-        raise ValueError(
-            f"search.workers_per_trial={workers} with train.cpus_per_worker={config.train.cpus_per_worker} do not fit into "
-            f"the cluster ({cluster.get('CPU', 0):g} CPUs, {cluster.get('GPU', 0):g} GPUs)"
-        )
-    return int(fits)
+    if config.train.device == "cuda":
+        fits = min(fits, cluster.get("GPU", 0) // workers)
+    trials = max(1, int(fits))
+    log.info("trials of %d workers: %d at a time; --search.max-concurrent, if the cluster will grow", workers, trials)
+    return trials

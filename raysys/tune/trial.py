@@ -20,7 +20,7 @@ from raysys.config import RunConfig
 from raysys.console import configure_logging
 from raysys.location import Location
 from raysys.train.data import TrainingData
-from raysys.train.driver import run_location, scaling, uses_gpu
+from raysys.train.driver import check_cuda, run_location, scaling
 from raysys.train.loop import Trainer
 from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
 from raysys.tune.ranking import REPEAT_OF, WORST, judge
@@ -43,11 +43,11 @@ def trial_config(config: RunConfig) -> RunConfig:
 
 def trial_resources(config: RunConfig) -> dict[str, float]:
     """Returns the CPUs and GPUs that a trial holds, all its workers together."""
-    search, gpu = config.search, uses_gpu(config)
+    search, gpu = config.search, config.train.device == "cuda"
     if search.workers_per_trial > 1:
         workers = search.workers_per_trial
         return {"CPU": workers * config.train.cpus_per_worker} | ({"GPU": float(workers)} if gpu else {})
-    return {"CPU": search.cpus_per_trial} | ({"GPU": search.gpus_per_trial} if search.gpus_per_trial and gpu else {})
+    return {"CPU": search.cpus_per_trial} | ({"GPU": search.gpus_per_trial} if gpu else {})
 
 
 class JudgingReporter:
@@ -134,7 +134,9 @@ def train_trial(
     config = config.override(tuned)
     if config.train.seed != data.plan.seed:
         data = dataclasses.replace(data, plan=dataclasses.replace(data.plan, seed=config.train.seed))
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    check_cuda(config)
+    on_gpu = config.train.device == "cuda"
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     reporter = JudgingReporter(reporter, config)
     trainer = Trainer(
         config, data, rank=rank, world=world, device=device, reporter=reporter, record=record, log_folder=log_folder

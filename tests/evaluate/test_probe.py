@@ -11,6 +11,8 @@ from raysys.config import ProbeConfig
 from raysys.data.fixed_windows import FixedWindows
 from raysys.evaluate.probe import IGNORED, NOISE, P, S, frame_labels, probe_scores
 
+CENTER = 4 * np.arange(400) + 2
+"""Samples that the frames of `energy` are centred on."""
 CONFIG = ProbeConfig()
 
 
@@ -94,7 +96,7 @@ def labels_of(p, s, noise, valid, config) -> str:
 
 def letters(one: FixedWindows, config) -> str:
     names = {NOISE: ".", P: "P", S: "S", IGNORED: "-"}
-    return "".join(names[label] for label in frame_labels(one, 40, config)[0])
+    return "".join(names[label] for label in frame_labels(one, 10 * np.arange(40) + 5, config)[0])
 
 
 def test_the_score_is_that_of_a_ridge_regression_with_classes_of_equal_weight():
@@ -109,7 +111,7 @@ def test_the_score_is_that_of_a_ridge_regression_with_classes_of_equal_weight():
         return torch.cat([x, x.square() + 20, x[..., :1] * x[..., 1:2]], dim=-1)
 
     def frames(part):
-        labels = frame_labels(part, 400, config)
+        labels = frame_labels(part, CENTER, config)
         x = encode(torch.tensor(part.waveform), torch.tensor(part.num_valid)).double().numpy()[labels != IGNORED]
         return np.concatenate([x, np.ones((len(x), 1))], axis=1), labels[labels != IGNORED]
 
@@ -123,16 +125,16 @@ def test_the_score_is_that_of_a_ridge_regression_with_classes_of_equal_weight():
     margin = x @ weights - (x @ weights)[:, :1]
     expected = [average_precision_score(labels == wave, margin[:, wave]) for wave in (P, S)]
     for batch in (64, 4):
-        scores = probe_scores(encode, 7, fit, score, config, batch)
+        scores = probe_scores(encode, 7, CENTER, fit, score, config, batch)
         assert [scores["probe/p_ap"], scores["probe/s_ap"]] == pytest.approx(expected, rel=1e-6)
         assert scores["probe/macro_ap"] == pytest.approx(np.mean(expected), rel=1e-6)
     assert max(expected) < 0.95, "a score that can change"
 
 
 def test_features_that_hold_the_answer_score_high_and_noise_scores_its_base_rate():
-    scores = probe_scores(energy, 3, windows(), windows(seed=1), CONFIG)
+    scores = probe_scores(energy, 3, CENTER, windows(), windows(seed=1), CONFIG)
     assert scores["probe/macro_ap"] > 0.5
-    chance = probe_scores(lambda x, n: torch.randn(len(x), 400, 5), 5, windows(), windows(seed=1), CONFIG)
+    chance = probe_scores(lambda x, n: torch.randn(len(x), 400, 5), 5, CENTER, windows(), windows(seed=1), CONFIG)
     assert chance["probe/macro_ap"] < 0.1
 
 
@@ -144,7 +146,7 @@ def test_a_wave_without_labels_makes_the_mean_nan_and_leaves_the_other_alone(wav
     for name, part in (("fit", fit), ("score", score)):
         if missing in (name, "both"):
             getattr(part, f"{wave}_sample")[:] = np.nan
-    scores = probe_scores(energy, 3, fit, score, CONFIG)
+    scores = probe_scores(energy, 3, CENTER, fit, score, CONFIG)
     assert np.isnan([scores[f"probe/{wave}_ap"], scores["probe/macro_ap"]]).all()
     assert scores[f"probe/{'s' if wave == 'p' else 'p'}_ap"] > 0.5
 
@@ -154,10 +156,10 @@ def test_without_any_label_every_score_is_nan(count):
     fit, score = windows().take(slice(0, count)), windows(seed=1).take(slice(0, count))
     for part in (fit, score):
         part.p_sample[:], part.s_sample[:] = np.nan, np.nan
-    assert all(np.isnan(value) for value in probe_scores(energy, 3, fit, score, CONFIG).values())
+    assert all(np.isnan(value) for value in probe_scores(energy, 3, CENTER, fit, score, CONFIG).values())
 
 
 def test_the_scale_and_offset_of_features_do_not_matter():
-    one = probe_scores(energy, 3, windows(), windows(seed=1), CONFIG)
-    other = probe_scores(lambda x, n: 100 * energy(x, n) + 7, 3, windows(), windows(seed=1), CONFIG)
+    one = probe_scores(energy, 3, CENTER, windows(), windows(seed=1), CONFIG)
+    other = probe_scores(lambda x, n: 100 * energy(x, n) + 7, 3, CENTER, windows(), windows(seed=1), CONFIG)
     assert other["probe/macro_ap"] == pytest.approx(one["probe/macro_ap"], abs=0.02)

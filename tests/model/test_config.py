@@ -3,8 +3,10 @@
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from model.config import BackboneConfig, EncoderConfig, LossConfig, MaskConfig, ModelConfig, QuantizerConfig
+from model.encoder import WaveformEncoder
 
 
 def test_defaults_of_the_model():
@@ -106,3 +108,14 @@ def test_numbers_at_the_edge_are_accepted():
     QuantizerConfig(num_codes=2, num_groups=1)
     MaskConfig(span_frames=1)
     LossConfig(num_negatives=1, diversity_lambda=0.0)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "layers"), [(3, 2, 2), (4, 2, 2), (2, 2, 1), (10, 5, 1), (5, 3, 2)])
+def test_a_frame_lies_where_its_convolutions_look(kernel, stride, layers):
+    """The middle of the samples that a frame depends on, measured by the gradient of the real encoder."""
+    config = EncoderConfig(width=8, kernel=kernel, stride=stride, num_layers=layers)
+    x = torch.randn(1, 3, 300, requires_grad=True)
+    frame = 300 // stride**layers // 2
+    (grad,) = torch.autograd.grad(WaveformEncoder(config)(x)[0, frame].square().sum(), x)
+    seen = (grad[0].abs().sum(0) > 0).nonzero().flatten().double()
+    assert config.frame_center(frame) == (seen.min() + seen.max()) / 2

@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.config import BackboneConfig
+from model.backbone import Backbone
+from model.config import BackboneConfig, PickerConfig
 from model.hub import CONFIG, WEIGHTS, decode, from_pretrained, load_strict, save_pretrained
 from model.picker import LABELS, PhasePicker
 from model.pretrain import PretrainModel
@@ -27,10 +28,11 @@ def test_round_trip(pretrain, tmp_path, kind):
 
 
 def test_picker_round_trip_and_shapes(tiny, tmp_path):
-    picker = PhasePicker(tiny()).eval()
+    picker = PhasePicker(tiny(), PickerConfig(width=24, kernel=5)).eval()
     save_pretrained(picker, tmp_path)
     again = from_pretrained(tmp_path)
     assert type(again) is PhasePicker
+    assert again.picker_config == picker.picker_config
     for num_samples in (256, 301, 3001):
         x = torch.randn(2, 3, num_samples)
         probs = picker(x)
@@ -54,7 +56,7 @@ def test_picker_starts_from_pretraining(pretrain, tiny):
 
 def test_picker_learns_to_place_an_onset(tiny):
     """An impulse at a random sample is found to the sample: the waveform beside the frames must be in use."""
-    picker = PhasePicker(tiny(dropout=0.0), width=16)
+    picker = PhasePicker(tiny(dropout=0.0), PickerConfig(width=16))
     optimizer = torch.optim.AdamW(picker.parameters(), lr=3e-3)
     for _ in range(50):
         x, onset = 0.02 * torch.randn(8, 3, 256), torch.randint(16, 240, (8,))
@@ -127,3 +129,38 @@ def test_the_folder_holds_these_two_files(pretrain, tmp_path):
 
 def test_decode_turns_lists_into_tuples():
     assert decode(BackboneConfig, {"pool": [2, 2]}, "backbone").pool == (2, 2)
+
+
+def test_the_backbone_alone_is_a_model_too(tiny, tmp_path):
+    backbone = Backbone(tiny()).eval()
+    save_pretrained(backbone, tmp_path)
+    x = torch.randn(2, 3, 256)
+    assert torch.equal(from_pretrained(tmp_path)(x), backbone(x))
+
+
+def test_annealed_temperatures_are_saved_with_the_model(pretrain, tmp_path):
+    settings = {"temperature_mode": "annealed", "temperature": 0.4, "temperature_end": 0.1}
+    net = pretrain(settings, gumbel_start=2.0, gumbel_end=0.5)
+    net.set_schedule(0.75)
+    save_pretrained(net, tmp_path)
+    again = from_pretrained(tmp_path)
+    assert net.comparison.temperature < 0.2
+    assert again.comparison.temperature == net.comparison.temperature
+    assert again.quantizer.temperature == net.quantizer.temperature
+
+
+def test_a_run_is_its_newest_whole_checkpoint(pretrain, tmp_path):
+    for number, step in enumerate(("step000000002", "step000000010", "step000000030.unfinished", "step000000040")):
+        net = pretrain()
+        with torch.no_grad():
+            net.head.bias.fill_(number)
+        save_pretrained(net, tmp_path / step)
+    (tmp_path / "step000000040" / WEIGHTS).unlink()
+    assert (from_pretrained(tmp_path).head.bias == 1).all()
+
+
+def test_a_checkpoint_of_a_run_needs_no_class(pretrain, tmp_path):
+    net = pretrain()
+    save_pretrained(net, tmp_path)
+    edit(tmp_path, lambda content: [content.pop("class"), content.update(optim={"lr": 1.0})])
+    assert torch.equal(from_pretrained(tmp_path).head.weight, net.head.weight)

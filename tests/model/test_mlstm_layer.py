@@ -5,7 +5,7 @@ import torch
 from xlstm.blocks.mlstm.layer import mLSTMLayer, mLSTMLayerConfig
 
 from model.config import BackboneConfig
-from model.mlstm import FORWARD, MLSTMLayer, SeparateDirections, bidirectional_mlstm
+from model.mlstm import BACKWARD, FORWARD, MLSTMLayer, SeparateDirections, bidirectional_mlstm
 
 WIDTH, HEADS, FRAMES = 32, 4, 19
 
@@ -48,6 +48,14 @@ def test_forward_only_is_xlstm():
     layer = MLSTMLayer(WIDTH, config(), directions=(FORWARD,)).double()
     layer.load_state_dict(reference.state_dict(), strict=True)
     assert_equal(layer, reference(x), x, parameter_pairs(layer, reference))
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+def test_backward_only_is_xlstm_of_the_record_turned_around(kernel):
+    reference, x = theirs(), torch.randn(2, FRAMES, WIDTH, dtype=torch.float64, requires_grad=True)
+    layer = MLSTMLayer(WIDTH, config(kernel=kernel), directions=(BACKWARD,)).double()
+    layer.load_state_dict(reference.state_dict(), strict=True)
+    assert_equal(layer, flipped(reference, x), x, parameter_pairs(layer, reference))
 
 
 def test_shared_weights_are_xlstm_in_both_directions():

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from model import comparison
 from model.config import MaskConfig
 from model.contrastive import diversity_loss
 from model.preprocess import standardize
@@ -275,10 +276,22 @@ def test_only_an_annealed_temperature_follows_the_schedule(pretrain):
 @pytest.mark.parametrize(("start", "used"), [(0.3, 0.3), (0.001, 0.02), (7.0, 1.0)])
 def test_a_learned_temperature_starts_as_configured_and_stays_in_bounds(pretrain, start, used):
     net = pretrain({"temperature_mode": "learned", "temperature": start})
-    losses = net(batch())
-    losses.total.backward()
-    assert losses.temperature.item() == pytest.approx(used)
-    assert (net.comparison.log_temperature.grad != 0) == (start == used)
+    assert net(batch()).temperature.item() == pytest.approx(used)
+
+
+def test_a_learned_temperature_out_of_bounds_finds_its_way_back():
+    """Gradients that would lead further out are stopped, those that lead back are not."""
+    x = torch.tensor([0.001, 0.001, 0.3, 7.0, 7.0], requires_grad=True)
+    bounded = comparison._Within.apply(x, 0.02, 1.0)
+    torch.testing.assert_close(bounded, torch.tensor([0.02, 0.02, 0.3, 1.0, 1.0]))
+    (bounded * torch.tensor([1.0, -2.0, 3.0, 4.0, -5.0])).sum().backward()
+    assert x.grad.tolist() == [0, -2, 3, 4, 0]
+
+
+@pytest.mark.parametrize("use", ["features", "codes", "encode", "__call__"])
+def test_a_length_that_the_network_cannot_fold_is_named(pretrain, use):
+    with pytest.raises(ValueError, match="250 samples is not a multiple of 64: pad it with zeros"):
+        getattr(pretrain().eval(), use)(torch.randn(1, 3, 250))
 
 
 def test_fixed_and_learned_temperatures_start_with_the_same_loss(pretrain):

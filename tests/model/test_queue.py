@@ -48,13 +48,34 @@ def test_queue_takes_in_no_padding(pretrain):
 def test_queue_replaces_its_oldest_entries_in_order():
     queue = TargetQueue(5, 2)
     first, second = torch.arange(6.0).view(3, 2), torch.arange(10.0, 18.0).view(4, 2)
-    queue.push(first, torch.tensor([1, 2, 3]))
+    queue.push(first, torch.tensor([1, 2, 3]), torch.ones(3, dtype=bool))
     assert queue.ids.tolist() == [1, 2, 3, -1, -1]
-    queue.push(second, torch.tensor([4, 5, 6, 7]))
+    queue.push(second, torch.tensor([4, 5, 6, 7]), torch.ones(4, dtype=bool))
     assert queue.ids.tolist() == [6, 7, 3, 4, 5]
     assert torch.equal(queue.targets, torch.cat([second[2:], first[2:], second[:2]]))
-    queue.push(first[:1], torch.tensor([8]))
+    queue.push(first[:1], torch.tensor([8]), torch.ones(1, dtype=bool))
     assert queue.ids.tolist() == [6, 7, 8, 4, 5]
+
+
+def test_queue_passes_over_what_is_not_valid_and_keeps_the_last_of_too_many():
+    queue = TargetQueue(3, 1)
+    targets = torch.arange(6.0)[:, None]
+    queue.push(targets[:4], torch.arange(4), torch.tensor([False, True, False, True]))
+    assert queue.ids.tolist() == [1, 3, -1]
+    queue.push(targets, torch.arange(6), torch.tensor([True, True, False, True, True, True]))
+    assert (queue.ids.tolist(), queue.targets.flatten().tolist(), queue.next) == ([5, 3, 4], [5.0, 3.0, 4.0], 1)
+
+
+def test_queue_takes_in_no_window_without_signal_and_no_padding_though_there_is_room(pretrain):
+    net = pretrain({"negatives": "queue", "queue_frames": 64, "pool_frames": 64}, kind="none")
+    before = net.comparison.queue.targets.clone()
+    x = batch(2)
+    x[0] = 0
+    net(x, num_valid=torch.tensor([256, 100]))
+    changed = (net.comparison.queue.targets != before).any(1)
+    assert 0 < changed.sum() <= 25, "masked frames among the 25 of the one window that has signal"
+    assert net.comparison.queue.next == changed.sum()
+    assert len(net.comparison.queue.targets.unique(dim=0)) == 64
 
 
 def test_negatives_of_the_queue_are_what_it_remembers(pretrain):

@@ -175,7 +175,7 @@ def test_seismograms_have_seconds_picks_and_codes_in_place():
     codes = np.array([[[0, 3], [1, 2], [2, 1], [3, 0]]])
     windows = CodedWindows(
         waveform=waveform, num_valid=np.array([400]), p_sample=np.array([100.0]), s_sample=np.array([250.0]),
-        names=("STEAD",), codes=codes, fingerprint="",
+        names=("STEAD",), codes=codes, first_center=100.0, fingerprint="",
     )  # fmt: skip
     top, strip = seismograms.seismogram_figure(windows, 4).axes
     traces = [one for one in top.lines if len(one.get_xdata()) == 400]

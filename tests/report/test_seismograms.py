@@ -30,7 +30,8 @@ def run_with_data(tmp_path_factory):
     checkpoint.mkdir(parents=True)
     model = PretrainModel(config.model, config.mask, config.loss)
     save_file(model.state_dict(), checkpoint / "model.safetensors")
-    (run / "config.json").write_text(json.dumps(config.to_dict()))
+    for folder in (run, checkpoint):
+        (folder / "config.json").write_text(json.dumps(config.to_dict()))
     (run / "record.json").write_text(json.dumps({"data_fingerprint": "of other data"}))
     log = RunLog(run, total_steps=8)
     log.write({"val/contrastive": 2.0, "codebook/hard_perplexity": 16.0}, step=8)
@@ -58,14 +59,14 @@ def test_the_page_shows_seismograms_and_code_usage(run_with_data):
 
 
 def test_weights_of_another_model_are_a_note(run_with_data):
-    config = json.loads((run_with_data / "config.json").read_text())
+    config = json.loads((run_with_data / "step000000008" / "config.json").read_text())
     try:
         changed = json.loads(json.dumps(config))
         changed["model"]["target_dim"] = 32
-        (run_with_data / "config.json").write_text(json.dumps(changed))
+        (run_with_data / "step000000008" / "config.json").write_text(json.dumps(changed))
         page = write_report([run_with_data]).read_text()
     finally:
-        (run_with_data / "config.json").write_text(json.dumps(config))
+        (run_with_data / "step000000008" / "config.json").write_text(json.dumps(config))
     assert "Left out, since checkpoint and data could not be read" in page
     assert "head.weight" in page
 

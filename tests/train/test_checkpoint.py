@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
+from model.hub import from_pretrained
 from raysys.train.card import model_card
-from raysys.train.checkpoint import FILES, Snapshot, load_model
+from raysys.train.checkpoint import FILES, Snapshot
 from raysys.train.loop import Trainer
 from tests.train.local import local_trainer, made_batch
 
@@ -57,7 +58,7 @@ def test_a_snapshot_keeps_weights_moments_and_guard_of_its_moment(trainer, smoke
     assert found.keys() == before.keys()
     assert all(torch.equal(found[name], value) for name, value in before.items())
     assert len({value.abs().sum().item() for name, value in before.items() if ":exp" in name}) > 200
-    model = load_model(folder)
+    model = from_pretrained(folder)
     assert not model.training
     assert torch.equal(model.quantizer.codebook, before["quantizer.codebook"])
 
@@ -105,4 +106,4 @@ def test_weights_of_another_model_are_refused(trainer, tmp_path):
     text = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(text.replace('"num_codes": 16', '"num_codes": 32'))
     with pytest.raises(ValueError, match=r"quantizer\.codebook"):
-        load_model(tmp_path)
+        from_pretrained(tmp_path)

@@ -105,28 +105,40 @@ def test_a_storage_that_refuses_ray_trains_list_is_tried_again(smoke, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("changes", "gpus", "workers", "resources"),
+    ("changes", "workers", "resources"),
     [
-        ({"train.device": "auto"}, None, 1, {"CPU": 0.5}),
-        ({"train.device": "auto", "train.num_workers": 3}, 4, 3, {"CPU": 0.5, "GPU": 1}),
-        ({"train.device": "cpu", "train.cpus_per_worker": 2.0}, 4, 1, {"CPU": 2.0}),
-        ({"train.device": "cuda", "train.num_workers": 4, "train.min_workers": 2}, 1, (2, 4), {"CPU": 0.5, "GPU": 1}),
-        ({"train.num_workers": 2, "train.min_workers": 2}, 0, 2, {"CPU": 0.5}),
+        ({}, 1, {"CPU": 0.5}),
+        ({"train.device": "cuda", "train.num_workers": 3}, 3, {"CPU": 0.5, "GPU": 1}),
+        ({"train.cpus_per_worker": 2.0}, 1, {"CPU": 2.0}),
+        ({"train.device": "cuda", "train.num_workers": 4, "train.min_workers": 2}, (2, 4), {"CPU": 0.5, "GPU": 1}),
+        ({"train.num_workers": 2, "train.min_workers": 2}, 2, {"CPU": 0.5}),
     ],
 )
-def test_workers_get_what_the_run_asks_and_the_cluster_has(smoke, monkeypatch, changes, gpus, workers, resources):
-    monkeypatch.setattr(ray, "is_initialized", lambda: gpus is not None)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0} | ({"GPU": gpus} if gpus else {}))
+@pytest.mark.parametrize("cluster", [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 4.0}, {}])
+def test_workers_ask_for_what_the_configuration_says_whatever_the_cluster_has(
+    smoke, monkeypatch, changes, workers, resources, cluster
+):
+    """Else a run on a cluster that starts GPU nodes on demand would train on CPUs, and no GPU node would ever start."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
     scaling = driver.scaling(smoke.override(changes))
     assert scaling.num_workers == workers
     assert scaling.resources_per_worker == resources
     assert scaling.use_gpu == ("GPU" in resources)
 
 
-def test_gpus_that_are_not_there_are_an_error(smoke, monkeypatch):
-    monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(ValueError, match=r"train\.device='cuda'"):
-        driver.scaling(smoke.override({"train.device": "cuda"}))
+def test_a_run_needs_its_least_workers_and_room_for_a_task_that_reads_for_them(smoke):
+    values = {"train.num_workers": 4, "train.cpus_per_worker": 2.0, "data.cpus_per_read": 0.25}
+    assert driver.wanted(smoke.override(values)) == {"CPU": 8.0}, "threads of the workers read"
+    assert driver.wanted(smoke.override(values | {"data.reader": "ray"})) == {"CPU": 8.25}
+    elastic = values | {"train.min_workers": 2, "train.device": "cuda"}
+    assert driver.wanted(smoke.override(elastic)) == {"CPU": 4.0, "GPU": 2.0}
+
+
+def test_a_worker_without_the_gpu_that_it_was_promised_says_where_and_what_to_do(smoke, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert driver.worker_device(smoke) == torch.device("cpu")
+    with pytest.raises(RuntimeError, match=r"finds no CUDA device on node .*nvidia-smi.*train\.device=cpu"):
+        driver.worker_device(smoke.override({"train.device": "cuda"}))
 
 
 def test_storage_is_a_url_or_an_absolute_folder(smoke, monkeypatch, tmp_path):

@@ -43,16 +43,15 @@ def test_a_trial_has_its_own_workers_absolute_storage_and_reads_in_its_process(s
     [
         ({}, True, {"CPU": 2.0, "GPU": 0.25}),
         ({}, False, {"CPU": 2.0}),
-        ({"gpus_per_trial": 0.0}, True, {"CPU": 2.0}),
         ({"workers_per_trial": 3}, True, {"CPU": 1.5, "GPU": 3.0}),
         ({"workers_per_trial": 3}, False, {"CPU": 1.5}),
     ],
 )
-def test_a_trial_holds_what_the_configuration_says(smoke, monkeypatch, changes, gpu, holds):
-    monkeypatch.setattr(module, "uses_gpu", lambda config: gpu)
+def test_a_trial_holds_what_the_configuration_says(smoke, changes, gpu, holds):
     changes = {f"search.{key}": value for key, value in changes.items()}
     each = {"search.cpus_per_trial": 2.0, "search.gpus_per_trial": 0.25, "train.cpus_per_worker": 0.5}
-    assert trial_resources(smoke.override(each | changes)) == holds
+    device = {"train.device": "cuda" if gpu else "cpu"}
+    assert trial_resources(smoke.override(each | changes | device)) == holds
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """What a sweep hands to Ray Tune, and how many trials it lets run at a time."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -92,12 +93,12 @@ def test_repeats_run_in_full_in_a_folder_of_their_own(config, tmp_path):
 )
 def test_nested_trials_run_as_many_at_a_time_as_fit(config, monkeypatch, search, cluster, gpu, trials):
     monkeypatch.setattr(ray, "cluster_resources", lambda: cluster)
-    monkeypatch.setattr(module, "uses_gpu", lambda config: gpu)
-    assert module._concurrency(config(**search).override({"train.cpus_per_worker": 0.75})) == trials
+    values = {"train.cpus_per_worker": 0.75, "train.device": "cuda" if gpu else "cpu"}
+    assert module._concurrency(config(**search).override(values)) == trials
 
 
-def test_nested_trials_that_never_fit_are_an_error(config, monkeypatch):
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8, "GPU": 1})
-    monkeypatch.setattr(module, "uses_gpu", lambda config: True)
-    with pytest.raises(ValueError, match=r"do not fit into the cluster \(8 CPUs, 1 GPUs\)"):
-        module._concurrency(config(workers_per_trial=2))
+def test_one_nested_trial_waits_for_the_nodes_that_it_needs(config, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8})
+    assert module._concurrency(config(workers_per_trial=2).override({"train.device": "cuda"})) == 1
+    assert "--search.max-concurrent" in caplog.text

@@ -9,7 +9,6 @@ import ray
 
 import raysys.tune.warm_up as module
 from raysys.train.data import prepare_training_data
-from raysys.tune import trial
 from raysys.tune.sweep import sweep
 from raysys.tune.trial import trial_config
 from raysys.tune.warm_up import warm_up
@@ -80,10 +79,9 @@ def test_a_warm_up_asks_for_what_one_worker_of_a_trial_has_on_every_node(smoke, 
     task = SimpleNamespace(options=lambda **words: asked.append(words) or SimpleNamespace(remote=lambda *_: "task"))
     monkeypatch.setattr(module, "_first_steps", task)
     monkeypatch.setattr(module, "_gpu_nodes", lambda config: [NOWHERE, "d" * 56])
-    monkeypatch.setattr(trial, "uses_gpu", lambda config: True)
     monkeypatch.setattr(ray, "wait", lambda tasks, num_returns, timeout: (tasks[:num_returns], tasks[num_returns:]))
     monkeypatch.setattr(ray, "get", lambda task, timeout: None)
-    config = smoke.override({"search.gpus_per_trial": 0.5, "search.workers_per_trial": workers})
+    config = smoke.override({"train.device": "cuda", "search.gpus_per_trial": 0.5, "search.workers_per_trial": workers})
     assert warm_up(config, None) >= 0
     assert [words["num_gpus"] for words in asked] == [share, share]
     assert [words["scheduling_strategy"].node_id for words in asked] == [NOWHERE, "d" * 56]
@@ -100,9 +98,7 @@ def test_only_live_nodes_with_gpus_are_warmed_up_and_only_for_trials_that_use_th
     nodes = [("busy", True, {"CPU": 8.0, "GPU": 2.0}), ("lost", False, {"GPU": 2.0}), ("reader", True, {"CPU": 8.0})]
     nodes = [{"NodeID": name, "Alive": alive, "Resources": has} for name, alive, has in nodes]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
-    on_gpus = {"train.device": "auto", "search.gpus_per_trial": 0.5}
+    on_gpus = {"train.device": "cuda", "search.gpus_per_trial": 0.5}
     assert module._gpu_nodes(smoke.override(on_gpus)) == ["busy"]
     assert module._gpu_nodes(smoke.override(on_gpus | {"search.workers_per_trial": 2})) == ["busy"]
     assert module._gpu_nodes(smoke.override(on_gpus | {"train.device": "cpu"})) == []
-    assert module._gpu_nodes(smoke.override(on_gpus | {"search.gpus_per_trial": 0.0})) == []

@@ -165,10 +165,8 @@ def mlstm_mixer_triton(wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias
     """As `mlstm_mixer_reference`, by this project's kernels; see README.md beside this file.
 
     Raises:
-        ValueError: sizes or directions that the kernels are not written for.
+        ValueError: sizes that the kernels are not written for.
     """
     conv_qkv_gates.require_fit(wide.shape[-1] // 2, wq, taps, len(gate_bias))
-    if directions[0]:
-        raise ValueError("backend='triton' runs forward in time or both ways, not backward alone: use backend='torch'")
     tensors = (t.contiguous() for t in (wide, taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip))
     return mlstm_mixer_forward(*tensors, len(directions), cap or 0.0)[0]

@@ -31,9 +31,12 @@ def mlstm_mixer(
             operators apart.
     """
     weights = (taps, conv_bias, wq, wk, wv, gate_weight, gate_bias, norm_weight, skip)
+    if directions == (True,):  # the cell alone takes one direction to be forward
+        settings = {"cap": cap, "backend": backend, "cell_backend": cell_backend}
+        return mlstm_mixer(wide.flip(1), *weights, directions=(False,), **settings).flip(1)
     sizes = (wide.shape[-1] // 2, wq.shape[-1], taps.shape[-1], len(gate_bias))
     whole = cell_backend in (None, "auto", "triton")
-    if whole and by_kernels(backend, wide, lambda: fits(*sizes) and not directions[0]):
+    if whole and by_kernels(backend, wide, lambda: fits(*sizes)):
         return mlstm_mixer_triton(wide, *weights, directions, cap)
     settings = {"directions": directions, "cap": cap, "backend": backend, "cell_backend": cell_backend or backend}
     return mlstm_mixer_reference(wide, *weights, **settings)

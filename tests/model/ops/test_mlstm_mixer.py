@@ -34,8 +34,3 @@ def test_sizes_that_the_kernels_do_not_do_are_named():
     shapes = ((inner, 4), (inner,), *[(inner // 4, 4, 4)] * 3, (4, 3 * inner), (4,), (inner,), (inner,))
     with pytest.raises(ValueError, match="multiple of 16 channels, not 20"):
         mlstm_mixer(torch.zeros(1, 2, 2 * inner), *(torch.zeros(shape) for shape in shapes), backend="triton")
-
-
-def test_backward_in_time_alone_is_refused():
-    with pytest.raises(ValueError, match="not backward alone"):
-        mlstm_mixer(torch.ones(1, 8, 2 * INNER), *map(torch.ones, WEIGHTS), directions=(True,), backend="triton")
