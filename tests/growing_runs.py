@@ -1,31 +1,28 @@
 """A run, a sweep and a sweep of nested trials, each begun on a cluster without any GPU that may start nodes with one.
 
-Usage: python -m tests.growing_runs CONFIG.json FOLDER. The GPUs are declared and do not exist, so each ends when its worker
-finds none. Prints one JSON line each: what it was, the most GPUs that the cluster had meanwhile, and the error; then how many it has
-once all is idle.
+Usage: python -m tests.growing_runs FOLDER KEY=VALUE ... (of the preset smoke). The GPUs are declared and do not exist, so each
+ends when its workers find none. Prints a JSON line for each: what it was, the most GPUs that the cluster had meanwhile, what it
+said; then how many the cluster has when all is idle.
 """
 
-import gc
 import json
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from raysys.config import RunConfig
-from raysys.console import configure_logging
 from tests.growing_cluster import growing_cluster
 from tests.local_cluster import wait
 
 # isort: split
 import ray
 
-from raysys.cluster import connect
-from raysys.train.driver import pretrain
-from raysys.tune.sweep import sweep
-
-SWEEP = {"search.num_trials": 1, "search.gpus_per_trial": 1.0, "search.max_failures": 0}
+JOBS = {
+    "run": ("pretrain",),
+    "sweep": ("sweep", "--search.num-trials", "1", "--search.max-failures", "0"),
+    "nested": ("sweep", "--search.num-trials", "1", "--search.max-failures", "0", "--search.workers-per-trial", "2"),
+}
 
 
 class Events:
@@ -46,34 +43,27 @@ def gpus() -> int:
     return int(sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]))
 
 
-def outcome(name: str, run: Callable[[RunConfig], object], config: RunConfig, events: Events) -> None:
-    """Prints what became of a run that begins when the cluster has no GPU."""
-    gc.collect()  # what the run before holds goes with its last reference, of which a caught error has some
+def outcome(name: str, values: list[str], events: Events) -> None:
+    """Prints what became of a job that begins when the cluster has no GPU."""
     wait(f"no GPU before {name}", lambda: gpus() == 0)
     events.most = 0
-    try:
-        run(config.override({"name": name}))
-        error = ""
-    except (RuntimeError, ray.train.TrainingFailedError) as caught:
-        error = str(caught)
-    failures = [file.read_text() for file in (Path(config.storage) / name).rglob("error.txt")]
-    print(json.dumps({"what": name, "gpus": events.most, "error": "\n".join([error, *failures])}), flush=True)
+    job, *options = JOBS[name]
+    words = [sys.executable, "-m", f"jobs.{job}", "smoke", "--name", name, *values, *options]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    line = {"what": name, "gpus": events.most, "code": done.returncode, "said": done.stdout + done.stderr}
+    print(json.dumps(line), flush=True)
 
 
-def main(config: RunConfig, folder: Path) -> None:
+def main(folder: Path, values: list[str]) -> None:
     """Runs all three on one cluster."""
-    configure_logging()
-    with growing_cluster(folder, {"gpu": {"CPU": 2, "GPU": 1}}):
-        connect()
+    with growing_cluster(folder, {"gpu": {"CPU": 2, "GPU": 1}}) as address:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
         events = Events()
-        outcome("run", pretrain, config, events)
-        outcome("sweep", sweep, config.override(SWEEP), events)
-        nested = {"search.workers_per_trial": 2, "search.max_concurrent": 1}
-        outcome("nested", sweep, config.override(SWEEP | nested), events)
-        gc.collect()
+        for name in JOBS:
+            outcome(name, values, events)
         wait("no GPU in the end", lambda: gpus() == 0)
         print(json.dumps({"what": "idle", "gpus": gpus()}), flush=True)
 
 
 if __name__ == "__main__":
-    main(RunConfig.from_dict(json.loads(Path(sys.argv[1]).read_text())), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2:])
