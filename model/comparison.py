@@ -115,8 +115,16 @@ class Comparison(nn.Module):
             return _Within.apply(self.log_temperature.exp(), 0.02, 1.0)
         return self.temperature
 
-    def forward(self, frames: MaskedFrames, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Returns InfoNCE of every masked frame (B, M) in nats, and whether no negative beats its positive (B, M)."""
+    def forward(
+        self, frames: MaskedFrames, draws: Draws, remembered: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns InfoNCE of every masked frame (B, M) in nats, and whether no negative beats its positive (B, M).
+
+        Args:
+            frames: contexts and targets.
+            draws: where random numbers come from.
+            remembered: of `recall`, where negatives come from the memory bank.
+        """
         loss = self.config
         within_window = loss.negatives in ("row", "expected") and loss.similarity != "l2"
         if within_window and loss.negatives == "row" and loss.num_negatives <= MOST_COUNTED:
@@ -129,7 +137,19 @@ class Comparison(nn.Module):
             weights = self._window_weights(frames, draws, self.num_negatives)
             temperature = self.current_temperature()
             return WindowContrast.apply(context, targets, temperature, weights, frames.context.dtype)
-        return contrastive.info_nce(positive, *self._negatives(context, targets, frames, draws))
+        return contrastive.info_nce(positive, *self._negatives(context, targets, frames, draws, remembered))
+
+    @torch.no_grad()
+    def recall(self, batch: int, draws: Draws) -> tuple[Tensor, Tensor] | None:
+        """Returns targets (P, D) drawn from the memory bank, and their ids (P,); None where there is none.
+
+        They are copies: the backward pass needs them as they were when the bank has already taken in others.
+        """
+        if self.queue is None:
+            return None
+        size = min(self.config.pool_frames, self.config.queue_frames)
+        pick = (draws.uniform(batch, size)[0] * self.config.queue_frames).long()
+        return self.queue.targets[pick], self.queue.ids[pick]
 
     @torch.no_grad()
     def remember(self, frames: MaskedFrames, draws: Draws) -> None:
@@ -161,13 +181,15 @@ class Comparison(nn.Module):
     def _scores(self, context: Tensor, candidates: Tensor) -> Tensor:
         return contrastive.cross_scores(context, candidates, self.config.similarity, self.current_temperature())
 
-    def _negatives(self, context: Tensor, targets: Tensor, frames: MaskedFrames, draws: Draws) -> list[Negatives]:
+    def _negatives(
+        self, context: Tensor, targets: Tensor, frames: MaskedFrames, draws: Draws, remembered
+    ) -> list[Negatives]:
         """Returns the negatives that `loss.negatives` asks for, those with the positive's code taken out."""
         kind, num = self.config.negatives, self.num_negatives
         if kind == "pool":
             return [self._pool(context, targets, frames, draws, num)]
         if kind == "queue":
-            return [self._remembered(context, frames, draws)]
+            return [self._remembered(context, frames, *remembered)]
         weights = self._window_weights(frames, draws, num // 2 if kind == "mixed" else num)
         row = Negatives(self._scores(context, targets), weights)
         if kind == "mixed":
@@ -191,10 +213,8 @@ class Comparison(nn.Module):
         weights = weights * ~contrastive.same_code(frames.ids, ids)
         return Negatives(self._scores(context, targets.flatten(0, 1)[index]), weights)
 
-    def _remembered(self, context, frames: MaskedFrames, draws: Draws) -> Negatives:
-        """Returns candidates drawn from the memory bank."""
-        size = min(self.config.pool_frames, self.config.queue_frames)
-        pick = (draws.uniform(len(context), size)[0] * self.config.queue_frames).long()
-        candidates = contrastive.normalize(self.queue.targets[pick], self.config.similarity)
-        weights = (self.num_negatives / size) * ~contrastive.same_code(frames.ids, self.queue.ids[pick])
-        return Negatives(self._scores(context, candidates), weights.expand(*context.shape[:2], size))
+    def _remembered(self, context: Tensor, frames: MaskedFrames, targets: Tensor, ids: Tensor) -> Negatives:
+        """Returns what was recalled from the memory bank as candidates."""
+        candidates = contrastive.normalize(targets, self.config.similarity)
+        weights = (self.num_negatives / len(ids)) * ~contrastive.same_code(frames.ids, ids)
+        return Negatives(self._scores(context, candidates), weights.expand(*context.shape[:2], len(ids)))

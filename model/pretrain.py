@@ -123,7 +123,8 @@ class PretrainModel(nn.Module):
             probs = quantized.mean_probs
             # Ranks have as many batches as each other in training, but not in validation.
             mean_probs = contrastive.global_mean(probs) if self.training else lambda: probs
-            compared = self.comparison(frames, draws)  # the ranks' probabilities travel meanwhile
+            remembered = self.comparison.recall(len(waveform), draws)
+            compared = self.comparison(frames, draws, remembered)  # the ranks' probabilities travel meanwhile
             if self.training and self.comparison.queue is not None:
                 self.comparison.remember(frames, draws)
             return self._objective(frames.valid, compared, quantized, ratio, window_weight, mean_probs())

@@ -78,14 +78,16 @@ def test_every_kind_is_compiled_and_recorded_or_said_to_wait_for_the_host(name):
     """The losses of compiled steps are those of plain ones, recorded or not."""
     config, steps = options(name), CapturedStep.WARM_UP + 4
     torch._dynamo.reset()
-    with torch.cuda.stream(torch.cuda.Stream()):
+    # Compiled code else makes random numbers of its own.
+    with torch._inductor.config.patch(fallback_random=True), torch.cuda.stream(torch.cuda.Stream()):
         records = not small_step(config=config).model.quantizer.waits_for_host
         plain = losses(False, steps, config)
         compiled = losses(records, steps, config.override({"train.compile": True}))
     assert records == (name not in ("ema", "residual"))
     assert all(map(math.isfinite, compiled))
     if name not in ("ema", "residual"):  # whose codes jump where rounding differs
-        assert compiled == pytest.approx(plain, rel=2e-2)
+        # A code that flips by rounding is remembered, and then met again.
+        assert compiled == pytest.approx(plain, rel=0.1 if name == "queue" else 2e-2)
 
 
 def test_the_host_waits_for_the_device_only_where_it_writes_a_line():

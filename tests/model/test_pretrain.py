@@ -61,6 +61,23 @@ def test_compiled_parts_are_one_graph_each_and_change_no_gradient(pretrain):
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+def test_compiled_training_steps_are_plain_ones_also_where_they_change_what_they_have_read(pretrain):
+    """That is the memory bank, with its targets and their codes."""
+    found = []
+    for backend in (None, "aot_eager"):
+        torch.manual_seed(5)
+        net = pretrain({"negatives": "queue", "queue_frames": 96, "pool_frames": 64}, dropout=0.0)
+        if backend:
+            torch._dynamo.reset()
+            net.compile_parts(backend=backend)
+        for _ in range(2):
+            total = net(batch()).total
+            total.backward()
+        found.append([total.detach(), *(p.grad for p in net.parameters() if p.grad is not None)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_overfits_one_batch(pretrain):
     """The network learns to tell frames apart, with a living codebook and far above chance in the tie-aware score."""
     net, x = pretrain(dropout=0.0), batch(4)
