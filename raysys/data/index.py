@@ -20,13 +20,16 @@ import pyarrow.parquet as pq
 import ray
 
 from raysys.data.files import with_retries
+from raysys.data.hdf5_layout import LINK
 from raysys.data.quality import flag_traces
+from raysys.data.resample import SAMPLES_VERSION
 from raysys.data.seisbench_format import read_chunk
+from raysys.data.windows import component_rows
 from raysys.location import Location
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Of the schema; a cached index of another version is built again."""
 _SCAN_ROWS = 2048
 """Traces that one task looks at."""
@@ -40,10 +43,12 @@ SCHEMA = pa.schema(
         ("file_size", pa.int64()),
         ("node", pa.string()),  # path of the HDF5 dataset, or "" in a shard
         ("node_row", pa.int32()),  # row in a block of traces, -1 where the node is one trace
+        ("start", pa.int64()),  # first stored sample of the trace in its node or row
         ("offset", pa.int64()),  # first byte of the trace in the file, -1 where the node is chunked or compressed
-        ("stride", pa.int32()),  # stored samples per component
+        ("stride", pa.int32()),  # stored samples from one component to the next
+        ("step", pa.int32()),  # stored samples from one sample of a component to the next
         ("num_samples", pa.int32()),  # of them, those that are not padding
-        ("num_components", pa.int8()),
+        ("num_components", pa.int16()),
         ("dtype", pa.string()),
         ("scale", pa.float32()),  # of a stored unit
         ("rate_hz", pa.float64()),
@@ -90,14 +95,19 @@ def load_index(folder: str, name: str, cache: str, split_seed: int = 0, *, scan:
     table = _cached(cached, stamp, name)
     if table is None:
         table, dropped = _build(place, name, chunks, split_seed)
-        table = table.replace_schema_metadata({"fingerprint": stamp, "dropped": json.dumps(dropped)})
-        cached.write(parquet_bytes(table))
+        elsewhere = sorted(
+            set(pc.unique(table["file"]).to_pylist()) - {str(place / f"waveforms{c}.hdf5") for c in chunks}
+        )
+        metadata = {"fingerprint": stamp, "dropped": json.dumps(dropped), "linked": json.dumps(_stats(elsewhere))}
+        table = table.replace_schema_metadata(metadata)
+        if LINK not in dropped:  # what is not there may come
+            _write_cache(cached, table, name)
     if scan and b"scanned" not in table.schema.metadata:
         flags = pa.array(_scan(table, name), pa.int32())
         metadata = table.schema.metadata | {b"scanned": b"1"}
         table = table.set_column(table.schema.get_field_index("flags"), "flags", flags)
         table = table.replace_schema_metadata(metadata)
-        cached.write(parquet_bytes(table))
+        _write_cache(cached, table, name)
     return table
 
 
@@ -135,11 +145,26 @@ def in_parallel(function: Callable, calls: list[tuple]) -> list[Any]:
 def _cached(cached: Location, stamp: bytes, name: str) -> pa.Table | None:
     if not cached.exists():
         return None
-    table = read_parquet(cached)
-    if (table.schema.metadata or {}).get(b"fingerprint") == stamp:
-        return table
+    try:
+        table = read_parquet(cached)
+    except (OSError, pa.ArrowInvalid) as error:
+        log.warning("%s: the cached index %s cannot be read (%s), indexing again", name, cached, error)
+        return None
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"fingerprint") == stamp:
+        linked = json.loads(metadata.get(b"linked", b"[]"))
+        if _stats([file for file, *_ in linked]) == linked:
+            return table
     log.info("%s: files changed since they were indexed, indexing again", name)
     return None
+
+
+def _write_cache(cached: Location, table: pa.Table, name: str) -> None:
+    try:
+        cached.write(parquet_bytes(table))
+    except OSError as error:
+        text = "%s: its index cannot be kept (%s), so that every start makes it anew: name another folder with --data.cache"
+        log.warning(text, name, error)
 
 
 def _chunks(folder: Location) -> list[str]:
@@ -156,12 +181,18 @@ def _chunks(folder: Location) -> list[str]:
 
 
 def _fingerprint(folder: Location, chunks: list[str], split_seed: int) -> bytes:
-    stats = []
-    for chunk in chunks:
-        for file in (f"metadata{chunk}.csv", f"waveforms{chunk}.hdf5"):
-            info = (folder / file).info()
-            stats.append((file, info["size"], str(info.get("mtime") or info.get("LastModified") or info.get("ETag"))))
+    files = [file for chunk in chunks for file in (f"metadata{chunk}.csv", f"waveforms{chunk}.hdf5")]
+    stats = [(file, *known) for file, (_, *known) in zip(files, _stats([folder / file for file in files]), strict=True)]
     return hashlib.sha1(json.dumps([VERSION, split_seed, stats]).encode()).hexdigest().encode()
+
+
+def _stats(files: list[str | Location]) -> list[list]:
+    """Name, size and time of files; size -1 where there is none."""
+    stats = []
+    for file in map(Location, files):
+        info = file.info() if file.exists() else {"size": -1}
+        stats.append([str(file), info["size"], str(info.get("mtime") or info.get("LastModified") or info.get("ETag"))])
+    return stats
 
 
 def _build(folder: Location, name: str, chunks: list[str], split_seed: int) -> tuple[pa.Table, dict[str, int]]:
@@ -181,13 +212,24 @@ def _build(folder: Location, name: str, chunks: list[str], split_seed: int) -> t
     if not len(table):
         raise ValueError(f"{folder}: no usable trace ({dict(dropped) or 'the metadata is empty'})")
     table = assign_missing_split(table, name, split_seed)
+    _tell_unread_channels(table, name)
     keys = [("file", "ascending"), ("offset", "ascending"), ("node", "ascending"), ("node_row", "ascending")]
     log.info("%s: indexed %d traces", name, len(table))
     return table.take(pc.sort_indices(table, sort_keys=keys)), dict(dropped)
 
 
+def _tell_unread_channels(table: pa.Table, name: str) -> None:
+    for order, count in sorted(
+        (row["values"], row["counts"]) for row in pc.value_counts(table["components"]).to_pylist()
+    ):
+        unread = [letter for channel, letter in enumerate(order) if channel not in component_rows(order)]
+        if unread:
+            log.warning("%s: %d traces of order %s: channels %s are not read", name, count, order, ", ".join(unread))
+
+
 def _read_chunk(folder: Location, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
-    table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), folder / f"metadata{chunk}.csv")
+    file = folder / f"metadata{chunk}.csv"
+    table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), file)
     return table.select(SCHEMA.names).cast(SCHEMA), bad, example
 
 
@@ -237,6 +279,12 @@ def _read_shard_index(file: Location, folder: Location, name: str) -> pa.Table:
     table = read_parquet(file)
     if table.schema.names != SCHEMA.names:
         raise ValueError(f"{file} has another layout: prepare the shards again")
+    version = int((table.schema.metadata or {}).get(b"samples", 0))
+    if version != SAMPLES_VERSION:
+        raise ValueError(
+            f"{file}: its samples were cut and resampled in another way (version {version}, now {SAMPLES_VERSION}): "
+            f"prepare the shards again, `python -m jobs.prepare ... --out FOLDER`"
+        )
     files = pc.binary_join_element_wise(pa.scalar(str(folder)), table["file"], "/")
     table = table.set_column(table.schema.get_field_index("file"), "file", files)
     return table.set_column(0, "dataset", pa.array([name] * len(table), pa.string()))

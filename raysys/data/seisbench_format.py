@@ -1,18 +1,19 @@
 """SeisBench's file format, read without SeisBench: metadata<chunk>.csv beside waveforms<chunk>.hdf5.
 
-Format: https://seisbench.readthedocs.io (data format). A trace name is either a node of the HDF5 group `data`, or
-"bucket$row,:components,:samples" for one padded row of a block of traces.
+Format: https://seisbench.readthedocs.io (data format). `raysys.data.hdf5_layout` says what a trace name means.
 """
 
 from collections import Counter
 from typing import Any
 
-import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from raysys.data.hdf5_layout import PROBLEMS, Unreadable, locate
+from raysys.data.resample import FASTEST_HZ, SLOWEST_HZ, read_rates
+from raysys.data.windows import COMPONENT_ROW, component_rows
 from raysys.location import Location
 
 PHASES = dict.fromkeys(("p", "pP", "P", "P1", "Pg", "Pn", "PmP", "pwP", "pwPm"), "P") | dict.fromkeys(
@@ -20,7 +21,6 @@ PHASES = dict.fromkeys(("p", "pP", "P", "P1", "Pg", "Pn", "PmP", "pwP", "pwPm"),
 )
 """Phase name of a metadata column -> P or S, as in the pick benchmark of Muenchmeyer et al. 2022."""
 
-_BLOCK = r"^(?P<node>[^$]+)\$(?P<row>\d+),:(?P<components>\d+),:(?P<samples>\d+)$"
 _TEXT = {
     "split": ("split",),
     "event": ("source_id", "event_id"),
@@ -32,6 +32,7 @@ _TEXT = {
     "components": ("trace_component_order",),
 }
 _NUMBER = {"latitude": ("source_latitude_deg",), "longitude": ("source_longitude_deg",)}
+_COLUMN = {"sampling_rate": "sampling_rate_hz", "component_order": "component_order"}
 _EMPTY = ["", "nan", "NaN", "None", "NA"]
 
 
@@ -47,20 +48,24 @@ def read_chunk(folder: str | Location, name: str, chunk: str) -> tuple[pa.Table,
     columns: dict[str, Any] = {key: _text(metadata, wanted) for key, wanted in _TEXT.items()}
     columns |= {key: _number(metadata, wanted) for key, wanted in _NUMBER.items()}
     waveforms = folder / f"waveforms{chunk}.hdf5"
-    where, defaults = _locate(waveforms, metadata["trace_name"].combine_chunks())
-    columns |= where
-    columns["rate_hz"] = _rates(metadata, defaults["rate_hz"])
+    layout = locate(waveforms, metadata["trace_name"].combine_chunks())
+    columns |= layout.columns
+    rates = _stated_rates(metadata)
+    rate_hz = _default(layout.rate_hz, "sampling_rate", waveforms, np.isnan(rates))
+    columns["rate_hz"] = np.where(np.isnan(rates), rate_hz, rates)
     given = columns["components"]
-    columns["components"] = pc.if_else(pc.equal(given, ""), defaults["components"], given)
-    columns |= _picks(metadata, columns["rate_hz"])
+    missing = pc.equal(given, "")
+    components = _default(layout.components, "component_order", waveforms, missing.to_numpy(zero_copy_only=False))
+    columns["components"] = pc.if_else(missing, components, given)
+    columns |= _picks(metadata, read_rates(columns["rate_hz"]))
     network = columns.pop("network")
     both = pc.binary_join_element_wise(network, columns["station"], ".")
     columns["station"] = pc.if_else(pc.equal(network, ""), columns["station"], both)
     columns["flags"], columns["scale"] = np.zeros(n, np.int32), np.ones(n, np.float32)
     columns["trace_name"] = metadata["trace_name"].combine_chunks()
-    for key, value in (("dataset", name), ("chunk", chunk), ("file", str(waveforms))):
+    for key, value in (("dataset", name), ("chunk", chunk)):
         columns[key] = pa.repeat(pa.scalar(value, pa.string()), n)
-    return _keep_usable(columns, f"metadata{chunk}.csv")
+    return _keep_usable(columns, f"metadata{chunk}.csv", layout.details)
 
 
 def _read_csv(file: Location) -> pa.Table:
@@ -104,11 +109,23 @@ def _number(metadata: pa.Table, names: tuple[str, ...]) -> np.ndarray:
     return out
 
 
-def _rates(metadata: pa.Table, default: float) -> np.ndarray:
+def _stated_rates(metadata: pa.Table) -> np.ndarray:
     rates = _number(metadata, ("trace_sampling_rate_hz",))
     with np.errstate(divide="ignore"):
-        rates = np.where(np.isnan(rates), 1.0 / _number(metadata, ("trace_dt_s",)), rates)
-    return np.where(np.isnan(rates), default, rates)
+        return np.where(np.isnan(rates), 1.0 / _number(metadata, ("trace_dt_s",)), rates)
+
+
+def _default(stated: Any, key: str, file: Location, needed: np.ndarray) -> Any:
+    """What a file states for all its traces, which has to be readable where a trace needs it."""
+    if not isinstance(stated, Unreadable):
+        return stated
+    if needed.any():
+        count, first = int(needed.sum()), int(np.argmax(needed)) + 2
+        raise ValueError(
+            f"{file}: data_format/{key} is {stated.text}, which says nothing, and {count} rows of the metadata need it "
+            f"(first: row {first}): correct it, or give those rows trace_{_COLUMN[key]}"
+        )
+    return "" if key == "component_order" else np.nan
 
 
 def _picks(metadata: pa.Table, rates: np.ndarray) -> dict[str, Any]:
@@ -129,94 +146,19 @@ def _picks(metadata: pa.Table, rates: np.ndarray) -> dict[str, Any]:
     return out
 
 
-def _locate(file: Location, names: pa.Array) -> tuple[dict[str, Any], dict]:
-    """Where each trace lies in the HDF5 file; offset -2 marks a trace that the file does not hold."""
-    parts = pc.extract_regex(names, _BLOCK)
-    coded = pc.coalesce(pc.struct_field(parts, "node"), names).dictionary_encode()
-    node = coded.indices.to_numpy(zero_copy_only=False)
-
-    def integer(field: str) -> np.ndarray:
-        text = pc.struct_field(parts, field)
-        return pc.fill_null(text.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-
-    row, components, samples = integer("row"), integer("components"), integer("samples")
-    try:
-        with file.open() as stream, h5py.File(stream, "r") as content:
-            defaults, size = _data_format(content, file), file.size()
-            stored = _nodes(content["data"], coded.dictionary.to_pylist())
-    except (OSError, KeyError, RuntimeError) as error:
-        if not file.is_local and isinstance(error, OSError):
-            raise  # the network may have failed; the caller tries again
-        raise ValueError(f"{file}: unreadable HDF5 file ({error}). Delete it and fetch it again") from error
-    single = row < 0
-    begin, dims, held, kept, stride, item = (stored[k][node] for k in ("offset", "dims", *_SHAPE, "itemsize"))
-    components, samples = np.where(single, kept, components), np.where(single, stride, samples)
-    fits = (components <= kept) & (samples <= stride) & (samples > 0)
-    fits &= np.where(dims == 2, single, (dims == 3) & ~single & (row < held))
-    trace_bytes = kept * stride * item
-    offset = np.where(begin < 0, -1, begin + np.maximum(row, 0) * trace_bytes)
-    fits &= (begin < 0) | (offset + trace_bytes <= size)
-    out = {
-        "node": coded.dictionary.take(pa.array(node)),
-        "node_row": row.astype(np.int32),
-        "offset": np.where(fits, offset, -2),
-        "stride": stride.astype(np.int32),
-        "num_samples": samples.astype(np.int32),
-        "num_components": components.astype(np.int8),
-        "dtype": pa.array(stored["dtype"]).take(pa.array(node)),
-        "file_size": np.full(len(names), size, np.int64),
-    }
-    return out, defaults
-
-
-_SHAPE = ("rows", "components", "samples")
-
-
-def _nodes(group: h5py.Group, names: list[str]) -> dict[str, Any]:
-    """Layout of HDF5 datasets: first byte (-1 where chunked or compressed), shape, type. Zeros for what is not there."""
-    table = np.zeros((len(names), 6), np.int64)
-    dtypes = [""] * len(names)
-    for i, name in enumerate(names):
-        try:
-            node = h5py.h5d.open(group.id, name.encode())
-        except KeyError:
-            continue
-        if node.rank not in (2, 3):
-            continue
-        layout = node.get_create_plist().get_layout()
-        begin = node.get_offset() if layout == h5py.h5d.CONTIGUOUS else None
-        shape = node.shape if node.rank == 3 else (1, *node.shape)
-        table[i] = (-1 if begin is None else begin, node.rank, *shape, node.dtype.itemsize)
-        dtypes[i] = node.dtype.str
-    return dict(zip(("offset", "dims", *_SHAPE, "itemsize"), table.T, strict=True)) | {"dtype": dtypes}
-
-
-def _data_format(content: h5py.File, file: Location) -> dict:
-    """Defaults that the file states for all its traces."""
-    group = content.get("data_format", {})
-
-    def value(key, default):
-        if key not in group:
-            return default
-        raw = group[key][()]
-        return raw.decode() if isinstance(raw, bytes) else raw
-
-    order = value("dimension_order", "CW")
-    if order != "CW":
-        raise ValueError(f"{file}: data_format/dimension_order is {order!r}, only 'CW' is supported")
-    return {"components": value("component_order", ""), "rate_hz": float(value("sampling_rate", np.nan))}
-
-
-def _keep_usable(columns: dict[str, Any], metadata: str) -> tuple[pa.Table, Counter, dict[str, str]]:
+def _keep_usable(columns: dict[str, Any], metadata: str, details: pa.Array) -> tuple[pa.Table, Counter, dict[str, str]]:
     orders = columns["components"].dictionary_encode()
     code, names = orders.indices.to_numpy(zero_copy_only=False), orders.dictionary.to_pylist()
-    known = np.array([bool(c) and len(set(c)) == len(c) and set(c) <= set("ZNE12RT") for c in names], bool)
-    length = np.array([len(c) for c in names], int)
-    rate = columns["rate_hz"]
-    reasons = {
-        "no such trace in the waveform file (or beyond its end)": columns["offset"] == -2,
+    readable = np.array([component_rows(order) is not None for order in names], bool)
+    known = np.array([bool(order) and set(order) <= set(COMPONENT_ROW) for order in names], bool)
+    length = np.array([len(order) for order in names], int)
+    rate, problem = columns["rate_hz"], columns.pop("problem")
+    reasons = {reason: problem == number for number, reason in enumerate(PROBLEMS) if reason}
+    reasons |= {
         "sampling rate is zero, negative or missing": ~(rate > 0) | np.isinf(rate),
-        "component order is not made of Z, N, E, 1, 2": ~known[code],
+        f"sampling rate is not in {SLOWEST_HZ:g} to {FASTEST_HZ:g} Hz": (rate < SLOWEST_HZ) | (rate > FASTEST_HZ),
+        "component order is not made of Z, N, E, 1, 2": ~readable[code] & ~known[code],
+        "component order has two letters for one component": ~readable[code] & known[code],
         "component order does not match the stored components": length[code] != columns["num_components"],
     }
     keep = np.ones(len(code), bool)
@@ -227,5 +169,7 @@ def _keep_usable(columns: dict[str, Any], metadata: str) -> tuple[pa.Table, Coun
             first = int(np.argmax(bad))
             dropped[reason] = int(bad.sum())
             example[reason] = f"{metadata} row {first + 2}, trace_name {columns['trace_name'][first]}"
+            if detail := details[first].as_py():
+                example[reason] += f", {detail}"
             keep &= ~bad
     return pa.table(columns).filter(pa.array(keep)), dropped, example

@@ -4,6 +4,7 @@ Ray Train overwrites the list in place: a machine that dies in that moment, or a
 run that cannot read it cannot continue.
 """
 
+import glob
 import json
 import logging
 from typing import Any
@@ -28,7 +29,7 @@ def mend_snapshot(directory: str) -> None:
     file = f"{path}/{SNAPSHOT}"
     if not fs.exists(file) or _is_good(fs, path, fs.cat_file(file)):
         return
-    folders = sorted(entry.rstrip("/") for entry in fs.glob(f"{path}/step*[0-9]"))
+    folders = sorted(entry.rstrip("/") for entry in fs.glob(f"{glob.escape(path)}/step*[0-9]"))
     whole = [folder for folder in folders if all(fs.exists(f"{folder}/{name}") for name in FILES)]
     results = [
         {

@@ -4,6 +4,7 @@ Ray Tune copies its state into the sweep's folder file by file, over what is the
 file, and the next start, which cannot read it, begins all trials anew and says so only in Ray's own log.
 """
 
+import glob
 import io
 import json
 import logging
@@ -77,7 +78,7 @@ def mend_state(directory: str) -> bool:
     if not fs.exists(f"{path}/{STATE}"):  # killed before it was written, or begun without it
         return tune.Tuner.can_restore(directory)
     with zipfile.ZipFile(io.BytesIO(fs.cat_file(f"{path}/{STATE}"))) as archive:
-        for file in fs.glob(f"{path}/{_NAMES.format('*')}"):
+        for file in fs.glob(f"{glob.escape(path)}/{_NAMES.format('*')}"):
             fs.rm_file(file)  # Ray Tune takes the newest, which may be half a file
         for name in set(archive.namelist()) - {_CHECKPOINTS}:
             fs.pipe_file(f"{path}/{name}", archive.read(name))
@@ -104,7 +105,7 @@ def _is_whole(fs: fsspec.AbstractFileSystem, checkpoint: str) -> bool:
 def _replace(fs: fsspec.AbstractFileSystem, path: str, checkpoint: str) -> None:
     """Gives the newest whole checkpoint of the same trial, if there is one, the name of one that is gone or going."""
     trial, name = checkpoint.split("/")
-    found = sorted(folder.rstrip("/") for folder in fs.glob(f"{path}/{trial}/checkpoint_*[0-9]"))
+    found = sorted(folder.rstrip("/") for folder in fs.glob(f"{glob.escape(f'{path}/{trial}')}/checkpoint_*[0-9]"))
     later = [folder for folder in found if folder.rsplit("/", 1)[1] > name and _is_whole(fs, folder)]
     if later:
         log.warning("%s: %s is gone, it goes on from %s", trial, name, later[-1].rsplit("/", 1)[1])
