@@ -211,8 +211,8 @@ def _hdf5(file: str, size: int) -> h5py.File:
 
 
 def open_hdf5(file: Location) -> h5py.File:
-    """Returns an open HDF5 file. On a disk links are followed, and no lock is asked for, which not every disk gives."""
-    return h5py.File(file.path, "r", locking=False) if file.is_local else h5py.File(file.open(), "r")
+    """Returns an open HDF5 file, whose links are followed on a disk."""
+    return h5py.File(file.path if file.is_local else file.open(), "r")
 
 
 def _changed(found: int, size: int) -> str:

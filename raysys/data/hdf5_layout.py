@@ -60,8 +60,8 @@ def locate(file: Location, names: pa.Array) -> Layout:
             order, components, rate_hz = _data_format(content, file)
             group, sizes = _data(content, file), {str(file): file.size()}
             nodes = [_node(group, name, file, sizes) for name in coded.dictionary.to_pylist()]
-    except PermissionError as error:
-        raise PermissionError(f"{file}: this user may not read it: ask its owner for the right, or copy it") from error
+    except PermissionError:
+        raise
     except (OSError, RuntimeError) as error:
         if not file.is_local and isinstance(error, OSError):
             raise  # the network may have failed; the caller tries again
@@ -152,7 +152,7 @@ def _virtual(node: h5py.Dataset, file: Location) -> tuple[int, str]:
     for source in node.virtual_sources():
         path = file.path if source.file_name == "." else os.path.join(os.path.dirname(file.path), source.file_name)
         try:
-            with h5py.File(path, "r", locking=False) as content:
+            with h5py.File(path, "r") as content:
                 found = isinstance(content.get(source.dset_name), h5py.Dataset)
         except OSError:
             found = False

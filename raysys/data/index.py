@@ -229,7 +229,13 @@ def _tell_unread_channels(table: pa.Table, name: str) -> None:
 
 def _read_chunk(folder: Location, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
     file = folder / f"metadata{chunk}.csv"
-    table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), file)
+    try:
+        table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), file)
+    except PermissionError as error:
+        refused = error.filename or folder / f"waveforms{chunk}.hdf5"
+        raise PermissionError(
+            f"{refused}: this user may not read it: ask its owner for the right, or copy it"
+        ) from error
     return table.select(SCHEMA.names).cast(SCHEMA), bad, example
 
 

@@ -18,7 +18,7 @@ SAMPLES_VERSION = 1
 
 Shards of another version are not read (`raysys.data.index`). A test pins samples of this version.
 """
-SLOWEST_HZ, FASTEST_HZ = 1.0, 20_000.0
+SLOWEST_HZ, FASTEST_HZ = 1.0, 50_000.0
 """Rates that are resampled; beyond them a trace would be mostly made up, or mostly thrown away."""
 _FRAME = 64
 """Output samples of a frame, about: the shortest that keeps matrix products at full speed."""
