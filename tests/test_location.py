@@ -33,7 +33,8 @@ def test_names_are_taken_literally(tmp_path, name):
         folder = Location(root) / name
         (folder / "metadata_1.csv").write("x")
         (folder / "other.csv").write("x")
-        (Location(root) / "pnwv/metadata_2.csv").write("x")
+        for other in ("pnwv", "allx", "whatx"):
+            (Location(root) / other / "metadata_2.csv").write("x")
         assert folder.glob("metadata*.csv") == [folder / "metadata_1.csv"]
         assert folder in Location(root).folders()
         assert (folder / "metadata_1.csv").glob("metadata*.csv") == (folder / "none").glob("*") == []

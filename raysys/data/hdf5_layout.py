@@ -185,29 +185,33 @@ class _Nodes(NamedTuple):
         return cls(**text, shape=shape, **{name: np.array(values, np.int64)[code] for name, values in columns.items()})
 
 
+def _integers(parts: pa.StructArray, field: str) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each name gives a number, and the number, 0 where it gives none."""
+    text = pc.struct_field(parts, field)
+    known = pc.fill_null(pc.not_equal(text, ""), False)
+    number = pc.if_else(known, text, "0").cast(pa.int64())
+    return known.to_numpy(zero_copy_only=False), number.to_numpy(zero_copy_only=False)
+
+
+def _slice(parts: pa.StructArray, fields: str, size: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First element and number of elements of a slice of a dimension, and whether the dimension holds them."""
+    ends = []
+    for field, default in zip(fields, (0, size), strict=True):
+        known, number = _integers(parts, field)
+        ends.append(np.where(known, number + size * (number < 0), default))
+    start, stop = ends
+    return start, stop - start, (start >= 0) & (start < stop) & (stop <= size)
+
+
 def _columns(parts: pa.StructArray, nodes: _Nodes, samples_first: bool) -> dict[str, Any]:
     """The columns of the index: each trace is a row, and a slice of each dimension, of its node."""
-
-    def given(field: str) -> tuple[np.ndarray, np.ndarray]:
-        text = pc.struct_field(parts, field)
-        known = pc.fill_null(pc.not_equal(text, ""), False)
-        number = pc.if_else(known, text, "0").fill_null("0").cast(pa.int64())
-        return known.to_numpy(zero_copy_only=False), number.to_numpy(zero_copy_only=False)
-
-    def end(field: str, size: np.ndarray, default: Any) -> np.ndarray:
-        known, number = given(field)
-        return np.where(known, number + size * (number < 0), default)
-
-    in_block, row = given("row")
+    in_block, row = _integers(parts, "row")
     held, *sizes = nodes.shape.T
     row = row + held * (row < 0)
-    fits = np.where(in_block, nodes.rank == 3, nodes.rank == 2) & (row >= 0) & (row < held)
-    first, count = [], []
-    for fields, size in zip(("ab", "cd"), sizes, strict=True):
-        start, stop = end(fields[0], size, 0), end(fields[1], size, size)
-        fits &= (start >= 0) & (start < stop) & (stop <= size)
-        first.append(start)
-        count.append(stop - start)
+    first, count, inside = zip(
+        *(_slice(parts, f, size) for f, size in zip(("ab", "cd"), sizes, strict=True)), strict=True
+    )
+    fits = np.where(in_block, nodes.rank == 3, nodes.rank == 2) & (row >= 0) & (row < held) & inside[0] & inside[1]
     along = (sizes[1], np.ones_like(held))  # stored samples from one element of a dimension to the next
     (stride, step), (components, samples) = (along[::-1], count[::-1]) if samples_first else (along, count)
     start = first[0] * along[0] + first[1]

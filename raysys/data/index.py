@@ -22,7 +22,7 @@ import ray
 from raysys.data.files import with_retries
 from raysys.data.hdf5_layout import LINK
 from raysys.data.quality import flag_traces
-from raysys.data.resample import SAMPLES_VERSION
+from raysys.data.resample import SAMPLES_VERSION, read_rates
 from raysys.data.seisbench_format import read_chunk
 from raysys.data.windows import component_rows
 from raysys.location import Location
@@ -213,6 +213,7 @@ def _build(folder: Location, name: str, chunks: list[str], split_seed: int) -> t
         raise ValueError(f"{folder}: no usable trace ({dict(dropped) or 'the metadata is empty'})")
     table = assign_missing_split(table, name, split_seed)
     _tell_unread_channels(table, name)
+    _tell_rates(table, name)
     keys = [("file", "ascending"), ("offset", "ascending"), ("node", "ascending"), ("node_row", "ascending")]
     log.info("%s: indexed %d traces", name, len(table))
     return table.take(pc.sort_indices(table, sort_keys=keys)), dict(dropped)
@@ -225,6 +226,18 @@ def _tell_unread_channels(table: pa.Table, name: str) -> None:
         unread = [letter for channel, letter in enumerate(order) if channel not in component_rows(order)]
         if unread:
             log.warning("%s: %d traces of order %s: channels %s are not read", name, count, order, ", ".join(unread))
+
+
+def _tell_rates(table: pa.Table, name: str) -> None:
+    stated = table["rate_hz"].to_numpy()
+    taken = read_rates(stated)
+    off = np.abs(taken / stated - 1)
+    if (off > 1e-6).any():
+        worst = int(np.argmax(off))
+        text = (
+            "%s: %d traces have a rate a little off a round one (at most: %.6g Hz, taken for %.6g), and so their picks"
+        )
+        log.info(text, name, int((off > 1e-6).sum()), stated[worst], taken[worst])
 
 
 def _read_chunk(folder: Location, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:

@@ -345,3 +345,14 @@ def test_channels_without_a_row_are_told(tmp_path, caplog):
     x, _ = read_windows(Traces.from_table(table), np.arange(3), np.full(3, 20), 450)
     for got, stored, channels in zip(x, waveforms, ([0, 1, 2], [2, 1, 3], [0, 1, 2]), strict=False):
         np.testing.assert_array_equal(got, stored[channels, 20:470])
+
+
+def test_rates_that_are_taken_for_others_are_told(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 4)
+    text = (folder / "metadata.csv").read_text()
+    for row, rate in enumerate(("100.05", "40.0", "99.99", "33.333333333")):
+        text = text.replace(f'bucket0${row},:3,:500",100.0', f'bucket0${row},:3,:500",{rate}')
+    (folder / "metadata.csv").write_text(text)
+    load_index(str(folder), "set", str(tmp_path / "cache"))
+    assert "set: 2 traces have a rate a little off a round one (at most: 100.05 Hz, taken for 100)" in caplog.text
