@@ -297,7 +297,7 @@ def _scan(table: pa.Table, name: str) -> np.ndarray:
 def _read_shard_index(file: Location, folder: Location, name: str) -> pa.Table:
     table = read_parquet(file)
     if table.schema.names != SCHEMA.names:
-        raise ValueError(f"{file} has another layout: prepare the shards again")
+        raise ValueError(f"{file} has another layout: prepare the shards again with `python -m jobs.prepare`")
     version = int((table.schema.metadata or {}).get(b"samples", 0))
     if version != SAMPLES_VERSION:
         raise ValueError(
