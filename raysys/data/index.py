@@ -190,7 +190,10 @@ def _stats(files: list[str | Location]) -> list[list]:
     """Name, size and time of files; size -1 where there is none."""
     stats = []
     for file in map(Location, files):
-        info = file.info() if file.exists() else {"size": -1}
+        try:
+            info = file.info()
+        except FileNotFoundError:
+            info = {"size": -1}
         stats.append([str(file), info["size"], str(info.get("mtime") or info.get("LastModified") or info.get("ETag"))])
     return stats
 
