@@ -135,10 +135,10 @@ def odd_folders(draw) -> OddFolder:
         "remark": st.just("x"),
     }
     for name, values in optional.items():
-        if draw(st.booleans()):
+        if draw(st.integers(0, 3)):
             columns[name] = [draw(values) for _ in known]
-    if draw(st.booleans()):  # a second row of the first trace, with onsets, an event and a split of its own
-        own = st.booleans() if draw(st.booleans()) else st.just(False)
+    if draw(st.integers(0, 2)):  # a second row of the first trace, with onsets, an event and a split of its own
+        own = st.sampled_from([True, True, False] if draw(st.integers(0, 3)) else [False])
         second = {c: draw(optional[c]) for c in columns if c in optional and c != "trace_dt_s" and draw(own)}
         columns = {name: [*column, second.get(name, column[0])] for name, column in columns.items()}
         in_bounds, channels = (*in_bounds, in_bounds[0]), (*channels, channels[0])
