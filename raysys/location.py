@@ -3,6 +3,7 @@
 import json
 import os
 import uuid
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +24,7 @@ class Location:
         if "://" not in text:
             text = os.path.abspath(os.path.expanduser(text))
         self.url = text if text == "/" else text.rstrip("/")
-        self.fs, self.path = fsspec.core.url_to_fs(self.url)
+        self.fs, self.path = fsspec.core.url_to_fs(self.url) if "://" in text else (fsspec.filesystem("file"), self.url)
         """The file system, and the path in it."""
 
     def __truediv__(self, name: str) -> Self:
@@ -69,9 +70,14 @@ class Location:
         return self.fs.info(self.path)
 
     def glob(self, pattern: str) -> list[Self]:
-        """Returns what matches a pattern below this folder, sorted by name."""
-        found = self.fs.glob(f"{self.path.rstrip('/')}/{pattern}")
-        return [self._sibling(path) for path in sorted(found)]
+        """Returns what this folder holds whose name matches a pattern, sorted by name; nothing where there is no folder.
+
+        Only the pattern is one: the path of the folder may hold brackets and the like.
+        """
+        try:
+            return [child for child in self.children() if child != self and fnmatchcase(child.name, pattern)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def children(self) -> list[Self]:
         """Returns what this folder holds, sorted by name."""

@@ -27,6 +27,19 @@ def test_what_is_written_is_found_and_read_back(folder):
     assert [child.name for child in folder.children()] == ["b.json"]
 
 
+@pytest.mark.parametrize("name", ["pnw[v2]", "what?", "all*", "a::b", "ü (2020) #1 %41", "[!a]"])
+def test_names_are_taken_literally(tmp_path, name):
+    for root in (str(tmp_path), *([f"memory://{tmp_path.name}"] if "::" not in name else [])):
+        folder = Location(root) / name
+        (folder / "metadata_1.csv").write("x")
+        (folder / "other.csv").write("x")
+        for other in ("pnwv", "allx", "whatx"):
+            (Location(root) / other / "metadata_2.csv").write("x")
+        assert folder.glob("metadata*.csv") == [folder / "metadata_1.csv"]
+        assert folder in Location(root).folders()
+        assert (folder / "metadata_1.csv").glob("metadata*.csv") == (folder / "none").glob("*") == []
+
+
 def test_local_paths_are_absolute_and_written_in_one_way(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -4,10 +4,13 @@ Facts are those of SeisBench's documentation (Woollam et al. 2022); sizes are of
 """
 
 import difflib
+import logging
 from dataclasses import dataclass
 
 from raysys.data.files import with_retries
 from raysys.location import Location
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
         root: folder or URL that holds the data sets.
 
     Raises:
-        ValueError: a name that is neither known nor a folder (with the nearest that is), or a root that is a data set.
+        ValueError: a name that is neither known nor a folder (with the nearest that is), two folders of one name, or a
+            root that is a data set.
         FileNotFoundError: a known data set whose folder is missing, or a root without any data set.
     """
     found = folders(root)
@@ -57,9 +61,9 @@ def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
     for name in _spelt_out(names, found, root):
         label = canonical.get(name.lower(), name)
         if label.lower() in found:
-            out[label] = found[label.lower()]
+            _add(out, label, found[label.lower()])
         elif _is_dataset(label):
-            out[Location(label).name] = str(Location(label))
+            _add(out, Location(label).name, str(Location(label)))
         elif label in EIGHT:
             raise FileNotFoundError(
                 f"data set {label}: no folder {Location(root) / label.lower()} with metadata and waveforms. "
@@ -70,6 +74,18 @@ def resolve(names: tuple[str, ...], root: str) -> dict[str, str]:
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"data.datasets: unknown data set {name!r}{hint} (known: {', '.join(EIGHT)}, all8, all)")
     return out
+
+
+def _add(out: dict[str, str], label: str, folder: str) -> None:
+    """Adds a data set; names that differ in case alone are one, since shards lie in folders in lower case."""
+    for other, place in out.items():
+        if other.lower() == label.lower() and place != folder:
+            raise ValueError(
+                f"data.datasets: {place} and {folder} are two data sets of one name, {label!r}: "
+                f"give one of the folders another name (a symbolic link will do)"
+            )
+    if folder not in out.values():
+        out[label] = folder
 
 
 def _spelt_out(names: tuple[str, ...], found: dict[str, str], root: str) -> list[str]:
@@ -83,11 +99,21 @@ def _spelt_out(names: tuple[str, ...], found: dict[str, str], root: str) -> list
 def folders(root: str) -> dict[str, str]:
     """Returns lower-case folder name -> folder (an absolute path or a URL) for every data set directly below `root`."""
     place = Location(root)
-    if not with_retries(place.exists, root):
-        return {}
-    return {one.name.lower(): str(one) for one in with_retries(place.folders, root) if _is_dataset(one)}
+    out: dict[str, str] = {}
+    for one in with_retries(place.folders, root) if with_retries(place.exists, root) else []:
+        try:
+            if _is_dataset(one):
+                _add(out, one.name.lower(), str(one))
+        except PermissionError:
+            log.warning("%s: this user may not look into it, so it counts as no data set", one)
+    return out
 
 
 def _is_dataset(folder: str | Location) -> bool:
+    """Whether a folder holds a data set.
+
+    Raises:
+        PermissionError: it cannot be listed.
+    """
     place = Location(folder)
     return with_retries(lambda: bool((place / "index.parquet").exists() or place.glob("metadata*.csv")), place)

@@ -102,9 +102,22 @@ class LocalFile:
         self._fill(buffers, length + (len(rows) - 1) * stride, offset)
 
     def _fill(self, buffers: list[memoryview], size: int, offset: int) -> None:
-        if os.preadv(self._descriptor, buffers, offset) != size:
-            end = f"bytes {offset} to {offset + size} are not there"
-            raise FileChangedError(f"{self._path}: shorter than when it was indexed ({end})")
+        done = os.preadv(self._descriptor, buffers, offset)
+        while done < size:  # a disk may give less than was asked for
+            got = os.preadv(self._descriptor, _rest(buffers, done), offset + done)
+            if not got:
+                end = f"bytes {offset} to {offset + size} are not there"
+                raise FileChangedError(f"{self._path}: shorter than when it was indexed ({end})")
+            done += got
+
+
+def _rest(buffers: list[memoryview], done: int) -> list[memoryview]:
+    """The buffers without their first bytes."""
+    for number, buffer in enumerate(buffers):
+        if done < len(buffer):
+            return [buffer[done:], *buffers[number + 1 :]]
+        done -= len(buffer)
+    return []
 
 
 @lru_cache(maxsize=256)
@@ -167,12 +180,23 @@ def _fetch(ranges: list[list]) -> list[bytes]:
     return out
 
 
-def read_hdf5(file: str, size: int, node: str, row: int, first: int, last: int) -> np.ndarray:
-    """Returns stored samples (components, last - first) of a node that is chunked or compressed; row -1 is all of it."""
+def read_hdf5(file: str, size: int, node: str, index: tuple[int | slice, ...]) -> np.ndarray:
+    """Returns a part of an HDF5 dataset that is chunked, compressed or made of others: what its `index` holds.
+
+    Args:
+        node: its name in the group `data`, or its path from the top ("/...").
+
+    Raises:
+        OSError: the file, or one that the dataset is made of, is gone, another one, or cannot be read.
+    """
 
     def read() -> np.ndarray:
-        data = _hdf5(file, size)["data"][node]
-        return data[:, first:last] if row < 0 else data[row, :, first:last]
+        content = _hdf5(file, size)
+        data = content[node] if node.startswith("/") else content["data"][node]
+        for source in data.virtual_sources() if data.is_virtual else ():
+            if source.file_name != "." and not os.path.isfile(os.path.join(os.path.dirname(file), source.file_name)):
+                raise FileNotFoundError(f"{source.file_name} is gone, of which {file} holds a view")
+        return data[index]
 
     return with_retries(read, file, before_retry=_hdf5.cache_clear)
 
@@ -183,7 +207,12 @@ def _hdf5(file: str, size: int) -> h5py.File:
     found = place.size()
     if size >= 0 and found != size:
         raise FileChangedError(f"{file}: {_changed(found, size)}")
-    return h5py.File(place.path if place.is_local else place.open(), "r")
+    return open_hdf5(place)
+
+
+def open_hdf5(file: Location) -> h5py.File:
+    """Returns an open HDF5 file, whose links are followed on a disk."""
+    return h5py.File(file.path if file.is_local else file.open(), "r")
 
 
 def _changed(found: int, size: int) -> str:

@@ -40,12 +40,11 @@ class InMemorySamples:
 
     def crop(self, ids: np.ndarray, starts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns what `raysys.data.windows.read_windows` reads, bit for bit."""
-        out = np.empty((len(ids), 3, window), np.float32)
-        valid = np.minimum(window, self.lengths[ids] - starts).astype(np.int32)
+        out = np.zeros((len(ids), 3, window), np.float32)
+        valid = np.clip(self.lengths[ids] - starts, 0, window).astype(np.int32)
         rows = zip(ids.tolist(), np.asarray(starts).tolist(), valid.tolist(), out, strict=True)
         for trace, start, count, row in rows:
             row[:, :count] = self._trace(trace)[:, start : start + count]
-            row[:, count:] = 0
         return out, valid
 
     def _trace(self, trace: int) -> np.ndarray:
@@ -104,7 +103,7 @@ def _read_all(traces_ref, bounds: np.ndarray) -> list[ray.ObjectRef]:
 @ray.remote(num_cpus=0, num_returns=2, scheduling_strategy="SPREAD")
 def _read_part(traces: Traces, first: int, last: int) -> tuple[np.ndarray, None]:
     """The samples, and a small object that tells the driver of errors without moving the samples to it."""
-    out = np.empty(3 * int(traces.output_samples(np.arange(first, last)).sum()), np.float32)
+    out = np.zeros(3 * int(traces.output_samples(np.arange(first, last)).sum()), np.float32)
     at = 0
     for _, waveform in whole_traces(traces, first, last):
         out[at : at + waveform.size] = waveform.reshape(-1)

@@ -20,16 +20,19 @@ import pyarrow.parquet as pq
 import ray
 
 from raysys.data.files import with_retries
+from raysys.data.hdf5_layout import LINK
 from raysys.data.merge import merge_rows
 from raysys.data.picks import ACCEPTED
 from raysys.data.quality import flag_traces
+from raysys.data.resample import SAMPLES_VERSION, read_rates
 from raysys.data.seisbench_format import read_chunk
 from raysys.data.splits import assign_missing_split
+from raysys.data.windows import component_rows
 from raysys.location import Location
 
 log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 """Of the schema; a cached index of another version is built again."""
 _SCAN_ROWS = 2048
 """Traces that one task looks at."""
@@ -43,10 +46,12 @@ SCHEMA = pa.schema(
         ("file_size", pa.int64()),
         ("node", pa.string()),  # path of the HDF5 dataset, or "" in a shard
         ("node_row", pa.int32()),  # row in a block of traces, -1 where the node is one trace
+        ("start", pa.int64()),  # first stored sample of the trace in its node or row
         ("offset", pa.int64()),  # first byte of the trace in the file, -1 where the node is chunked or compressed
-        ("stride", pa.int32()),  # stored samples per component
+        ("stride", pa.int32()),  # stored samples from one component to the next
+        ("step", pa.int32()),  # stored samples from one sample of a component to the next
         ("num_samples", pa.int32()),  # of them, those that are not padding
-        ("num_components", pa.int8()),
+        ("num_components", pa.int16()),
         ("dtype", pa.string()),
         ("scale", pa.float32()),  # of a stored unit
         ("rate_hz", pa.float64()),
@@ -86,7 +91,8 @@ def load_index(folder: str, name: str, cache: str, split_seed: int = 0, *, scan:
     Raises:
         FileNotFoundError: no metadata or no waveforms.
         ValueError: a file that cannot be read, or nothing usable in it (naming the file and the fix); shards whose
-            splits were drawn with another seed.
+            splits were drawn with another seed, or whose samples were made in another way.
+        PermissionError: a file that this user may not read.
     """
     place = Location(folder)
     with_shards = place / "index.parquet"
@@ -101,13 +107,13 @@ def load_index(folder: str, name: str, cache: str, split_seed: int = 0, *, scan:
     if table is None:
         table = _build(place, name, chunks, split_seed)
         table = table.replace_schema_metadata({"fingerprint": stamp, **table.schema.metadata})
-        cached.write(parquet_bytes(table))
+        _write_cache(cached, table, name)
     if scan and b"scanned" not in table.schema.metadata:
         flags = pa.array(_scan(table, name), pa.int32())
         metadata = table.schema.metadata | {b"scanned": b"1"}
         table = table.set_column(table.schema.get_field_index("flags"), "flags", flags)
         table = table.replace_schema_metadata(metadata)
-        cached.write(parquet_bytes(table))
+        _write_cache(cached, table, name)
     table = _with_unused(table, unused)
     _tell(table, name)
     return table
@@ -157,11 +163,28 @@ def in_parallel(function: Callable, calls: list[tuple]) -> list[Any]:
 def _cached(cached: Location, stamp: bytes, name: str) -> pa.Table | None:
     if not cached.exists():
         return None
-    table = read_parquet(cached)
-    if (table.schema.metadata or {}).get(b"fingerprint") == stamp:
-        return table
+    try:
+        table = read_parquet(cached)
+    except (OSError, pa.ArrowInvalid) as error:
+        log.warning("%s: the cached index %s cannot be read (%s), indexing again", name, cached, error)
+        return None
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"fingerprint") == stamp:
+        linked = json.loads(metadata.get(b"linked", b"[]"))
+        if _stats([file for file, *_ in linked]) == linked:
+            return table
     log.info("%s: files changed since they were indexed, indexing again", name)
     return None
+
+
+def _write_cache(cached: Location, table: pa.Table, name: str) -> None:
+    if LINK in dropped_rows(table):  # what is not there may come
+        return
+    try:
+        cached.write(parquet_bytes(table))
+    except OSError as error:
+        text = "%s: its index cannot be kept (%s), so that every start makes it anew: name another folder with --data.cache"
+        log.warning(text, name, error)
 
 
 def _tell(table: pa.Table, name: str) -> None:
@@ -216,12 +239,21 @@ def _parts(names: set[str], prefix: str, suffix: str) -> set[str]:
 
 
 def _fingerprint(folder: Location, chunks: list[str], split_seed: int) -> bytes:
-    stats = []
-    for chunk in chunks:
-        for file in (f"metadata{chunk}.csv", f"waveforms{chunk}.hdf5"):
-            info = (folder / file).info()
-            stats.append((file, info["size"], str(info.get("mtime") or info.get("LastModified") or info.get("ETag"))))
+    files = [file for chunk in chunks for file in (f"metadata{chunk}.csv", f"waveforms{chunk}.hdf5")]
+    stats = [(file, *known) for file, (_, *known) in zip(files, _stats([folder / file for file in files]), strict=True)]
     return hashlib.sha1(json.dumps([VERSION, split_seed, stats]).encode()).hexdigest().encode()
+
+
+def _stats(files: list[str | Location]) -> list[list]:
+    """Name, size and time of files; size -1 where there is none."""
+    stats = []
+    for file in map(Location, files):
+        try:
+            info = file.info()
+        except FileNotFoundError:
+            info = {"size": -1}
+        stats.append([str(file), info["size"], str(info.get("mtime") or info.get("LastModified") or info.get("ETag"))])
+    return stats
 
 
 def _build(folder: Location, name: str, chunks: list[str], split_seed: int) -> pa.Table:
@@ -244,14 +276,46 @@ def _build(folder: Location, name: str, chunks: list[str], split_seed: int) -> p
     if not len(table):
         raise ValueError(f"{folder}: no usable trace ({dict(dropped) or 'the metadata is empty'})")
     table, drawn = assign_missing_split(table, name, split_seed)
-    keys = [("file", "ascending"), ("offset", "ascending"), ("node", "ascending"), ("node_row", "ascending")]
+    _tell_unread_channels(table, name)
+    _tell_rates(table, name)
     log.info("%s: indexed %d traces, P onsets in %d, S in %d", name, len(table), *(_num_onsets(table, w) for w in "PS"))
-    told = {"dropped": json.dumps(dropped), "ignored": json.dumps(ignored), "drawn": json.dumps([split_seed, drawn])}
-    return table.take(pc.sort_indices(table, sort_keys=keys)).replace_schema_metadata(told)
+    elsewhere = sorted(set(pc.unique(table["file"]).to_pylist()) - {str(folder / f"waveforms{c}.hdf5") for c in chunks})
+    told = {"dropped": dropped, "ignored": ignored, "drawn": [split_seed, drawn], "linked": _stats(elsewhere)}
+    keys = [("file", "ascending"), ("offset", "ascending"), ("node", "ascending"), ("node_row", "ascending")]
+    table = table.take(pc.sort_indices(table, sort_keys=keys))
+    return table.replace_schema_metadata({key: json.dumps(value) for key, value in told.items()})
+
+
+def _tell_unread_channels(table: pa.Table, name: str) -> None:
+    for order, count in sorted(
+        (row["values"], row["counts"]) for row in pc.value_counts(table["components"]).to_pylist()
+    ):
+        unread = [letter for channel, letter in enumerate(order) if channel not in component_rows(order)]
+        if unread:
+            log.warning("%s: %d traces of order %s: channels %s are not read", name, count, order, ", ".join(unread))
+
+
+def _tell_rates(table: pa.Table, name: str) -> None:
+    stated = table["rate_hz"].to_numpy()
+    taken = read_rates(stated)
+    off = np.abs(taken / stated - 1)
+    if (off > 1e-6).any():
+        worst = int(np.argmax(off))
+        text = (
+            "%s: %d traces have a rate a little off a round one (at most: %.6g Hz, taken for %.6g), and so their picks"
+        )
+        log.info(text, name, int((off > 1e-6).sum()), stated[worst], taken[worst])
 
 
 def _read_chunk(folder: Location, name: str, chunk: str) -> tuple[pa.Table, Counter, dict[str, str]]:
-    table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), folder / f"metadata{chunk}.csv")
+    file = folder / f"metadata{chunk}.csv"
+    try:
+        table, bad, example = with_retries(lambda: read_chunk(folder, name, chunk), file)
+    except PermissionError as error:
+        refused = error.filename or folder / f"waveforms{chunk}.hdf5"
+        raise PermissionError(
+            f"{refused}: this user may not read it: ask its owner for the right, or copy it"
+        ) from error
     return table.select(SCHEMA.names).cast(SCHEMA.with_metadata(table.schema.metadata)), bad, example
 
 
@@ -265,8 +329,15 @@ def _scan(table: pa.Table, name: str) -> np.ndarray:
 def _read_shard_index(file: Location, folder: Location, name: str, split_seed: int) -> pa.Table:
     table = read_parquet(file)
     if table.schema.names != SCHEMA.names:
-        raise ValueError(f"{file} has another layout: prepare the shards again")
-    seed, drawn = json.loads((table.schema.metadata or {}).get(b"drawn", b"[0, 0]"))
+        raise ValueError(f"{file} has another layout: prepare the shards again with `python -m jobs.prepare`")
+    metadata = table.schema.metadata or {}
+    version = int(metadata.get(b"samples", 0))
+    if version != SAMPLES_VERSION:
+        raise ValueError(
+            f"{file}: its samples were cut and resampled in another way (version {version}, now {SAMPLES_VERSION}): "
+            f"prepare the shards again, `python -m jobs.prepare ... --out FOLDER`"
+        )
+    seed, drawn = json.loads(metadata.get(b"drawn", b"[0, 0]"))
     if drawn and seed != split_seed:
         raise ValueError(
             f"data.split_seed={split_seed}, but {drawn} traces of {file} have splits drawn with {seed}, which shards keep: "

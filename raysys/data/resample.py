@@ -13,6 +13,13 @@ import numpy as np
 
 RATE_HZ = 100.0
 """Sampling rate of every window."""
+SAMPLES_VERSION = 1
+"""Of the samples that a stored trace becomes at 100 Hz: of resampling, cutting and flags. Raise it when they change.
+
+Shards of another version are not read (`raysys.data.index`). A test pins samples of this version.
+"""
+SLOWEST_HZ, FASTEST_HZ = 1.0, 50_000.0
+"""Rates that are resampled; beyond them a trace would be mostly made up, or mostly thrown away."""
 _FRAME = 64
 """Output samples of a frame, about: the shortest that keeps matrix products at full speed."""
 _PRODUCT_ROWS = 256
@@ -25,6 +32,18 @@ def ratio(rate_hz: float) -> tuple[int, int]:
     if abs(float(near) * rate_hz / RATE_HZ - 1) > 1e-3 or not near:
         near = Fraction(RATE_HZ / rate_hz).limit_denominator(10_000)
     return near.numerator, near.denominator
+
+
+def read_rates(rates_hz: np.ndarray) -> np.ndarray:
+    """Returns the rates at which traces are taken when they are resampled, so that picks move as their samples do.
+
+    They are the stated ones but for those near a round one (`ratio`), and for those out of range, which stay.
+    """
+    known, inverse = np.unique(rates_hz, return_inverse=True)
+    for i in np.flatnonzero((known >= SLOWEST_HZ) & (known <= FASTEST_HZ)):
+        up, down = ratio(float(known[i]))
+        known[i] = RATE_HZ * down / up
+    return known[inverse]
 
 
 @lru_cache(maxsize=64)

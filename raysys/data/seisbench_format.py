@@ -1,25 +1,25 @@
 """SeisBench's file format, read without SeisBench: metadata<chunk>.csv beside waveforms<chunk>.hdf5.
 
-Format: https://seisbench.readthedocs.io (data format). A trace name is either a node of the HDF5 group `data`, or
-"bucket$row,:components,:samples" for one padded row of a block of traces.
+Format: https://seisbench.readthedocs.io (data format). `raysys.data.hdf5_layout` says what a trace name means.
 """
 
 import json
 from collections import Counter
 from typing import Any
 
-import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysys.data.hdf5_layout import PROBLEMS, Layout, Unreadable, locate
 from raysys.data.metadata import Metadata, event_ids, read_metadata
 from raysys.data.picks import is_pick, not_understood, read_onsets
+from raysys.data.resample import FASTEST_HZ, SLOWEST_HZ, read_rates
 from raysys.data.splits import read_splits
 from raysys.data.timestamps import epoch_seconds
+from raysys.data.windows import COMPONENT_ROW, component_rows
 from raysys.location import Location
 
-_BLOCK = r"^(?P<node>[^$]+)\$(?P<row>\d+),:(?P<components>\d+),:(?P<samples>\d+)$"
 _TEXT = {
     "event": ("source_id", "event_id"),
     "station": ("station_code",),
@@ -58,21 +58,18 @@ def read_chunk(folder: str | Location, name: str, chunk: str) -> tuple[pa.Table,
     columns |= _epicentres(metadata)
     columns["split"], columns["event"] = read_splits(metadata), event_ids(columns["event"])
     columns["trace_name"] = metadata.text(("trace_name",))
-    waveforms = folder / f"waveforms{chunk}.hdf5"
-    where, defaults = _locate(waveforms, columns["trace_name"])
-    columns |= where
-    columns["rate_hz"] = _rates(metadata, defaults["rate_hz"])
-    given = columns["components"]
-    columns["components"] = pc.if_else(pc.equal(given, ""), defaults["components"], given)
-    columns |= read_onsets(metadata, columns["num_samples"], columns["rate_hz"])
+    layout = locate(folder / f"waveforms{chunk}.hdf5", columns["trace_name"])
+    columns |= layout.columns
+    columns |= _rates_and_orders(columns, metadata, layout)
+    columns |= read_onsets(metadata, columns["num_samples"], read_rates(columns["rate_hz"]))
     network = columns.pop("network")
     both = pc.binary_join_element_wise(network, columns["station"], ".")
     columns["station"] = pc.if_else(pc.equal(network, ""), columns["station"], both)
     columns["flags"], columns["scale"] = np.zeros(n, np.int32), np.ones(n, np.float32)
     columns["more_events"] = pa.ListArray.from_arrays(np.zeros(n + 1, np.int32), pa.array([], pa.string()))
-    for key, value in (("dataset", name), ("chunk", chunk), ("file", str(waveforms))):
+    for key, value in (("dataset", name), ("chunk", chunk)):
         columns[key] = pa.repeat(pa.scalar(value, pa.string()), n)
-    table, dropped, example = _keep_usable(columns, metadata)
+    table, dropped, example = _keep_usable(columns, metadata, layout.details)
     ignored = _ignored(table, metadata)
     return table.replace_schema_metadata({"ignored": json.dumps(ignored)}), dropped, example
 
@@ -106,102 +103,50 @@ def _epicentres(metadata: Metadata) -> dict[str, np.ndarray]:
     return {"latitude": latitude, "longitude": longitude, "nowhere": nowhere}
 
 
-def _rates(metadata: Metadata, default: float) -> np.ndarray:
+def _rates_and_orders(columns: dict[str, Any], metadata: Metadata, layout: Layout) -> dict[str, Any]:
+    """Rate and component order of every trace: those of its row, else those of its file."""
+    named = pc.not_equal(columns["trace_name"], "").to_numpy(zero_copy_only=False)
+    rates, orders = _stated_rates(metadata), columns["components"]
+    no_rate, no_order = np.isnan(rates), pc.equal(orders, "").to_numpy(zero_copy_only=False)
+    rate_hz = _default(layout.rate_hz, np.nan, named & no_rate, *_RATE)
+    order = _default(layout.components, "", named & no_order, *_TEXT["components"])
+    return {"rate_hz": np.where(no_rate, rate_hz, rates), "components": pc.if_else(pa.array(no_order), order, orders)}
+
+
+def _stated_rates(metadata: Metadata) -> np.ndarray:
     rates = metadata.numbers(_RATE)
     with np.errstate(divide="ignore"):
-        rates = np.where(np.isnan(rates), 1.0 / metadata.numbers(_STEP), rates)
-    return np.where(np.isnan(rates), default, rates)
+        return np.where(np.isnan(rates), 1.0 / metadata.numbers(_STEP), rates)
 
 
-def _locate(file: Location, names: pa.Array) -> tuple[dict[str, Any], dict]:
-    """Where each trace lies in the HDF5 file; offset -2 marks a trace that the file does not hold."""
-    parts = pc.extract_regex(names, _BLOCK)
-    coded = pc.coalesce(pc.struct_field(parts, "node"), names).dictionary_encode()
-    node = coded.indices.to_numpy(zero_copy_only=False)
-
-    def integer(field: str) -> np.ndarray:
-        text = pc.struct_field(parts, field)
-        return pc.fill_null(text.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-
-    row, components, samples = integer("row"), integer("components"), integer("samples")
-    try:
-        with file.open() as stream, h5py.File(stream, "r") as content:
-            defaults, size = _data_format(content, file), file.size()
-            stored = _nodes(content["data"], coded.dictionary.to_pylist())
-    except (OSError, KeyError, RuntimeError) as error:
-        if not file.is_local and isinstance(error, OSError):
-            raise  # the network may have failed; the caller tries again
-        raise ValueError(f"{file}: unreadable HDF5 file ({error}). Delete it and fetch it again") from error
-    single = row < 0
-    begin, dims, held, kept, stride, item = (stored[k][node] for k in ("offset", "dims", *_SHAPE, "itemsize"))
-    components, samples = np.where(single, kept, components), np.where(single, stride, samples)
-    fits = (components <= kept) & (samples <= stride) & (samples > 0)
-    fits &= np.where(dims == 2, single, (dims == 3) & ~single & (row < held))
-    trace_bytes = kept * stride * item
-    offset = np.where(begin < 0, -1, begin + np.maximum(row, 0) * trace_bytes)
-    fits &= (begin < 0) | (offset + trace_bytes <= size)
-    out = {
-        "node": coded.dictionary.take(pa.array(node)),
-        "node_row": row.astype(np.int32),
-        "offset": np.where(fits, offset, -2),
-        "stride": stride.astype(np.int32),
-        "num_samples": samples.astype(np.int32),
-        "num_components": components.astype(np.int8),
-        "dtype": pa.array(stored["dtype"]).take(pa.array(node)),
-        "file_size": np.full(len(names), size, np.int64),
-    }
-    return out, defaults
+def _default(stated: Any, nothing: Any, needed: np.ndarray, column: str) -> Any:
+    """What a file states for all its traces, which has to be readable where a trace needs it."""
+    if not isinstance(stated, Unreadable):
+        return stated
+    if needed.any():
+        raise ValueError(
+            f"{stated.text}, which says nothing, and {needed.sum()} rows of the metadata need it "
+            f"(first: row {int(np.argmax(needed)) + 2}): correct it, or give those rows {column}"
+        )
+    return nothing
 
 
-_SHAPE = ("rows", "components", "samples")
-
-
-def _nodes(group: h5py.Group, names: list[str]) -> dict[str, Any]:
-    """Layout of HDF5 datasets: first byte (-1 where chunked or compressed), shape, type. Zeros for what is not there."""
-    table = np.zeros((len(names), 6), np.int64)
-    dtypes = [""] * len(names)
-    for i, name in enumerate(names):
-        try:
-            node = h5py.h5d.open(group.id, name.encode())
-        except KeyError:
-            continue
-        if node.rank not in (2, 3):
-            continue
-        layout = node.get_create_plist().get_layout()
-        begin = node.get_offset() if layout == h5py.h5d.CONTIGUOUS else None
-        shape = node.shape if node.rank == 3 else (1, *node.shape)
-        table[i] = (-1 if begin is None else begin, node.rank, *shape, node.dtype.itemsize)
-        dtypes[i] = node.dtype.str
-    return dict(zip(("offset", "dims", *_SHAPE, "itemsize"), table.T, strict=True)) | {"dtype": dtypes}
-
-
-def _data_format(content: h5py.File, file: Location) -> dict:
-    """Defaults that the file states for all its traces."""
-    group = content.get("data_format", {})
-
-    def value(key, default):
-        if key not in group:
-            return default
-        raw = group[key][()]
-        return raw.decode() if isinstance(raw, bytes) else raw
-
-    order = value("dimension_order", "CW")
-    if order != "CW":
-        raise ValueError(f"{file}: data_format/dimension_order is {order!r}, only 'CW' is supported")
-    return {"components": value("component_order", ""), "rate_hz": float(value("sampling_rate", np.nan))}
-
-
-def _keep_usable(columns: dict[str, Any], metadata: Metadata) -> tuple[pa.Table, Counter, dict[str, str]]:
+def _keep_usable(
+    columns: dict[str, Any], metadata: Metadata, details: pa.Array
+) -> tuple[pa.Table, Counter, dict[str, str]]:
     orders = columns["components"].dictionary_encode()
     code, names = orders.indices.to_numpy(zero_copy_only=False), orders.dictionary.to_pylist()
-    known = np.array([bool(c) and len(set(c)) == len(c) and set(c) <= set("ZNE12RT") for c in names], bool)
-    length = np.array([len(c) for c in names], int)
-    rate = columns["rate_hz"]
-    reasons = {
-        "a row without trace_name": pc.equal(columns["trace_name"], "").to_numpy(zero_copy_only=False),
-        "no such trace in the waveform file (or beyond its end)": columns["offset"] == -2,
+    readable = np.array([component_rows(order) is not None for order in names], bool)
+    known = np.array([bool(order) and set(order) <= set(COMPONENT_ROW) for order in names], bool)
+    length = np.array([len(order) for order in names], int)
+    rate, problem = columns["rate_hz"], columns.pop("problem")
+    reasons = {"a row without trace_name": pc.equal(columns["trace_name"], "").to_numpy(zero_copy_only=False)}
+    reasons |= {reason: problem == number for number, reason in enumerate(PROBLEMS) if reason}
+    reasons |= {
         "sampling rate is zero, negative or missing": ~(rate > 0) | np.isinf(rate),
-        "component order is not made of Z, N, E, 1, 2": ~known[code],
+        f"sampling rate is not in {SLOWEST_HZ:g} to {FASTEST_HZ:g} Hz": (rate < SLOWEST_HZ) | (rate > FASTEST_HZ),
+        "component order is not made of Z, N, E, 1, 2": ~readable[code] & ~known[code],
+        "component order has two letters for one component": ~readable[code] & known[code],
         "component order does not match the stored components": length[code] != columns["num_components"],
     }
     keep = np.ones(len(code), bool)
@@ -212,5 +157,7 @@ def _keep_usable(columns: dict[str, Any], metadata: Metadata) -> tuple[pa.Table,
             first = int(np.argmax(bad))
             dropped[reason] = int(bad.sum())
             example[reason] = f"{metadata.place(first)}, trace_name {columns['trace_name'][first]}"
+            if detail := details[first].as_py():
+                example[reason] += f", {detail}"
             keep &= ~bad
     return pa.table(columns).filter(pa.array(keep)), dropped, example

@@ -11,7 +11,6 @@ import json
 import logging
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from raysys.data.download import download
 from raysys.data.files import with_retries, write_whole
 from raysys.data.index import SCHEMA, VERSION, dropped_rows, load_index, parquet_bytes, read_parquet
 from raysys.data.quality import mask, quality_row, quality_table, reasons, trace_flags
+from raysys.data.resample import SAMPLES_VERSION
 from raysys.data.windows import RATE_HZ, Traces, whole_traces
 from raysys.location import Location
 
@@ -77,7 +77,7 @@ def prepare(config: RunConfig, out: str, *, fetch: bool = False) -> list[Prepare
 def _prepare_dataset(name: str, index: pa.Table, folder: Location, config: DataConfig) -> Prepared:
     with_retries(folder.make_folder, folder)
     made_from = (index.schema.metadata or {}).get(b"fingerprint", b"").decode()
-    recipe = [VERSION, made_from, config.shard_dtype, config.shard_mb, sorted(config.drop)]
+    recipe = [VERSION, SAMPLES_VERSION, made_from, config.shard_dtype, config.shard_mb, sorted(config.drop)]
     source = hashlib.sha1(json.dumps(recipe).encode()).hexdigest()
     manifest = _read_json(folder / "manifest.json")
     if manifest is not None:
@@ -183,7 +183,7 @@ def to_half(waveform: np.ndarray) -> tuple[np.ndarray, np.float32]:
 def _arrow_file(waveforms: list[np.ndarray]) -> tuple[pa.Buffer, np.ndarray]:
     """An Arrow IPC file with one row a trace, and the byte at which each trace begins in it."""
     ends = np.cumsum([0, *(waveform.nbytes for waveform in waveforms)], dtype=np.int64)
-    joined = np.empty(ends[-1], np.uint8)
+    joined = np.zeros(ends[-1], np.uint8)
     for waveform, (a, b) in zip(waveforms, pairwise(ends), strict=True):
         joined[a:b] = np.ascontiguousarray(waveform).view(np.uint8).reshape(-1)
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(joined)]
@@ -206,6 +206,8 @@ def _shard_index(kept: pa.Table, replaced: dict[str, np.ndarray], file: str, siz
         "file_size": size,
         "node": "",
         "node_row": -1,
+        "start": 0,
+        "step": 1,
         "num_components": 3,
         "dtype": np.dtype(dtype).newbyteorder("<").str,
         "rate_hz": RATE_HZ,
@@ -227,12 +229,12 @@ def _finish(
         for reason, count in shard["left_out"].items():
             left_out[reason] = left_out.get(reason, 0) + count
     metadata = {b"dropped": json.dumps(left_out), b"fingerprint": source, b"scanned": b"1"}
-    metadata = (index.schema.metadata or {}) | metadata
+    metadata = (index.schema.metadata or {}) | metadata | {b"samples": str(SAMPLES_VERSION)}
     write_whole(folder / "index.parquet", parquet_bytes(pa.concat_tables(tables).replace_schema_metadata(metadata)))
     manifest = {
         "source": source,
         "format": VERSION,
-        "code": _code_version(),
+        "samples": SAMPLES_VERSION,
         "rate_hz": RATE_HZ,
         "components": "ZNE",
         "dtype": config.shard_dtype,
@@ -254,14 +256,6 @@ def _prepared(name: str, folder: Location, manifest: dict[str, Any]) -> Prepared
         for reason, count in shard["flagged"].items():
             flagged[reason] = flagged.get(reason, 0) + count
     return Prepared(name, str(folder), sum(s["traces"] for s in manifest["shards"]), manifest["left_out"], flagged)
-
-
-def _code_version() -> dict[str, str]:
-    """Version of the package and a digest of the code that reads and writes traces."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    return {"data_code": digest.hexdigest()[:16]}
 
 
 def _read_json(file: Location) -> dict[str, Any] | None:

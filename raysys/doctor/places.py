@@ -52,7 +52,7 @@ def check_data(config: RunConfig) -> Iterator[Check]:
         yield fail("data.root", f"{data.root} is no folder", remedy)
         names = [name for name in names if "/" in name]
     for name in dict.fromkeys(names):
-        remedy = f"repair or remove what is named, or fetch it again: {_fetch(name, data.root)}"
+        remedy = f"do what the message says, or fetch the data set again: {_fetch(name, data.root)}"
         yield from guarded(f"data set {name}", _data_set(name, config), remedy)
 
 

@@ -2,6 +2,7 @@
 
 import fsspec
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from raysys.data.catalog import EIGHT, folders, resolve
 
@@ -66,3 +67,37 @@ def test_the_facts_of_the_eight_are_those_of_their_documentation():
         ("OBST2024", 100, 60_000, 4),
     ]
     assert all(name == facts.name for name, facts in EIGHT.items())
+
+
+def test_two_folders_of_one_name_are_refused_and_one_folder_twice_is_one(root):
+    twin = root.parent / "2020/Alps"
+    twin.mkdir(parents=True)
+    (twin / "metadata.csv").touch()
+    first = f"{root.parent}/elsewhere/Alps"
+    with pytest.raises(ValueError, match=rf"{first} and {twin} are two data sets of one name, 'Alps': give one"):
+        resolve((first, str(twin)), str(root))
+    assert list(resolve((first, f"{first}/", "own", f"{root}/own"), str(root)).values()) == [first, f"{root}/own"]
+    (root / "ALPS").mkdir()
+    (root / "ALPS/metadata.csv").touch()
+    with pytest.raises(ValueError, match="two data sets of one name"):
+        resolve(("alps", first), str(root))
+    (root / "PNW").mkdir()
+    (root / "PNW/metadata.csv").touch()
+    with pytest.raises(ValueError, match=rf"{root}/PNW and {root}/pnw are two data sets"):
+        folders(str(root))
+
+
+def test_names_of_folders_may_hold_brackets_and_a_locked_folder_is_told(root, monkeypatch, caplog):
+    (root / "pnw[v2]").mkdir()
+    (root / "pnw[v2]/metadata_1.csv").touch()
+    assert resolve(("pnw[v2]",), str(root)) == {"pnw[v2]": f"{root}/pnw[v2]"}
+    listing = LocalFileSystem.ls
+
+    def ls(fs, path, **options):
+        if path.endswith("empty"):
+            raise PermissionError(13, "Permission denied", path)
+        return listing(fs, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    assert "own" in folders(str(root))
+    assert f"{root}/empty: this user may not look into it" in caplog.text

@@ -157,12 +157,51 @@ def test_hdf5_reads_take_the_row_and_the_samples_asked_for(tmp_path, shape):
     stored, file = np.random.default_rng(0).standard_normal(shape), str(tmp_path / "a.hdf5")
     with h5py.File(file, "w") as out:
         out.create_dataset("data/node", data=stored, compression="gzip")
-    for row in (0, 4) if len(shape) == 3 else (-1,):
-        got = read_hdf5(file, os.path.getsize(file), "node", row, 7, 19)
-        np.testing.assert_array_equal(got, (stored if row < 0 else stored[row])[:, 7:19])
+    part = (slice(1, 3), slice(7, 19))
+    for index in ((0, *part), (4, *part)) if len(shape) == 3 else (part,):
+        for node in ("node", "/data/node"):
+            np.testing.assert_array_equal(read_hdf5(file, os.path.getsize(file), node, index), stored[index])
     for wrong in (-1, 1):
         with pytest.raises(FileChangedError):
-            read_hdf5(file, os.path.getsize(file) + wrong, "node", -1, 0, 5)
+            read_hdf5(file, os.path.getsize(file) + wrong, "node", part)
+
+
+def test_a_view_of_a_file_that_is_gone_is_no_zeros(tmp_path):
+    """HDF5 itself fills in what is missing."""
+    with h5py.File(tmp_path / "source.hdf5", "w") as file:
+        file["data/node"] = np.ones((3, 20))
+    view = h5py.VirtualLayout((3, 20), "f8")
+    view[:] = h5py.VirtualSource("source.hdf5", "data/node", (3, 20))
+    with h5py.File(tmp_path / "view.hdf5", "w") as file:
+        file.create_group("data").create_virtual_dataset("node", view)
+    arguments = (str(tmp_path / "view.hdf5"), -1, "node", (slice(0, 2), slice(3, 9)))
+    assert (read_hdf5(*arguments) == np.ones((2, 6))).all()
+    (tmp_path / "source.hdf5").unlink()
+    files._hdf5.cache_clear()
+    with pytest.raises(FileNotFoundError, match=r"source\.hdf5 is gone, of which .*view\.hdf5 holds a view"):
+        read_hdf5(*arguments)
+
+
+@pytest.mark.parametrize("most", [1, 7, 500, 900, 1600])
+@pytest.mark.parametrize("gap", [0, 40])
+def test_a_read_that_gives_less_than_was_asked_for_goes_on(numbers, monkeypatch, most, gap):
+    path, content = numbers
+    preadv = os.preadv
+
+    def some(descriptor, buffers, offset):
+        got = b"".join(bytes(len(buffer)) for buffer in buffers)[:most]
+        found = os.pread(descriptor, len(got), offset)
+        for buffer in buffers:
+            part, found = found[: len(buffer)], found[len(buffer) :]
+            buffer[: len(part)] = part
+        return preadv(descriptor, [bytearray(len(got))], offset)
+
+    monkeypatch.setattr(os, "preadv", some)
+    rows = [bytearray(500) for _ in range(3)]
+    LocalFile(path, -1).read_rows([memoryview(row) for row in rows], 11, 500 + gap)
+    assert rows == [content[first : first + 500] for first in range(11, 11 + 3 * (500 + gap), 500 + gap)]
+    with pytest.raises(FileChangedError, match="bytes 199900 to 200001 are not there"):
+        LocalFile(path, -1).read_rows([memoryview(bytearray(101))], 199_900, 101)
 
 
 def test_a_full_disk_is_told_at_once_and_a_store_that_fails_is_asked_again(tmp_path, monkeypatch, waits):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 from pathlib import Path
 
 import h5py
@@ -10,12 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import seisbench.data
+from fsspec.implementations.local import LocalFileSystem
 
 from raysys.config import DataConfig
 from raysys.data import index as module
 from raysys.data.catalog import resolve
 from raysys.data.corpus import load_corpus, summary
 from raysys.data.index import SCHEMA, dropped_rows, ignored_values, load_index, unlabelled
+from raysys.data.resample import SAMPLES_VERSION
+from raysys.data.windows import Traces, read_windows
 from tests.data.conftest import write_set
 
 
@@ -62,7 +66,8 @@ def test_bad_rows_are_left_out_counted_and_named(tmp_path, caplog):
     dropped = dropped_rows(table)
     assert dropped["no such trace in the waveform file (or beyond its end)"] == 3
     assert dropped["sampling rate is zero, negative or missing"] == 1
-    assert dropped["component order is not made of Z, N, E, 1, 2"] == 2
+    assert dropped["component order is not made of Z, N, E, 1, 2"] == 1
+    assert dropped["component order has two letters for one component"] == 1
     assert dropped["component order does not match the stored components"] == 1
     assert "metadata.csv row 6, trace_name bucket0$99" in caplog.text
 
@@ -96,8 +101,10 @@ def test_a_file_in_another_dimension_order_is_refused(noise_set, tmp_path):
     folder, _ = noise_set
     with h5py.File(folder / "waveforms.hdf5", "a") as file:
         del file["data_format/dimension_order"]
-        file["data_format/dimension_order"] = "WC"
-    with pytest.raises(ValueError, match="dimension_order is 'WC'"):
+        file["data_format/dimension_order"] = "NCW"
+    with pytest.raises(
+        ValueError, match=r"noise/waveforms\.hdf5: data_format/dimension_order is 'NCW'.*store traces in"
+    ):
         load_index(str(folder), "noise", str(tmp_path / "cache"))
 
 
@@ -215,11 +222,17 @@ def test_an_index_that_came_with_shards_gets_its_name_and_place_and_must_fit(noi
     table = load_index(str(folder), "noise", str(tmp_path / "cache"))
     files = pa.array([f"shard-{i % 2}.arrow" for i in range(10)])
     (tmp_path / "moved").mkdir()
-    pq.write_table(table.set_column(SCHEMA.names.index("file"), "file", files), tmp_path / "moved/index.parquet")
+    table = table.set_column(SCHEMA.names.index("file"), "file", files)
+    pq.write_table(table.replace_schema_metadata({"samples": str(SAMPLES_VERSION)}), tmp_path / "moved/index.parquet")
     moved = load_index(f"{tmp_path}/moved/", "other", str(tmp_path / "cache"))
     assert moved["dataset"].to_pylist() == ["other"] * 10
     assert moved["file"].to_pylist() == [f"{tmp_path}/moved/shard-{i % 2}.arrow" for i in range(10)]
     assert moved.schema.names == SCHEMA.names
+    for version, metadata in ((0, None), (99, {"samples": "99"})):
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "moved/index.parquet")
+        message = rf"index\.parquet: its samples .*version {version}, now {SAMPLES_VERSION}\).*jobs\.prepare"
+        with pytest.raises(ValueError, match=message):
+            load_index(f"{tmp_path}/moved", "other", str(tmp_path / "cache"))
     pq.write_table(table.drop_columns("scale"), tmp_path / "moved/index.parquet")
     with pytest.raises(ValueError, match="has another layout: prepare the shards again"):
         load_index(f"{tmp_path}/moved", "other", str(tmp_path / "cache"))
@@ -319,11 +332,16 @@ def test_identifiers_of_one_event_in_two_forms_have_one_split(tmp_path):
     assert table["split"].nunique() == 3
 
 
+def as_shards(table: pa.Table, folder: Path) -> None:
+    folder.mkdir()
+    metadata = table.schema.metadata | {b"samples": str(SAMPLES_VERSION)}
+    pq.write_table(table.replace_schema_metadata(metadata), folder / "index.parquet")
+
+
 def test_shards_refuse_another_seed_than_that_of_their_splits(tmp_path):
     folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 20)
     table = load_index(str(folder), "set", str(tmp_path / "cache"), 3)
-    (tmp_path / "shards").mkdir()
-    pq.write_table(table, tmp_path / "shards/index.parquet")
+    as_shards(table, tmp_path / "shards")
     shards = load_index(str(tmp_path / "shards"), "set", str(tmp_path / "cache"), 3)
     assert shards["split"].to_pylist() == table["split"].to_pylist()
     with pytest.raises(ValueError, match=r"data\.split_seed=0, but 20 traces of .*drawn with 3.*--data\.split-seed 3"):
@@ -333,6 +351,75 @@ def test_shards_refuse_another_seed_than_that_of_their_splits(tmp_path):
 def test_shards_whose_splits_were_given_take_any_seed(noise_set, tmp_path):
     folder, _ = noise_set
     table = load_index(str(folder), "noise", str(tmp_path / "cache"), 3)
-    (tmp_path / "shards").mkdir()
-    pq.write_table(table, tmp_path / "shards/index.parquet")
+    as_shards(table, tmp_path / "shards")
     assert len(load_index(str(tmp_path / "shards"), "noise", str(tmp_path / "cache"), 0)) == 10
+
+
+def test_an_index_that_cannot_be_kept_or_read_is_made_anew_and_says_so(noise_set, tmp_path, monkeypatch, caplog):
+    folder, cache = noise_set[0], tmp_path / "cache"
+    (tmp_path / "file").touch()
+    table = load_index(str(folder), "noise", f"{tmp_path}/file/cache")
+    assert len(table) == 10
+    assert "noise: its index cannot be kept" in caplog.text
+    assert "--data.cache" in caplog.text
+    load_index(str(folder), "noise", str(cache))
+    [cached] = cache.iterdir()
+    cached.write_bytes(cached.read_bytes()[:-50])
+    assert load_index(str(folder), "noise", str(cache)).to_pandas().equals(table.to_pandas())
+    assert f"the cached index {cached} cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("file", ["waveforms.hdf5", "metadata.csv"])
+def test_a_file_that_this_user_may_not_read_is_no_broken_one(noise_set, tmp_path, monkeypatch, file):
+    folder, _ = noise_set
+
+    def refuse(opened):
+        def wrapped(path, *arguments, **options):
+            if str(path).endswith(file):
+                raise PermissionError(13, "Permission denied", str(path))
+            return opened(path, *arguments, **options)
+
+        return wrapped
+
+    monkeypatch.setattr(h5py, "File", refuse(h5py.File))
+    monkeypatch.setattr(LocalFileSystem, "open", lambda fs, path, mode="rb": refuse(open)(path, mode))
+    with pytest.raises(PermissionError, match=rf"noise/{file}: this user may not read it: ask its owner"):
+        load_index(str(folder), "noise", str(tmp_path / "cache"))
+
+
+def test_relative_places_are_found_from_any_working_directory(noise_set, tmp_path, monkeypatch):
+    """The processes of a cluster have other working directories: root, a path among the data sets, and the cache."""
+    waveforms = noise_set[1]
+    for root, name in ((".", "noise"), ("none", "noise"), ("none", "./noise")):
+        config = DataConfig(root=root, datasets=(name,), cache="cache")
+        monkeypatch.chdir(tmp_path)
+        traces = Traces.from_table(load_corpus(config))
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        x, _ = read_windows(pickle.loads(pickle.dumps(traces)), np.array([3]), np.array([10]), 512)
+        np.testing.assert_array_equal(x[0], waveforms[3][:, 10:522])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_channels_without_a_row_are_told(tmp_path, caplog):
+    waveforms = [np.random.default_rng(i).standard_normal((5, 500)).astype(np.float32) for i in range(4)]
+    orders = ["ZNE12", "H1Z2T", "ZNE12", "ZE212"]
+    folder = write_set(tmp_path / "set", waveforms, columns={"trace_component_order": orders})
+    table = load_index(str(folder), "set", str(tmp_path / "cache"))
+    assert dropped_rows(table) == {"component order has two letters for one component": 1}
+    assert "set: 2 traces of order ZNE12: channels 1, 2 are not read" in caplog.text
+    assert "set: 1 traces of order H1Z2T: channels H, T are not read" in caplog.text
+    x, _ = read_windows(Traces.from_table(table), np.arange(3), np.full(3, 20), 450)
+    for got, stored, channels in zip(x, waveforms, ([0, 1, 2], [2, 1, 3], [0, 1, 2]), strict=False):
+        np.testing.assert_array_equal(got, stored[channels, 20:470])
+
+
+def test_rates_that_are_taken_for_others_are_told(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = write_set(tmp_path / "set", [np.ones((3, 500), np.float32)] * 4)
+    text = (folder / "metadata.csv").read_text()
+    for row, rate in enumerate(("100.05", "40.0", "99.99", "33.333333333")):
+        text = text.replace(f'bucket0${row},:3,:500",100.0', f'bucket0${row},:3,:500",{rate}')
+    (folder / "metadata.csv").write_text(text)
+    load_index(str(folder), "set", str(tmp_path / "cache"))
+    assert "set: 2 traces have a rate a little off a round one (at most: 100.05 Hz, taken for 100)" in caplog.text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import firwin
 
-from raysys.data.resample import low_pass, ratio, resampler
+from raysys.data.resample import SAMPLES_VERSION, low_pass, ratio, resampler
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,22 @@ def test_frames_hold_a_window_wherever_it_begins_and_no_frame_is_spare(up, down,
     first, needed = one.span(np.arange(2 * one.step_out), window)
     assert first.tolist() == [-one.before] * one.step_out + [one.step_in - one.before] * one.step_out
     assert one(np.zeros((2, 3, needed)), np.array([0, one.step_out - 1]), window).shape == (2, 3, window)
+
+
+PINNED = {
+    40.0: [-0.663320224, -0.466605197, -0.264447409, -0.054684717],
+    250.0: [1.264807678, 0.566494817, -0.9202905, 0.668732371],
+    75.19: [-0.507412321, -0.216333214, 0.521368911, 0.973890682],
+}
+
+
+@pytest.mark.parametrize("rate_hz", PINNED)
+def test_samples_of_this_version_stay_what_they_are(rate_hz):
+    """Shards hold them: where this test has to change, SAMPLES_VERSION has to rise."""
+    assert SAMPLES_VERSION == 1
+    apply = resampler(*ratio(rate_hz))
+    start = np.array([130])
+    first, needed = apply.span(start, 4)
+    k = first[0] + np.arange(needed)
+    stored = np.broadcast_to(np.sin(0.7 * k) + 0.1 * (k % 7), (1, 3, needed)).copy()
+    np.testing.assert_allclose(apply(stored, start, 4)[0, 1], PINNED[rate_hz], atol=1e-8)

@@ -6,7 +6,9 @@ import pytest
 import seisbench.data
 
 from raysys.data.index import load_index
+from raysys.data.resample import ratio
 from raysys.data.seisbench_format import read_chunk
+from raysys.data.windows import component_rows
 from tests.data.conftest import write_set
 
 SAMPLES = 400
@@ -141,58 +143,86 @@ def test_quoted_headers_and_lines_broken_inside_a_cell_are_read(tmp_path):
     assert list(row.values()) == ["label", "_b", "bucket0$0,:3,:400", f"{tmp_path}/waveforms_b.hdf5", "dev"]
 
 
-@pytest.fixture
-def layouts(tmp_path):
-    """A file with every layout of traces, and what is stored in it."""
-    rng = np.random.default_rng(0)
-    shapes = {
-        "block": (4, 3, 50),
-        "pair": (3, 2, 30),
-        "plain": (2, 33),
-        "chunked": (2, 3, 20),
-        "line": (9,),
-        "deep": (1, 1, 2, 5),
-    }
-    stored = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-    stored["plain"] = stored["plain"].astype(np.float32)
-    with h5py.File(tmp_path / "waveforms.hdf5", "w") as file:
-        for name, array in stored.items():
-            file.create_dataset(f"data/{name}", data=array, chunks=(1, 3, 10) if name == "chunked" else None)
-    return tmp_path, stored
+def test_rates_that_cannot_be_resampled_are_counted(tmp_path):
+    table, dropped, _ = chunk_of(tmp_path, {"trace_sampling_rate_hz": [1, 0.001, 50_000, 2e6, 1e12, 1e-9]})
+    assert table["rate_hz"].to_pylist() == [1.0, 50_000.0]
+    assert dropped == {"sampling rate is not in 1 to 50000 Hz": 4}
 
 
-def named(folder, traces: dict[str, str]):
-    rows = "".join(f'"{name}",100,{order}\n' for name, order in traces.items())
-    (folder / "metadata.csv").write_text("trace_name,trace_sampling_rate_hz,trace_component_order\n" + rows)
-    return read_chunk(str(folder), "set", "")
-
-
-def test_every_trace_is_found_at_its_bytes(layouts):
-    folder, stored = layouts
-    names = {"block$2,:3,:50": "ZNE", "block$3,:2,:41": "EZ", "pair$2,:2,:30": "NE", "plain": "N1"}
-    names["chunked$1,:3,:20"] = "ZNE"
-    rows = named(folder, names)[0].to_pylist()
-    columns = ("node", "node_row", "num_components", "num_samples", "stride", "dtype", "file_size")
-    size = (folder / "waveforms.hdf5").stat().st_size
-    assert [tuple(row[name] for name in columns) for row in rows] == [
-        ("block", 2, 3, 50, 50, "<f8", size),
-        ("block", 3, 2, 41, 50, "<f8", size),
-        ("pair", 2, 2, 30, 30, "<f8", size),
-        ("plain", -1, 2, 33, 33, "<f4", size),
-        ("chunked", 1, 3, 20, 20, "<f8", size),
-    ]
-    assert rows.pop()["offset"] == -1
-    for row, array in zip(rows, (*stored["block"][2:], stored["pair"][2], stored["plain"]), strict=True):
-        read = np.fromfile(folder / "waveforms.hdf5", row["dtype"], array.size, offset=row["offset"])
-        np.testing.assert_array_equal(read.reshape(array.shape), array)
+@pytest.mark.parametrize("rate_hz", [100.05, 99.9986, 40.02, 75.19, 100.2, 250.0])
+def test_a_pick_moves_as_the_samples_of_its_trace(tmp_path, rate_hz):
+    """A rate a little off a round one is taken for it, by the picks as well."""
+    columns = {"trace_P_arrival_sample": [200], "trace_S_arrival_sample": [280.5]}
+    table, _, _ = chunk_of(tmp_path, columns, rate_hz=rate_hz)
+    up, down = ratio(rate_hz)
+    assert table["rate_hz"].to_pylist() == [rate_hz]
+    assert table["p_s"][0].as_py() * 100 == pytest.approx(200 * up / down, abs=1e-9)
+    assert table["s_s"][0].as_py() * 100 == pytest.approx(280.5 * up / down, abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["block$4,:3,:50", "block$0,:3,:51", "block$0,:4,:50", "block$0,:3,:0", "block", "plain$0,:2,:33", "line", "deep"],
+    ("key", "text", "needed"),
+    [
+        ("sampling_rate", "varying", {"trace_sampling_rate_hz": [100, ""]}),
+        ("sampling_rate", [100.0, 50.0], {"trace_sampling_rate_hz": ["", 100]}),
+        ("component_order", 3.5, {"trace_component_order": ["ZNE", ""]}),
+        ("component_order", ["BHZ", "BHN", "BHE"], {"trace_component_order": ["", "ZNE"]}),
+    ],
     ids=str,
 )
-def test_a_name_that_its_file_does_not_hold_is_left_out(layouts, name):
-    table, dropped, _ = named(layouts[0], {name: "ZNE", "block$3,:3,:50": "ZNE"})
-    assert table["trace_name"].to_pylist() == ["block$3,:3,:50"]
-    assert dropped == {"no such trace in the waveform file (or beyond its end)": 1}
+def test_a_default_that_says_nothing_matters_where_a_trace_needs_it(tmp_path, key, text, needed):
+    [(column, values)] = needed.items()
+    filled = [value or next(filter(None, values)) for value in values]
+    for given in (filled, values):
+        chunk_of(tmp_path, {column: given})
+        with h5py.File(tmp_path / "waveforms.hdf5", "a") as file:
+            file.pop(f"data_format/{key}", None)
+            file[f"data_format/{key}"] = text
+        if given is filled:
+            table = (tmp_path / "metadata.csv").read_text()
+            commas = table.splitlines()[0].count(",")
+            (tmp_path / "metadata.csv").write_text(table + "," * commas + "\n")  # a row without a name needs nothing
+            assert len(read_chunk(str(tmp_path), "set", "")[0]) == 2
+    row = values.index("") + 2
+    message = rf"waveforms\.hdf5: data_format/{key} is .* 1 rows of the metadata need it \(first: row {row}\).*{column}"
+    with pytest.raises(ValueError, match=message):
+        read_chunk(str(tmp_path), "set", "")
+
+
+LETTERS = {"bytes": np.bytes_("ENZ"), "array": np.array([b"E", b"N", b"Z"]), "list": ["E", "N", "Z"], "one": ["ENZ"]}
+
+
+@pytest.mark.parametrize("form", LETTERS)
+def test_a_text_of_the_file_may_be_an_array_of_letters(tmp_path, form):
+    chunk_of(tmp_path, {"split": ["train"]})
+    with h5py.File(tmp_path / "waveforms.hdf5", "a") as file:
+        for key, value in (
+            ("component_order", LETTERS[form]),
+            ("dimension_order", ["C", "W"]),
+            ("sampling_rate", np.array([62.5])),
+        ):
+            file.pop(f"data_format/{key}", None)
+            file[f"data_format/{key}"] = value
+    (tmp_path / "metadata.csv").write_text('trace_name\n"bucket0$0,:3,:400"\n')
+    table, _, _ = read_chunk(str(tmp_path), "set", "")
+    assert (table["components"].to_pylist(), table["rate_hz"].to_pylist()) == (["ENZ"], [62.5])
+
+
+@pytest.mark.parametrize(
+    ("order", "rows"),
+    [
+        ("ZNE", {0: 0, 1: 1, 2: 2}),
+        ("T1", {0: 2, 1: 1}),
+        ("2Z", {0: 2, 1: 0}),
+        ("ZE2", None),
+        ("ZNE12", {0: 0, 1: 1, 2: 2}),
+        ("12EHNZ", {2: 2, 4: 1, 5: 0}),
+        ("ZRT12", {0: 0, 3: 1, 4: 2}),
+        ("HTRZ", {1: 2, 2: 1, 3: 0}),
+        ("ZZNE", None),
+        ("ZH", None),
+        ("", None),
+    ],
+)
+def test_every_row_of_a_window_is_of_one_channel_at_most(order, rows):
+    assert component_rows(order) == rows

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -20,10 +21,12 @@ import pytest
 import ray
 
 from raysys.config import DataConfig, RunConfig
+from raysys.data import index as index_module
 from raysys.data import shards as module
 from raysys.data.corpus import load_corpus
 from raysys.data.index import dropped_rows, ignored_values, load_index
 from raysys.data.quality import FLAGS
+from raysys.data.resample import SAMPLES_VERSION
 from raysys.data.shards import Prepared, prepare, to_half, verify
 from raysys.data.windows import Traces, read_windows
 from raysys.location import Location
@@ -233,6 +236,38 @@ def test_shards_of_another_form_or_source_are_written_again(in_process, assorted
     assert (fresh[0].traces, fresh[0].flagged) == (10, {"not finite": 1, "dead component": 1})
 
 
+def test_shards_of_an_older_resampling_are_refused_and_prepared_again(in_process, assorted, tmp_path, monkeypatch):
+    prepare(assorted, f"{tmp_path}/shards")
+    out = tmp_path / "shards/assorted"
+    before = (out / "shard-00000.arrow").stat().st_mtime_ns
+    for changed in (module, index_module):
+        monkeypatch.setattr(changed, "SAMPLES_VERSION", SAMPLES_VERSION + 1)
+    with pytest.raises(ValueError, match=rf"index\.parquet: its samples .*now {SAMPLES_VERSION + 1}\).*jobs\.prepare"):
+        load_index(str(out), "assorted", "unused", 2)
+    prepare(assorted, f"{tmp_path}/shards")
+    assert len(load_index(str(out), "assorted", "unused", 2)) == 10
+    assert (out / "shard-00000.arrow").stat().st_mtime_ns > before
+
+
+def test_relative_places_are_those_of_the_job_and_not_of_its_tasks(assorted, tmp_path, monkeypatch):
+    """`data.root`, `data.cache`, a path among the data sets, and --out."""
+    write, calls = module._write_shard._function, []
+
+    def write_all(name, folder, given):
+        monkeypatch.chdir("/")
+        calls.extend(pickle.loads(pickle.dumps(given)))
+        return [write(*call) for call in calls]
+
+    monkeypatch.setattr(module, "_write_all", write_all)
+    monkeypatch.chdir(tmp_path)
+    config = run_config("source", "cache", datasets=("./source/assorted",), shard_mb=1)
+    [done] = prepare(config, "shards")
+    assert done.folder == f"{tmp_path}/shards/assorted"
+    assert verify(done.folder) == []
+    assert len(calls) == 4
+    assert list((tmp_path / "cache").iterdir())
+
+
 def test_a_shard_that_is_finished_is_kept_and_one_of_another_source_is_not(assorted, tmp_path):
     index = load_index(f"{tmp_path}/source/assorted", "assorted", str(tmp_path / "cache"))
     write = module._write_shard._function
@@ -291,7 +326,7 @@ def test_the_manifest_tells_what_the_files_are_and_verify_finds_a_flipped_bit(ra
     content = (out / shard["file"]).read_bytes()
     assert shard["bytes"] == len(content)
     assert shard["sha256"] == hashlib.sha256(content).hexdigest()
-    assert manifest["code"]["data_code"]
+    assert manifest["samples"] == SAMPLES_VERSION
     assert shard["traces"] == 10
     with pa.ipc.open_file(out / shard["file"]) as reader:
         assert reader.get_batch(0).num_rows == 10, "any Arrow program reads it"

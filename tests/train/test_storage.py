@@ -123,7 +123,7 @@ def test_a_storage_that_takes_no_logs_is_a_line_in_the_log(tmp_path, caplog):
 @pytest.mark.parametrize("broken", ["", '{"checkpoint_results": [{"checkpoint_dir_na', "[]", "gone"])
 def test_a_broken_list_of_checkpoints_is_made_anew_and_ray_train_reads_it(tmp_path, broken):
     """By Ray Train's own reader, from the whole checkpoints in their order and with their metrics."""
-    run, names = tmp_path / "run", ["step000000008", "step000000004"]
+    run, names = tmp_path / "run [old]", ["step000000008", "step000000004"]
     halves = {"step000000012": FILES[:-1], "step000000016": FILES[-1:], "step000000020.unfinished": FILES}
     for name, files in (dict.fromkeys(names, FILES) | halves).items():
         (run / name).mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_a_broken_list_of_checkpoints_is_made_anew_and_ray_train_reads_it(tmp_pa
         broken = json.dumps({"checkpoint_results": [{"checkpoint_dir_name": n, "metrics": {}} for n in listed]})
     (run / CHECKPOINT_LIST).write_text(broken)
     repair_checkpoint_list(Location(run))
-    manager = CheckpointManager(ray.train.CheckpointConfig(), StorageContext(tmp_path, "run"))
+    manager = CheckpointManager(ray.train.CheckpointConfig(), StorageContext(tmp_path, run.name))
     assert manager.latest_checkpoint_result.checkpoint.path == str(run / "step000000008")
     found = [(Path(x.checkpoint.path).name, x.metrics) for x in manager._checkpoint_results]
     assert found == [(name, {"windows": name}) for name in sorted(names)]

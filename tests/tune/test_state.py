@@ -32,8 +32,9 @@ def staging(tmp_path) -> Path:
 
 @pytest.fixture
 def sweep_folder(tmp_path) -> Path:
-    (tmp_path / "sweep").mkdir()
-    return tmp_path / "sweep"
+    folder = tmp_path / "sweep [v2] *"  # no pattern, but a name
+    folder.mkdir()
+    return folder
 
 
 def trial(staging: Path, sweep: Path, checkpoint: str | None = None) -> SimpleNamespace:
