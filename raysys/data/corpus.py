@@ -15,7 +15,7 @@ from raysys.data.catalog import resolve
 from raysys.data.index import dropped_rows, ignored_values, load_index
 from raysys.data.leakage import leak_lines, leaks
 from raysys.data.plan import Plan, mixture
-from raysys.data.quality import mask, quality_report, quality_row, quality_table, reasons
+from raysys.data.quality import LEGEND, mask, quality_report, quality_row, quality_table, reasons
 from raysys.data.windows import Traces
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def load_corpus(config: DataConfig) -> pa.Table:
             left_out[name] |= {LEAKED: count} if count else {}
         corpus = corpus.filter(pa.array(~leaking)).combine_chunks()
     rows = [_quality(name, corpus, index, left_out[name]) for name, index in indices.items()]
-    log.info("quality (-: traces left out, ?: nobody has looked, data.scan does)\n%s", quality_table(rows))
+    log.info("%s\n%s", LEGEND, quality_table(rows))
     found = [dataclasses.asdict(leak) for leak in table]
     return corpus.replace_schema_metadata({"quality": json.dumps(rows), "leaks": json.dumps(found)})
 

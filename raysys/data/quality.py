@@ -100,6 +100,10 @@ def quality_report(corpus: pa.Table) -> list[dict]:
     return json.loads((corpus.schema.metadata or {}).get(b"quality", b"[]"))
 
 
+LEGEND = "traces by flaw: -N left out, N kept and repaired; ?: nobody has looked, data.scan does"
+"""Of `quality_table`."""
+
+
 def quality_table(rows: list[dict]) -> str:
     """Returns the report as text: one line a data set, one column a reason."""
     names = list(dict.fromkeys(reason for row in rows for reason in (*row["left_out"], *row["kept"])))

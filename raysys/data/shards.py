@@ -22,7 +22,7 @@ from raysys.data.catalog import resolve
 from raysys.data.download import download
 from raysys.data.files import with_retries, write_whole
 from raysys.data.index import SCHEMA, VERSION, dropped_rows, load_index, parquet_bytes, read_parquet
-from raysys.data.quality import mask, quality_row, quality_table, reasons, trace_flags
+from raysys.data.quality import LEGEND, mask, quality_row, quality_table, reasons, trace_flags
 from raysys.data.resample import SAMPLES_VERSION
 from raysys.data.windows import RATE_HZ, Traces, whole_traces
 from raysys.location import Location
@@ -70,7 +70,7 @@ def prepare(config: RunConfig, out: str, *, fetch: bool = False) -> list[Prepare
         done.append(_prepare_dataset(name, index, target, config.data))
         log.info("%s: %d traces in %s", name, done[-1].traces, done[-1].folder)
     rows = [quality_row(one.dataset, one.traces, one.left_out, one.flagged, True) for one in done]
-    log.info("quality (-: traces left out)\n%s", quality_table(rows))
+    log.info("%s\n%s", LEGEND, quality_table(rows))
     return done
 
 
