@@ -121,13 +121,14 @@ def trainer(
     worker: Callable[[dict[str, Any]], dict[str, Any]], config: RunConfig, arguments: dict[str, Any]
 ) -> TorchTrainer:
     """Returns the Ray Train run of a configuration that calls `worker(arguments)` on every rank."""
+    run = run_location(config)
     return TorchTrainer(
         worker,
         train_loop_config=arguments,
         scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
-            name=config.name,
-            storage_path=Location(config.storage).url,
+            name=run.name,
+            storage_path=run.parent.url,
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures, controller_failure_limit=5),
             checkpoint_config=ray.train.CheckpointConfig(

@@ -146,10 +146,15 @@ def test_storage_is_a_url_or_an_absolute_folder(smoke, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/home/me")
     for storage, directory in (
         ("s3://bucket/x", "s3://bucket/x/smoke"),
+        ("s3://bucket//x/", "s3://bucket/x/smoke"),
+        ("./runs/", f"{tmp_path}/runs/smoke"),
         ("runs", f"{tmp_path}/runs/smoke"),
         ("~/runs", "/home/me/runs/smoke"),
     ):
-        assert driver.run_location(smoke.override({"storage": storage})).url == directory
+        config = smoke.override({"storage": storage})
+        assert driver.run_location(config).url == directory
+        told = driver.trainer(driver.train_worker, config, {}).run_config
+        assert f"{told.storage_path}/{told.name}" == directory, "Ray Train writes where the driver does"
 
 
 def test_ray_train_keeps_the_best_checkpoints_and_counts_failures(smoke, tmp_path):
