@@ -14,6 +14,7 @@ from jobs.errors import plain_text
 from jobs.help import short_help
 from raysys.config import RunConfig
 from raysys.console import configure_logging
+from raysys.credentials import mask, mask_words, refuse_credentials
 from raysys.presets import PRESETS
 from raysys.record import read_config
 
@@ -64,6 +65,7 @@ def parse(
     argv = ["--help" if word == "--help-all" else word for word in argv]
     try:
         arguments = tyro.cli(wrapped, args=argv, prog=_usage(doc), description=doc)
+        refuse_credentials(arguments.config)
     except ValueError as error:  # a check of the configuration itself
         raise SystemExit(f"error: {error}") from error
     return arguments.config, arguments.options
@@ -106,7 +108,7 @@ def run(main: Callable[[], None], *, goes_on: bool = False) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        again = shlex.join(["python", "-m", main.__globals__["__spec__"].name, *sys.argv[1:]])
+        again = shlex.join(["python", "-m", main.__globals__["__spec__"].name, *mask_words(sys.argv[1:])])
         print(
             f"interrupted; nothing finished is lost. Go on with:\n{again}" if goes_on else "interrupted",
             file=sys.stderr,
@@ -115,4 +117,4 @@ def run(main: Callable[[], None], *, goes_on: bool = False) -> None:
     except Exception as error:
         if (text := plain_text(error)) is None:
             raise
-        raise SystemExit(f"error: {text}") from None
+        raise SystemExit(f"error: {mask(text)}") from None
