@@ -1,5 +1,6 @@
 """What a folder says of the run in it, at its start and whenever it goes on."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import pytest
 
 from raysys import record as module
 from raysys.config import MAY_CHANGE, RunConfig
+from raysys.location import Location
 from raysys.presets import PRESETS
-from raysys.record import read_config, run_record, write_run
+from raysys.record import note_devices, read_config, run_record, write_run
 
 CONFIG = PRESETS["smoke"]()
 
@@ -46,7 +48,41 @@ def test_a_record_holds_the_commit_and_every_change_since(tmp_path, monkeypatch)
     monkeypatch.setattr(module, "__file__", str(tmp_path / "record.py"))
     record = run_record(CONFIG, "", {})
     assert record["git_commit"] == git("rev-parse", "HEAD").strip()
-    assert {"+new staged", "+new changed", "-old"} <= set(record["git_diff"].splitlines())
+    diff = git("diff", "HEAD").strip()
+    assert {"+new staged", "+new changed", "-old"} <= set(diff.splitlines())
+    assert record["git_diff_sha256"] == hashlib.sha256(diff.encode()).hexdigest()
+    assert "new staged" not in json.dumps(record), "it travels with every checkpoint"
+    run = tmp_path / "run"
+    write_run(str(run), CONFIG, record)
+    assert (run / "uncommitted.diff").read_text() == diff + "\n"
+    write_run(str(run), CONFIG, run_record(CONFIG, "", {}))
+    assert len(list(run.glob("*.diff"))) == 1, "the same code again"
+    (tmp_path / "changed").write_text("token=s3://a:hush@b\n" + "x" * (1 << 20))
+    write_run(str(run), CONFIG, run_record(CONFIG, "", {}))
+    cut = (run / "uncommitted-3.diff").read_text()
+    assert len(cut) < (1 << 20) + 100
+    assert cut.endswith("are kept]\n")
+    assert "hush" not in cut
+    git("commit", "-am", "second")
+    assert run_record(CONFIG, "", {})["git_diff_sha256"] == ""
+
+
+def test_a_command_is_recorded_without_its_credentials(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "--storage", "s3://key:hush@b", "--my-token", "hush"])
+    assert run_record(CONFIG, "", {})["command"] == "python --storage s3://***@b --my-token ***"
+    with pytest.raises(ValueError, match="holds credentials"):
+        write_run("memory://nowhere", CONFIG.override({"storage": "s3://key:hush@b"}), of())
+
+
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_every_start_notes_the_devices_of_its_workers(tmp_path, place):
+    run = Location(tmp_path / "run" if place == "disk" else f"memory://{tmp_path.name}/run")
+    write_run(run.url, CONFIG, of())
+    note_devices(run, ["H200", "L4"])
+    write_run(run.url, CONFIG, of())
+    note_devices(run, ["L4"])
+    record = (run / "record.json").read_json()
+    assert (record["devices"], record["continuations"][0]["devices"]) == (["H200", "L4"], ["L4"])
 
 
 def test_without_git_the_record_says_so(tmp_path, monkeypatch):

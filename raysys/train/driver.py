@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.train.torch import TorchTrainer
 
 from raysys.cluster import connect, quieten, require
@@ -18,7 +19,7 @@ from raysys.config import MAY_CHANGE, RunConfig
 from raysys.console import configure_logging
 from raysys.location import Location
 from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
-from raysys.record import run_record, write_run
+from raysys.record import note_devices, run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Budget, Trainer
 from raysys.train.reporter import TrainReporter
@@ -26,6 +27,7 @@ from raysys.train.storage import RemoteLogs, newest_checkpoint, repair_checkpoin
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 5.0
+_NAME_BYTES = 64
 _PASSING = (WorkersNotStarted, OSError)
 """What ends Ray Train and passes: no machines for the workers, or a storage that refuses its list of checkpoints."""
 
@@ -55,6 +57,7 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
         "config": config.override(planned),  # what budget and learning rate refer to, whoever computes now
         "data": data.shared(),
         "record": record,
+        "run": run.url,
         "log_folder": run.url if run.is_local else None,
     }
     result = _fit(config, arguments)
@@ -153,14 +156,18 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
         remote_logs = RemoteLogs(storage.storage_filesystem, storage.experiment_fs_path)
         folder = remote_logs.folder
     reporter = TrainReporter(background=True, remote_logs=remote_logs)
+    device = worker_device(args["config"])
+    devices = worker_devices(device)
+    if context.get_world_rank() == 0:
+        _note(Location(args["run"]), devices)
     loop = Trainer(
         args["config"],
         args["data"],
         rank=context.get_world_rank(),
         world=context.get_world_size(),
-        device=worker_device(args["config"]),
+        device=device,
         reporter=reporter,
-        record=args["record"],
+        record=args["record"] | {"devices": devices},
         log_folder=folder and Path(folder),
         poll=reporter.poll,
     )
@@ -203,6 +210,26 @@ def worker_device(config: RunConfig) -> torch.device:
     """
     check_cuda(config)
     return ray.train.torch.get_device() if config.train.device == "cuda" else torch.device("cpu")
+
+
+def worker_devices(device: torch.device) -> list[str]:
+    """Returns the names of the devices of all workers in the order of their ranks; every rank calls it alike."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    if not (dist.is_available() and dist.is_initialized()):
+        return [name]
+    code = name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES)
+    mine = torch.tensor(list(code), dtype=torch.uint8, device=device)
+    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, mine)
+    return [bytes(one.tolist()).decode(errors="replace").strip() for one in every]
+
+
+def _note(run: Location, devices: list[str]) -> None:
+    """Writes the devices into the run's record; training does not end for a storage that fails just now."""
+    try:
+        note_devices(run, devices)
+    except OSError as error:
+        log.warning("the workers' devices could not be written into %s/record.json: %s", run, error)
 
 
 def check_cuda(config: RunConfig) -> None:

@@ -221,9 +221,14 @@ def test_the_first_worker_writes_logs_and_checkpoints_and_the_others_nothing(smo
     monkeypatch.setattr(driver, "configure_logging", lambda: None)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
     config = smoke.override({"train.max_steps": 2})
-    arguments = {"config": config, "data": data, "record": {}}
+    run = Location(context.folder / "noted")
+    (run / "record.json").write_json({})
+    arguments = {"config": config, "data": data, "record": {}, "run": run.url}
     assert driver.train_worker(arguments | {"log_folder": str(context.folder / "logs")}) == {"finished": True}
     assert context.registered == [(2, "step000000002")]
+    assert (run / "record.json").read_json() == {"devices": ["CPU"]}
+    record = json.loads((context.folder / "run" / "step000000002" / "record.json").read_text())
+    assert record == {"devices": ["CPU"]}
     assert (context.folder / "logs" / "metrics.jsonl").exists()
     assert not (context.folder / "run" / "metrics.jsonl").exists()
     driver.train_worker(arguments | {"log_folder": None})
