@@ -152,6 +152,10 @@ def test_an_error_of_a_worker_is_judged_by_where_the_worker_raised_it(wrap):
 
 def test_what_the_outside_refuses_is_one_line():
     assert plain_text(ConnectionError("no Ray at 10.0.0.1")) == "no Ray at 10.0.0.1"
+    refused = OSError(
+        "When listing objects in bucket 'b': AWS Error NO_SUCH_BUCKET during ListObjectsV2 operation: none"
+    )
+    assert plain_text(refused) == str(refused)
     assert plain_text(OSError(errno.ENOSPC, "full")) == "[Errno 28] full"
     assert plain_text(aiohttp.ClientError("no answer")) == "ClientError: no answer"
     assert plain_text(OSError(errno.ENOENT, "gone")) is None

@@ -26,7 +26,10 @@ KEEPS = (
         ("https://ghp_12345@github.com/x", "https://***@github.com/x"),
         ("https://host/x?a=1&token=abc&b=2", "https://host/x?a=1&token=***&b=2"),
         ("s3://b/x?access_key=A&secret_key=B&region=c", "s3://b/x?access_key=***&secret_key=***&region=c"),
-        ("https://h/x?X-Amz-Credential=AK%2F1&X-Amz-Signature=ff", "https://h/x?X-Amz-Credential=***&X-Amz-Signature=***"),
+        (
+            "https://h/x?X-Amz-Credential=AK%2F1&X-Amz-Signature=ff",
+            "https://h/x?X-Amz-Credential=***&X-Amz-Signature=***",
+        ),
         ("https://a.blob.core.windows.net/c?sv=1&sig=xyz", "https://a.blob.core.windows.net/c?sv=1&sig=***"),
         ("run --hub-token=abc --password abc", "run --hub-token=*** --password ***"),
         ("env HF_TOKEN=abc AWS_SECRET_ACCESS_KEY=abc", "env HF_TOKEN=*** AWS_SECRET_ACCESS_KEY=***"),

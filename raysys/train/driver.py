@@ -23,13 +23,11 @@ from raysys.record import note_devices, run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Budget, Trainer
 from raysys.train.reporter import TrainReporter
-from raysys.train.storage import RemoteLogs, newest_checkpoint, repair_checkpoint_list
+from raysys.train.storage import RemoteLogs, newest_checkpoint, passes, repair_checkpoint_list
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 5.0
 _NAME_BYTES = 64
-_PASSING = (WorkersNotStarted, OSError)
-"""What ends Ray Train and passes: no machines for the workers, or a storage that refuses its list of checkpoints."""
 
 
 def pretrain(config: RunConfig) -> dict[str, Any]:
@@ -83,29 +81,62 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
     """Returns the result of the run, started anew after everything that is no end of it."""
     run, waiting_since = run_location(config), None
     while True:
-        before = newest_checkpoint(run)
+        before = _newest(run)
         try:
             result = _fit_once(config, arguments)
         except ray.train.WorkerGroupError as error:
-            if newest_checkpoint(run) == before:
+            if _newest(run, before) == before:
                 raise
             log.warning("more than %d failures, but not in a row: %s", config.train.max_failures, error)
             waiting_since = None
         except ray.train.ControllerError as error:
-            if newest_checkpoint(run) != before:
+            _check_passes(run, error)
+            if _newest(run, before) != before:
                 waiting_since = None
             waiting_since = waiting_since or time.monotonic()
             waited_h = (time.monotonic() - waiting_since) / 3600
-            if not isinstance(error.controller_failure, _PASSING) or waited_h >= config.train.wait_for_nodes_h:
+            if waited_h >= config.train.wait_for_nodes_h:
                 raise
             log.warning("waiting since %.1f h for machines (`ray status`) or the storage: %s", waited_h, error)
             time.sleep(_PAUSE_S)
-            repair_checkpoint_list(run)
+            _repair(run)
         else:
             if result.return_value["finished"]:
                 return result
             waiting_since = None
             log.warning("machines were taken away: going on from the checkpoint on those that are left")
+
+
+def _check_passes(run: Location, error: ray.train.ControllerError) -> None:
+    """Raises what no waiting ends; machines that are missing may come, and a storage that does not answer may answer."""
+    failure = error.controller_failure
+    if isinstance(failure, WorkersNotStarted) or passes(failure):
+        return
+    if isinstance(failure, OSError):
+        raise OSError(
+            f"{run}: the storage refuses what Ray Train writes there ({failure}): check its name and the rights, and repeat "
+            "the command"
+        ) from error
+    raise error
+
+
+def _newest(run: Location, unknown: str | None = None) -> str | None:
+    """The newest checkpoint, or `unknown` while the storage does not answer."""
+    try:
+        return newest_checkpoint(run)
+    except Exception as error:
+        if not passes(error):
+            raise
+        return unknown
+
+
+def _repair(run: Location) -> None:
+    """Repairs the list of checkpoints, unless the storage does not answer: then Ray Train fails again, and it is tried again."""
+    try:
+        repair_checkpoint_list(run)
+    except Exception as error:
+        if not passes(error):
+            raise
 
 
 def _fit_once(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:

@@ -1,5 +1,6 @@
 """The driver: what it asks of Ray Train, what it gives its workers, and which ends of a run are no end."""
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import ray.train
 import torch
 
+from jobs.errors import plain_text
 from raysys.location import Location
 from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
 from raysys.train import driver
@@ -102,6 +104,26 @@ def test_hours_of_waiting_begin_anew_after_every_checkpoint(smoke, monkeypatch, 
 def test_a_storage_that_refuses_ray_trains_list_is_tried_again(smoke, monkeypatch):
     ends(monkeypatch, ray.train.ControllerError(OSError("AWS Error SLOW_DOWN")), True)
     assert driver._fit(smoke, {}).return_value["finished"]
+
+
+@pytest.mark.parametrize("refusal", [OSError("AWS Error ACCESS_DENIED"), PermissionError(errno.EACCES, "denied")])
+def test_a_storage_that_refuses_for_good_ends_the_run_at_once_in_one_line(smoke, monkeypatch, refusal):
+    left = ends(monkeypatch, ray.train.ControllerError(refusal), True)
+    with pytest.raises(OSError, match=r"/smoke: the storage refuses .*(DENIED|denied).* rights") as ended:
+        driver._fit(smoke, {})
+    assert left == [True]
+    assert plain_text(ended.value) == str(ended.value)
+
+
+def test_a_storage_that_does_not_answer_the_driver_itself_is_tried_again(smoke, monkeypatch):
+    def silent(run):
+        raise OSError(errno.ETIMEDOUT, "no answer")
+
+    left = ends(monkeypatch, no_machines(), True)
+    for name in ("newest_checkpoint", "repair_checkpoint_list"):
+        monkeypatch.setattr(driver, name, silent)
+    assert driver._fit(smoke, {}).return_value["finished"]
+    assert not left
 
 
 @pytest.mark.parametrize(
