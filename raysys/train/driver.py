@@ -17,12 +17,15 @@ from ray.train.torch import TorchTrainer
 from raysys.cluster import connect, quieten, require
 from raysys.config import MAY_CHANGE, RunConfig
 from raysys.console import configure_logging
+from raysys.credentials import refuse_credentials
+from raysys.lease import hold
 from raysys.location import Location
 from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
 from raysys.record import note_devices, run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Budget, Trainer
 from raysys.train.reporter import TrainReporter
+from raysys.train.stages import BUDGET, plan_stages, planned_workers
 from raysys.train.storage import RemoteLogs, newest_checkpoint, passes, repair_checkpoint_list
 
 log = logging.getLogger(__name__)
@@ -34,20 +37,28 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     """Returns the metrics of the last report, after training to the end of the budget.
 
     The same configuration under the same name continues a run that was interrupted, from its last checkpoint. Keys of
-    `MAY_CHANGE` may have changed.
+    `MAY_CHANGE` may have changed. A run that is finished goes on where `train.max_steps` or `train.epochs` has grown, as a
+    new stage with a learning-rate schedule of its own.
 
     Raises:
-        ValueError: the name is taken by a run with another configuration, or bad data (naming file and fix).
+        ValueError: the name is taken by a run with another configuration, a sweep, or a run that another driver writes, or bad data (naming file and fix).
         ray.train.TrainingFailedError: more failures in a row than `train.max_failures`.
     """
+    refuse_credentials(config)
     connect()
     require(wanted(config), f"{least_workers(config)} workers of a run")
-    data = prepare_training_data(config)
     run = run_location(config)
-    record = run_record(config, data.fingerprint, data.contents)
-    began = write_run(run.url, config, record, may_change=MAY_CHANGE)
+    with hold(run):
+        return _pretrain(config, run)
+
+
+def _pretrain(config: RunConfig, run: Location) -> dict[str, Any]:
+    data = prepare_training_data(config)
+    stages = plan_stages(run, config, data.plan.epoch_windows)
+    record = run_record(config, data.fingerprint, data.contents) | {"stages": stages}
+    began = write_run(run.url, config, record, may_change=MAY_CHANGE | BUDGET)
     repair_checkpoint_list(run)
-    planned = {f"train.{key}": getattr(began.train, key) for key in ("num_workers", "min_workers")}
+    planned = planned_workers(began)
     if (metrics := _finished(run, Budget.of(config.override(planned), data.plan.epoch_windows))) is not None:
         log.info("run %s is finished already: its last checkpoint is at the end of the budget", config.name)
         return _told(run, metrics)
@@ -55,6 +66,7 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
         "config": config.override(planned),  # what budget and learning rate refer to, whoever computes now
         "data": data.shared(),
         "record": record,
+        "start": stages[-1]["from"],
         "run": run.url,
         "log_folder": run.url if run.is_local else None,
     }
@@ -200,6 +212,7 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
         reporter=reporter,
         record=args["record"] | {"devices": devices},
         log_folder=folder and Path(folder),
+        start=args["start"],
         poll=reporter.poll,
     )
     loop.run()

@@ -11,6 +11,7 @@ import ray.train
 import torch
 
 from jobs.errors import plain_text
+from raysys.lease import LEASE
 from raysys.location import Location
 from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
 from raysys.train import driver
@@ -210,6 +211,8 @@ def test_a_continued_run_keeps_the_workers_that_it_was_planned_for(smoke, monkey
     assert given[1][1]["log_folder"] == f"{tmp_path}/smoke"
     driver.pretrain(began.override({"storage": "memory://runs"}))
     assert given[2][1]["log_folder"] is None, "nothing can be appended to there"
+    assert (given[0][1]["start"], given[0][1]["run"]) == (0, f"{tmp_path}/smoke")
+    assert not (tmp_path / "smoke" / LEASE).exists(), "given back"
     assert given[1][1]["record"]["data_fingerprint"] == given[1][1]["data"].fingerprint
 
 
@@ -225,6 +228,22 @@ def test_a_finished_run_starts_no_workers(smoke, monkeypatch, tmp_path):
         content = {"checkpoint_results": [result], "latest_checkpoint_result": result}
         (tmp_path / "smoke" / CHECKPOINT_LIST).write_text(json.dumps(content))
         assert driver.pretrain(config)["step"] == step
+
+
+def test_a_second_driver_is_refused_while_the_first_trains(smoke, monkeypatch, tmp_path):
+    config = smoke.override({"storage": str(tmp_path)})
+
+    def fit(*_):
+        before = (tmp_path / "smoke" / "record.json").read_text()
+        with pytest.raises(ValueError, match=f"{tmp_path}/smoke is written by another driver"):
+            driver.pretrain(config)
+        assert (tmp_path / "smoke" / "record.json").read_text() == before
+        return SimpleNamespace(metrics={"step": 8})
+
+    monkeypatch.setattr(driver, "connect", lambda: None)
+    monkeypatch.setattr(TrainingData, "shared", lambda self: self)
+    monkeypatch.setattr(driver, "_fit", fit)
+    assert driver.pretrain(config)["step"] == 8
 
 
 def test_ctrl_c_is_what_ray_trains_end_of_the_process_becomes(smoke, monkeypatch):
@@ -245,7 +264,7 @@ def test_the_first_worker_writes_logs_and_checkpoints_and_the_others_nothing(smo
     config = smoke.override({"train.max_steps": 2})
     run = Location(context.folder / "noted")
     (run / "record.json").write_json({})
-    arguments = {"config": config, "data": data, "record": {}, "run": run.url}
+    arguments = {"config": config, "data": data, "record": {}, "run": run.url, "start": 0}
     assert driver.train_worker(arguments | {"log_folder": str(context.folder / "logs")}) == {"finished": True}
     assert context.registered == [(2, "step000000002")]
     assert (run / "record.json").read_json() == {"devices": ["CPU"]}
