@@ -73,12 +73,14 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
     last = (record.get("continuations") or [record])[-1]
     devices = last.get("devices") or record.get("devices") or record.get("gpus") or []
     hardware = ", ".join(f"{number} x {name}" for name, number in Counter(devices).items())
+    stages = record.get("stages") or []
     versions = ", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items() if v)
     facts = {
         "started": record.get("time"),
         "command": record.get("command"),
         "commit": commit,
         "hardware": "; ".join(filter(None, (hardware, record.get("machine", "unknown machine")))),
+        "stages": "; ".join(f"{s['from']:,} to {s['to']:,} windows" for s in stages) if len(stages) > 1 else None,
         "versions": versions,
         "seed": record.get("seed"),
         "data fingerprint": record.get("data_fingerprint"),

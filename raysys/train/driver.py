@@ -20,7 +20,7 @@ from raysys.console import configure_logging
 from raysys.credentials import refuse_credentials
 from raysys.lease import hold
 from raysys.location import Location
-from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
+from raysys.ray_internals import CHECKPOINT_LIST, InterruptibleTrainer, WorkersNotStarted
 from raysys.record import note_devices, run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Budget, Trainer
@@ -152,12 +152,10 @@ def _repair(run: Location) -> None:
 
 
 def _fit_once(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
-    """What Ray Train found; KeyboardInterrupt on Ctrl-C, which its own handler turns into the end of the process."""
+    """What Ray Train found; KeyboardInterrupt on Ctrl-C."""
     before = signal.getsignal(signal.SIGINT)
     try:
         return trainer(train_worker, config, arguments).fit()
-    except SystemExit:
-        raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
@@ -168,7 +166,7 @@ def trainer(
 ) -> TorchTrainer:
     """Returns the Ray Train run of a configuration that calls `worker(arguments)` on every rank."""
     run = run_location(config)
-    return TorchTrainer(
+    return InterruptibleTrainer(
         worker,
         train_loop_config=arguments,
         scaling_config=scaling(config),

@@ -89,6 +89,9 @@ def test_provenance_counts_devices_and_names_the_diff():
     assert "<dd>torch 2.13.0</dd>" in facts
     assert "<dt>seed</dt><dd>0</dd>" in facts
     again = {"devices": ["H100", "H100"], "git_diff_sha256": "0123456789abcdef"}
+    assert "stages" not in facts
+    again["stages"] = [{"from": 0, "to": 3200}, {"from": 3200, "to": 4800}]
     (_, facts) = provenance({}, record | again | {"continuations": [{}, {"devices": ["L4"]}]}).blocks
     assert "<dd>1 x L4; Linux</dd>" in facts, "of the newest start"
+    assert "<dt>stages</dt><dd>0 to 3,200 windows; 3,200 to 4,800 windows</dd>" in facts
     assert "with uncommitted changes (uncommitted.<wbr>diff, sha256 0123456789ab)" in facts
