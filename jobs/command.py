@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -14,8 +15,12 @@ from jobs.errors import plain_text
 from jobs.help import short_help
 from raysys.config import RunConfig
 from raysys.console import configure_logging
+from raysys.credentials import mask, mask_words, refuse_credentials
+from raysys.location import Location
 from raysys.presets import PRESETS
-from raysys.record import read_config
+from raysys.record import free_name, read_config
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,14 @@ class Options:
     """Take the values of this run, trial, sweep (its best trial) or checkpoint instead of a preset's."""
     dry_run: bool = False
     """Say what would happen, and do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """Options of a job that writes a run or sweep under its name."""
+
+    fresh: bool = False
+    """Begin anew: what has this name is kept as NAME-1, NAME-2 and so on."""
 
 
 def parse(
@@ -64,9 +77,26 @@ def parse(
     argv = ["--help" if word == "--help-all" else word for word in argv]
     try:
         arguments = tyro.cli(wrapped, args=argv, prog=_usage(doc), description=doc)
+        refuse_credentials(arguments.config)
     except ValueError as error:  # a check of the configuration itself
         raise SystemExit(f"error: {error}") from error
-    return arguments.config, arguments.options
+    config, options = arguments.config, arguments.options
+    if isinstance(options, RunOptions) and options.from_run is not None and not _gives_name(argv):
+        config = _with_own_name(config)
+        sys.argv += ["--name", config.name]  # what `run` says how to go on with
+    return config, options
+
+
+def _gives_name(argv: list[str]) -> bool:
+    return any(word == "--name" or word.startswith("--name=") for word in argv)
+
+
+def _with_own_name(config: RunConfig) -> RunConfig:
+    """A configuration that came from a run, under a name that is free, so that it does not go on with that run."""
+    run = Location(config.storage) / config.name
+    name = free_name(run, first=2).name if run.exists() else config.name
+    log.info("the new run is called %s; --name %s goes on with it", name, name)
+    return config.override({"name": name})
 
 
 def _usage(doc: str) -> str:
@@ -106,7 +136,14 @@ def run(main: Callable[[], None], *, goes_on: bool = False) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        again = shlex.join(["python", "-m", main.__globals__["__spec__"].name, *sys.argv[1:]])
+        again = shlex.join(
+            [
+                "python",
+                "-m",
+                main.__globals__["__spec__"].name,
+                *mask_words([word for word in sys.argv[1:] if word != "--fresh"]),
+            ]
+        )
         print(
             f"interrupted; nothing finished is lost. Go on with:\n{again}" if goes_on else "interrupted",
             file=sys.stderr,
@@ -115,4 +152,4 @@ def run(main: Callable[[], None], *, goes_on: bool = False) -> None:
     except Exception as error:
         if (text := plain_text(error)) is None:
             raise
-        raise SystemExit(f"error: {text}") from None
+        raise SystemExit(f"error: {mask(text)}") from None

@@ -28,7 +28,9 @@ def plain_text(error: BaseException) -> str | None:
             "fsspec/registry.py"
         ):  # a scheme without a file system, or without its package
             return f"{text} (in a path or URL: storage, data.root or another)"
-        if isinstance(cause, ConnectionError) or (isinstance(cause, OSError) and cause.errno in _OUTSIDE):
+        if isinstance(cause, ConnectionError) or (
+            isinstance(cause, OSError) and (cause.errno in _OUTSIDE or "AWS Error " in text)
+        ):
             return text
         if type(cause).__module__.split(".")[0] in _CLIENTS:
             return f"{type(cause).__name__}: {text}"

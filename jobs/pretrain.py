@@ -1,16 +1,20 @@
 """Pretrain the model: python -m jobs.pretrain base --data.root /path/to/datasets --name my-run"""
 
-from jobs.command import parse, run
+from jobs.command import RunOptions, parse, run
+from raysys.location import Location
+from raysys.record import set_aside
 
 
 def main() -> None:
-    config, options = parse(__doc__)
+    config, options = parse(__doc__, RunOptions)
     if options.dry_run:
         from raysys.train.forecast import pretraining_forecast
 
         return print(pretraining_forecast(config))
     from raysys.train.driver import pretrain
 
+    if options.fresh:
+        set_aside(Location(config.storage) / config.name)
     pretrain(config)
 
 

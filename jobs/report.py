@@ -13,10 +13,11 @@ from raysys.console import configure_logging
 class ReportOptions:
     """What a report is written about, and where to."""
 
-    directories: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER ...")]
-    """Folders of runs and sweeps."""
+    directories: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|URL ...")]
+    """Folders or URLs of runs and sweeps."""
     out: str | None = None
-    """The page. Without it: report.html in the folder, or report-FOLDER-FOLDER.html beside several."""
+    """The page. Without it: report.html in the folder, report-FOLDER-FOLDER.html beside several, or for URLs
+    report-NAME.html here."""
 
 
 def main() -> None:

@@ -4,12 +4,21 @@ import logging
 import sys
 import warnings
 
+from raysys.credentials import mask
+
 
 def configure_logging() -> None:
-    """Sends one line a message to standard error."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    """Sends one line a message to standard error, without the credentials in it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Masked("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch|raysys")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
+
+
+class _Masked(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
 
 
 def duration(seconds: float) -> str:

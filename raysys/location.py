@@ -2,7 +2,12 @@
 
 import json
 import os
+import re
+import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +18,8 @@ import fsspec
 class Location:
     """A file or folder of any file system that fsspec knows.
 
-    Local paths become absolute, since the processes of a cluster have other working directories; "~" is the home.
+    Local paths become absolute, since the processes of a cluster have other working directories; "~" is the home. Slashes
+    at the end and double ones are left out, since an object store would take them for parts of another name.
 
     Args:
         url: path or URL; a Location stays what it is.
@@ -22,7 +28,10 @@ class Location:
     def __init__(self, url: "str | os.PathLike | Location"):
         text = str(url).removeprefix("file://")
         if "://" not in text:
-            text = os.path.abspath(os.path.expanduser(text))
+            text = re.sub("^//+", "/", os.path.abspath(os.path.expanduser(text)))
+        elif not text.startswith(("http://", "https://")) and "::" not in text:
+            scheme, path = text.split("://", 1)
+            text = f"{scheme}://{re.sub('//+', '/', path)}"
         self.url = text if text == "/" else text.rstrip("/")
         self.fs, self.path = fsspec.core.url_to_fs(self.url) if "://" in text else (fsspec.filesystem("file"), self.url)
         """The file system, and the path in it."""
@@ -49,6 +58,11 @@ class Location:
     def name(self) -> str:
         """The last part."""
         return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> Self:
+        """The folder that it lies in."""
+        return type(self)(self.url.rsplit("/", 1)[0] or "/")
 
     @property
     def is_local(self) -> bool:
@@ -111,6 +125,19 @@ class Location:
         """Forgets what the file system remembers of its contents; another process may have written there."""
         self.fs.invalidate_cache()
         return self
+
+    @contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """Gives a path on this machine: its own, or that of a copy that is deleted at the end."""
+        if self.is_local:
+            yield Path(self.path)
+            return
+        folder = Path(tempfile.mkdtemp(prefix="raysys-"))
+        try:
+            self.fs.get(self.path, str(folder / self.name), recursive=True)
+            yield folder / self.name
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def open(self, mode: str = "rb"):
         """Returns an open file; for writing whole files use `write`."""

@@ -3,7 +3,9 @@
 Each piece says why it is used and what breaks without it; tests/test_ray_internals.py uses each with the installed Ray.
 """
 
+import contextlib
 import logging
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import ray
 import ray.train.v2._internal.execution.context
 from ray._private.internal_api import memory_summary
 from ray._private.services import find_bootstrap_address
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 WorkersNotStarted = WorkerGroupStartupTimeoutError
@@ -22,6 +25,27 @@ GCS_PORT = "RAY_GCS_SERVER_PORT"
 """Sets the port of a cluster that starts, so that its address is known before; else two clusters on a machine mix up."""
 SESSION_STATE = "experiment_state-{}.json"
 """Ray Tune's state of a sweep, by the time when its driver began; under another name a killed sweep begins anew."""
+
+
+_ABORT_S = 3.0
+
+
+class InterruptibleTrainer(TorchTrainer):
+    """Ends within seconds on Ctrl-C, with KeyboardInterrupt.
+
+    Ray Train's own trainer asks its controller to stop and waits for the answer, without end. A controller that waits for
+    workers answers after a minute, and the process then ends with code 1 or 0.
+    """
+
+    def _register_sigint_handler(self, controller) -> None:
+        def interrupt(signum, frame):
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(controller.abort.remote(), timeout=_ABORT_S)
+            ray.kill(controller)  # its workers and their resources go with it
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def running_cluster(temp_dir: str | None) -> str | None:

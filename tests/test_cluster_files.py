@@ -1,6 +1,9 @@
 """cluster.yaml and deploy/: valid, of one Ray version, locked, and their commands parse."""
 
 import copy
+import inspect
+import json
+import os
 import re
 import runpy
 import shlex
@@ -241,6 +244,60 @@ def test_the_kubernetes_job_is_complete_and_locked(rayjob):
 @pytest.mark.parametrize("script", ["slurm/pretrain.sbatch", "aws/roles.sh"])
 def test_scripts_are_valid_bash(script):
     subprocess.run(["bash", "-n", str(DEPLOY / script)], check=True)
+
+
+@pytest.fixture
+def policies(tmp_path, monkeypatch) -> dict[tuple[str, str], dict]:
+    """(role, policy) -> what roles.sh gives, as `aws` receives it."""
+    fake = tmp_path / "aws"
+    fake.write_text(
+        "#!/usr/bin/env bash\n"
+        'if [ "$1" = sts ]; then echo 123456789012; else printf "%s\\0" "$@" END >> "$CALLS"; fi\n'
+        '[ "$2" != create-service-linked-role ]\n'  # it is there already
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    subprocess.run(["bash", str(DEPLOY / "aws" / "roles.sh"), "my-bucket"], check=True, capture_output=True)
+    calls = [call.strip("\0").split("\0") for call in (tmp_path / "calls").read_text().split("END\0") if call]
+    assert not any("attach-role-policy" in call for call in calls), "no policy of AWS's own, which allow far more"
+    found = [dict(zip(call[2::2], call[3::2], strict=True)) for call in calls if call[1] == "put-role-policy"]
+    return {(one["--role-name"], one["--policy-name"]): json.loads(one["--policy-document"]) for one in found}
+
+
+def actions(statement: dict) -> set[str]:
+    return {statement["Action"]} if isinstance(statement["Action"], str) else set(statement["Action"])
+
+
+def test_the_head_may_do_on_aws_what_ray_does_and_no_more(policies, cluster):
+    """The calls are those in the source of Ray's node provider."""
+    from ray.autoscaler._private.aws import node_provider
+
+    source = inspect.getsource(node_provider)
+    called = set(re.findall(r"ec2(?:\.meta\.client)?\.([a-z]+_[a-z_]+)\b", source)) - {"ec2_fail_fast"}
+    called |= set(re.findall(r"(?:ec2_fail_fast)\.([a-z_]+)\(", source))
+    called |= {f"{verb}_instances" for verb in re.findall(r"\bnode\.(terminate|stop|start)\(\)", source)}
+    called |= {"describe_instances"} if "ec2.instances.filter" in source else set()
+    assert called >= {"create_instances", "create_tags", "terminate_instances", "describe_instance_types"}
+    wanted = {"ec2:" + "".join(part.title() for part in name.split("_")) for name in called}
+    wanted = {name.replace("CreateInstances", "RunInstances") for name in wanted}
+    (statements,) = [
+        p["Statement"] for (role, name), p in policies.items() if (role, name) == ("raysys-head", "launch")
+    ]
+    assert wanted == {a for statement in statements for a in actions(statement) if a.startswith("ec2:")}
+    tag = cluster["cluster_name"]
+    for statement in statements:
+        changes = {a for a in actions(statement) if a.startswith("ec2:") and not a.startswith("ec2:Describe")}
+        machines = "instance/*" in str(statement["Resource"]) and changes
+        if machines and changes != {"ec2:CreateTags"}:
+            [(key, value)] = statement["Condition"]["StringEquals"].items()
+            assert key in ("aws:RequestTag/ray-cluster-name", "aws:ResourceTag/ray-cluster-name")
+            assert value == tag
+        assert "*" not in actions(statement)
+        assert statement["Resource"] != "*" or not changes
+    others = {a for statement in statements for a in actions(statement) if not a.startswith("ec2:")}
+    assert others == {"iam:PassRole", "ssm:GetParameters"}
+    assert {name for role, name in policies if role == "raysys-worker"} == {"storage"}
 
 
 def test_the_slurm_job_is_locked():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import json
 import re
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 import ray
 import ray.train
 
-from jobs.command import Options, parse, run
+from jobs.command import Options, RunOptions, parse, run
 from jobs.errors import plain_text
 from raysys.config import OFTEN_CHANGED, RunConfig, keys
 from raysys.presets import PRESETS
@@ -107,6 +108,48 @@ def test_a_run_can_be_repeated_in_every_spelling(tmp_path, word, joined):
     assert parse("", argv=[*words, "--train.seed", "2"])[0] == config.override({"train.seed": 2})
 
 
+def test_a_run_that_is_repeated_never_goes_on_with_the_first(tmp_path, monkeypatch, caplog, capsys):
+    config = PRESETS["smoke"]().override({"storage": str(tmp_path), "name": "mine"})
+    write_run(str(tmp_path / "mine"), config, {"data_fingerprint": "x"})
+    source = ["--from-run", str(tmp_path / "mine")]
+
+    def name(*words: str, options=RunOptions) -> str:
+        return parse("", options, [*source, *words])[0].name
+
+    with caplog.at_level("INFO"):
+        assert name() == "mine-2"
+    assert "the new run is called mine-2; --name mine-2 goes on with it" in caplog.text
+    (tmp_path / "mine-2").mkdir()
+    assert name() == "mine-3"
+    assert name("--name", "mine") == name("--name=mine") == "mine", "on purpose"
+    assert name("--storage", str(tmp_path / "elsewhere")) == "mine"
+    assert name(options=Options) == "mine", "of a job that writes no run"
+    assert parse("", RunOptions, ["smoke", "--storage", str(tmp_path)])[0].name == "smoke"
+
+    def main():
+        assert parse("", RunOptions)[1].fresh
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["x", *source, "--fresh"])
+    with pytest.raises(SystemExit):
+        run(main, goes_on=True)
+    assert capsys.readouterr().err.endswith(f"tests.test_command --from-run {tmp_path}/mine --name mine-3\n")
+
+
+@pytest.mark.parametrize(("job", "function"), [("pretrain", "train.driver"), ("sweep", "tune.sweep")])
+def test_fresh_keeps_what_was_there_under_another_name(tmp_path, monkeypatch, job, function):
+    module, main = importlib.import_module(f"raysys.{function}"), importlib.import_module(f"jobs.{job}").main
+    seen = []
+    monkeypatch.setattr(module, job, lambda config: seen.append((tmp_path / "smoke").exists()))
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / "file").write_text("")
+    for words in (["--dry-run", "--fresh"], [], ["--fresh"], ["--fresh"]):
+        monkeypatch.setattr("sys.argv", ["x", "smoke", "--storage", str(tmp_path), *words])
+        main()
+    assert seen == [True, False, False]
+    assert (tmp_path / "smoke-1" / "file").exists()
+
+
 def test_a_job_may_have_defaults_of_its_own():
     defaults = {"storage": "there", "train.seed": 5}
     config, _ = parse("", argv=["smoke", "--train.seed", "7"], defaults=defaults)
@@ -152,6 +195,10 @@ def test_an_error_of_a_worker_is_judged_by_where_the_worker_raised_it(wrap):
 
 def test_what_the_outside_refuses_is_one_line():
     assert plain_text(ConnectionError("no Ray at 10.0.0.1")) == "no Ray at 10.0.0.1"
+    refused = OSError(
+        "When listing objects in bucket 'b': AWS Error NO_SUCH_BUCKET during ListObjectsV2 operation: none"
+    )
+    assert plain_text(refused) == str(refused)
     assert plain_text(OSError(errno.ENOSPC, "full")) == "[Errno 28] full"
     assert plain_text(aiohttp.ClientError("no answer")) == "ClientError: no answer"
     assert plain_text(OSError(errno.ENOENT, "gone")) is None

@@ -44,10 +44,30 @@ def test_local_paths_are_absolute_and_written_in_one_way(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     wanted = f"{tmp_path}/data"
-    assert all(str(Location(text)) == wanted for text in ("data", "data/", "./x/../data", f"file://{wanted}"))
+    ways = ("data", "data/", "./data//", "./x/../data", f"file://{wanted}", f"/{wanted}")
+    assert all(str(Location(text)) == wanted for text in ways)
     assert str(Location("~/data")) == f"{tmp_path}/home/data"
     assert Location("data") == Location(f"{wanted}/")
     assert str(Location("s3://bucket/runs/") / "x") == "s3://bucket/runs/x"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/runs/", "s3://bucket//runs", "s3://bucket/runs//", "s3://bucket/runs"])
+def test_a_url_is_written_in_one_way(url):
+    """An object store takes "runs//x" and "runs/x" for two objects."""
+    assert str(Location(url) / "x") == str(Location(f"{url}/x/")) == "s3://bucket/runs/x"
+    assert (Location(url) / "x").parent == Location(url)
+    assert Location("/a").parent == Location("/")
+    assert str(Location("https://host/a//b/")) == "https://host/a//b", "a server may mean both"
+
+
+def test_a_copy_on_disk_lives_as_long_as_it_is_needed(folder):
+    (folder / "sub/c.txt").write("text")
+    for place, file in ((folder, "sub/c.txt"), (folder / "sub", "c.txt")):
+        with place.on_disk() as path:
+            assert (path / file).read_text() == "text"
+        assert path.exists() == folder.is_local
+    with (folder / "sub/c.txt").on_disk() as path:
+        assert path.read_text() == "text"
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

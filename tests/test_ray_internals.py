@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from ray.train import CheckpointConfig, ControllerError
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
@@ -50,6 +52,29 @@ def test_the_object_store_is_summed_up_without_its_objects(monkeypatch):
 def test_workers_that_cannot_start_are_an_error_of_the_controller():
     error = ControllerError(internals.WorkersNotStarted(num_workers=2))
     assert isinstance(error.controller_failure, internals.WorkersNotStarted)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_ctrl_c_ends_a_trainer_whether_its_controller_answers_or_not(monkeypatch, answers):
+    """tests/test_interrupt.py does it with a cluster."""
+    calls = []
+
+    def get(reference, timeout):
+        calls.append((reference, timeout <= 10))
+        raise (ray.exceptions.RayActorError if answers else ray.exceptions.GetTimeoutError)()
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "kill", lambda actor: calls.append(actor))
+    controller = SimpleNamespace(abort=SimpleNamespace(remote=lambda: "aborted"))
+    assert "_register_sigint_handler" in vars(DataParallelTrainer)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        internals.InterruptibleTrainer._register_sigint_handler(None, controller)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert calls == [("aborted", True), controller]
 
 
 def test_the_loggers_of_ray_are_quiet():

@@ -1,5 +1,6 @@
-"""Folders of runs and sweeps, read into memory. What is missing or damaged becomes a note, never a crash."""
+"""Folders and URLs of runs and sweeps, read into memory. What is missing or damaged becomes a note, never a crash."""
 
+import io
 import json
 import logging
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from raysys.location import Location
+from raysys.train.checkpoint import FILES
 from raysys.tune.ranking import REPEAT_OF
 
 logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it announces the end of every file
@@ -23,21 +26,21 @@ class Run:
     """A pretraining run.
 
     Attributes:
-        path: its folder.
+        path: its folder or URL.
         config: the resolved configuration, nested as in config.json.
         record: what it ran on (`raysys.record`).
         metrics: one column a metric, indexed by optimiser step; NaN where a step has no value.
         usage: step -> frames of the validation set that took each code, (G, V).
-        checkpoint: the newest folder with weights, None where there is none.
+        checkpoint: the newest that is whole, None where there is none.
         notes: what could not be read.
     """
 
-    path: Path
+    path: Location
     config: dict[str, Any]
     record: dict[str, Any]
     metrics: pd.DataFrame
     usage: dict[int, np.ndarray]
-    checkpoint: Path | None
+    checkpoint: Location | None
     notes: tuple[str, ...]
 
 
@@ -46,7 +49,7 @@ class Sweep:
     """A hyperparameter search.
 
     Attributes:
-        path: its folder.
+        path: its folder or URL.
         config: the base configuration, nested, with its "search" part.
         record: what it ran on.
         trials: one row a trial, with its outcome, tuned values and last metrics.
@@ -56,7 +59,7 @@ class Sweep:
         notes: what could not be read.
     """
 
-    path: Path
+    path: Location
     config: dict[str, Any]
     record: dict[str, Any]
     trials: pd.DataFrame
@@ -66,19 +69,19 @@ class Sweep:
     notes: tuple[str, ...]
 
 
-def read_folder(directory: str | Path) -> Run | Sweep:
-    """Returns what a folder holds.
+def read_folder(directory: str | Path | Location) -> Run | Sweep:
+    """Returns what a folder or URL holds.
 
     Raises:
         ValueError: the folder does not exist or is neither a run nor a sweep; the message names the files looked for.
     """
-    path = Path(directory).expanduser()
+    path = Location(directory).refresh()
     if not path.is_dir():
-        raise ValueError(f"{directory} is no folder: give the folder of a run or of a sweep on this machine")
+        raise ValueError(f"{directory} is no folder: give the folder or URL of a run or of a sweep")
     if any((path / name).exists() for name in SWEEP_FILES):
         return _read_sweep(path)
     if (path / "state.json").exists():
-        raise ValueError(f"{directory} is a checkpoint: give the folder of its run, {path.resolve().parent}")
+        raise ValueError(f"{directory} is a checkpoint: give the folder of its run, {path.parent}")
     if any((path / name).exists() for name in RUN_FILES):
         return _read_run(path)
     raise ValueError(
@@ -95,21 +98,21 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
-def _read_run(path: Path) -> Run:
+def _read_run(path: Location) -> Run:
     notes: list[str] = []
-    weights = sorted(path.glob("step*/model.safetensors"))
+    checkpoints = [folder for folder in path.glob("step*[0-9]") if all((folder / name).exists() for name in FILES)]
     return Run(
         path=path,
         config=_json(path / "config.json", {}, notes),
         record=_json(path / "record.json", {}, notes),
         metrics=_metrics(path / "metrics.jsonl", notes),
         usage=_usage(path / "tensorboard"),
-        checkpoint=weights[-1].parent if weights else None,
+        checkpoint=checkpoints[-1] if checkpoints else None,
         notes=tuple(notes),
     )
 
 
-def _read_sweep(path: Path) -> Sweep:
+def _read_sweep(path: Location) -> Sweep:
     notes: list[str] = []
     trials = _csv(path / "trials.csv", notes)
     for name in ("objective", "windows", "budget_windows", "seconds", "cpus", "gpus", "failures"):
@@ -133,36 +136,36 @@ def _read_sweep(path: Path) -> Sweep:
     )
 
 
-def _json(path: Path, default: Any, notes: list[str], needed: bool = True) -> Any:
+def _json(path: Location, default: Any, notes: list[str], needed: bool = True) -> Any:
     if not path.exists():
         if needed:
             notes.append(f"{path.name} is missing")
         return default
     try:
-        return json.loads(path.read_text())
+        return path.read_json()
     except ValueError as error:
         notes.append(f"{path.name} is damaged ({error})")
         return default
 
 
-def _csv(path: Path, notes: list[str]) -> pd.DataFrame:
+def _csv(path: Location, notes: list[str]) -> pd.DataFrame:
     if not path.exists():
         notes.append(f"{path.name} is missing")
         return pd.DataFrame()
     try:
-        return pd.read_csv(path, dtype={"trial": str})
+        return pd.read_csv(io.BytesIO(path.read()), dtype={"trial": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         notes.append(f"{path.name} is damaged ({error})")
         return pd.DataFrame()
 
 
-def _metrics(path: Path, notes: list[str]) -> pd.DataFrame:
+def _metrics(path: Location, notes: list[str]) -> pd.DataFrame:
     """One row a step. A resumed run writes some steps again: the later line counts."""
     if not path.exists():
         notes.append("metrics.jsonl is missing")
         return pd.DataFrame()
     rows, damaged = [], 0
-    for line in path.read_text().splitlines():
+    for line in path.read().decode(errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -178,12 +181,13 @@ def _metrics(path: Path, notes: list[str]) -> pd.DataFrame:
     return frame.groupby("step").last()
 
 
-def _usage(folder: Path) -> dict[int, np.ndarray]:
+def _usage(folder: Location) -> dict[int, np.ndarray]:
     """Code counts (G V,) by step out of the TensorBoard events; empty where there are none."""
     if not folder.is_dir():
         return {}
-    events = EventAccumulator(str(folder), size_guidance={"histograms": 0, "scalars": 1, "tensors": 1})
-    events.Reload()
+    with folder.on_disk() as path:
+        events = EventAccumulator(str(path), size_guidance={"histograms": 0, "scalars": 1, "tensors": 1})
+        events.Reload()
     if "codebook/usage" not in events.Tags()["histograms"]:
         return {}
     return {event.step: np.array(event.histogram_value.bucket) for event in events.Histograms("codebook/usage")}

@@ -1,6 +1,7 @@
 """What was run: the configuration against the nearest preset, commit, versions, hardware, command."""
 
 import json
+from collections import Counter
 from typing import Any
 
 from raysys.presets import PRESETS
@@ -65,16 +66,21 @@ def show(value: Any) -> str:
 
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
     commit = record.get("git_commit") or "unknown"
-    if record.get("git_diff"):
+    if record.get("git_diff_sha256"):
+        commit += f", with uncommitted changes (uncommitted.diff, sha256 {record['git_diff_sha256'][:12]})"
+    elif record.get("git_diff"):  # of runs that were written earlier
         commit += f", with uncommitted changes ({len(record['git_diff'].splitlines())} lines of diff in record.json)"
-    gpus = record.get("gpus") or []
-    hardware = ", ".join(f"{gpus.count(gpu)} x {gpu}" for gpu in dict.fromkeys(gpus)) or "no GPU"
+    last = (record.get("continuations") or [record])[-1]
+    devices = last.get("devices") or record.get("devices") or record.get("gpus") or []
+    hardware = ", ".join(f"{number} x {name}" for name, number in Counter(devices).items())
+    stages = record.get("stages") or []
     versions = ", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items() if v)
     facts = {
         "started": record.get("time"),
         "command": record.get("command"),
         "commit": commit,
-        "hardware": f"{hardware}; {record.get('machine', 'unknown machine')}",
+        "hardware": "; ".join(filter(None, (hardware, record.get("machine", "unknown machine")))),
+        "stages": "; ".join(f"{s['from']:,} to {s['to']:,} windows" for s in stages) if len(stages) > 1 else None,
         "versions": versions,
         "seed": record.get("seed"),
         "data fingerprint": record.get("data_fingerprint"),

@@ -26,7 +26,7 @@ def run_chapter(run: Run) -> Chapter:
     chance = math.log(negatives + 1) if negatives else math.nan
     state, verdict = run_verdict(run, chance)
     return Chapter(
-        title=f"Pretraining: {config.get('name') or run.path.resolve().name}",
+        title=f"Pretraining: {config.get('name') or run.path.name}",
         subtitle=str(run.path),
         verdict=verdict,
         state=state,

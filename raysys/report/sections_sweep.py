@@ -34,7 +34,7 @@ def sweep_chapter(sweep: Sweep) -> Chapter:
             _failures(sweep),
             *sections,
         ]
-    title = config.get("name") or sweep.path.resolve().name
+    title = config.get("name") or sweep.path.name
     return Chapter(f"Sweep: {title}", str(sweep.path), verdict, state, _tiles(sweep), tuple(sections))
 
 

@@ -52,7 +52,8 @@ def coded_windows(run: Run, count: int = 4) -> CodedWindows:
     if run.checkpoint is None:
         raise ValueError("the run has no checkpoint")
     config = RunConfig.from_dict(run.config)
-    model = from_pretrained(run.checkpoint)
+    with run.checkpoint.on_disk() as folder:
+        model = from_pretrained(folder)
     # The validation windows do not depend on the probe's; one each of those saves reading them.
     small = config.override({"probe.fit_windows": 1, "probe.score_windows": 1})
     data = prepare_training_data(small)

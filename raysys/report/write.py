@@ -33,8 +33,9 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
     """Returns the path of the page, after writing it and, in a folder beside it, its tables as CSV.
 
     Args:
-        directories: folders of runs and sweeps, in the order of the page.
-        out: the HTML file; None writes report.html into the folder, or report-NAME-NAME.html beside several.
+        directories: folders or URLs of runs and sweeps, in the order of the page.
+        out: the HTML file on this machine; None writes report.html into the folder, or report-NAME-NAME.html beside several,
+            and report-NAME.html into the working directory where one of them is a URL.
 
     Raises:
         ValueError: no folder, or one that is neither a run nor a sweep (naming the files looked for).
@@ -42,7 +43,9 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
     if not directories:
         raise ValueError("no folder given: name at least one run or sweep, e.g. results/base")
     folders = [read_folder(directory) for directory in directories]
-    out = Path(out) if out is not None else _default_page(folders)
+    if "://" in str(out or ""):
+        raise ValueError(f"--out {out} is a URL: name a file on this machine, and copy it there")
+    out = Path(out).expanduser() if out is not None else _default_page(folders)
     runs = [folder for folder in folders if isinstance(folder, Run)]
     with styled():
         chapters = [run_chapter(folder) if isinstance(folder, Run) else sweep_chapter(folder) for folder in folders]
@@ -57,10 +60,12 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
 
 def _default_page(folders: list[Run | Sweep]) -> Path:
     """A name that belongs to these folders alone, so that no other report is overwritten."""
+    names = "-".join(folder.path.name for folder in folders)
+    if not all(folder.path.is_local for folder in folders):
+        return Path.cwd() / f"report-{names}.html"
     if len(folders) == 1:
-        return folders[0].path / "report.html"
-    names = "-".join(folder.path.resolve().name for folder in folders)
-    return folders[0].path.resolve().parent / f"report-{names}.html"
+        return Path(folders[0].path.path) / "report.html"
+    return Path(folders[0].path.parent.path) / f"report-{names}.html"
 
 
 def _title(chapters: list[Chapter]) -> str:
@@ -89,7 +94,7 @@ def _labels(folders: Sequence[Run | Sweep]) -> dict[str, Run | Sweep]:
     """Folder names as labels, numbered where two are alike."""
     labels: dict[str, Run | Sweep] = {}
     for folder in folders:
-        name = folder.path.resolve().name
+        name = folder.path.name
         labels[name if name not in labels else f"{name} ({len(labels) + 1})"] = folder
     return labels
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 from raysys.config import RunConfig
@@ -31,9 +32,11 @@ features = model.features(waveform)  # (windows, 3, {samples}) in any unit -> (w
 * commit: {commit}{dirty}
 * data: {datasets}, fingerprint {fingerprint}
 * seed: {seed}
+* computed on: {devices}
 * versions: {versions}
 
-config.json repeats the run (`--from-run`), record.json holds the uncommitted changes.
+config.json repeats the run (`--from-run`). Of uncommitted changes record.json holds the digest, and uncommitted.diff in the
+folder of the run the text.
 
 ```json
 {config}
@@ -65,10 +68,11 @@ def model_card(config: RunConfig, record: dict[str, Any], state: dict[str, Any],
         metrics="\n".join(rows) if shown else "None: this checkpoint was written between two validations.",
         command=record.get("command", "unknown"),
         commit=record.get("git_commit", "unknown"),
-        dirty=", with uncommitted changes" if record.get("git_diff") else "",
+        dirty=", with uncommitted changes" if record.get("git_diff_sha256") else "",
         datasets=", ".join(config.data.datasets),
         fingerprint=record.get("data_fingerprint", "unknown"),
         seed=config.train.seed,
+        devices=", ".join(f"{n} x {name}" for name, n in Counter(record.get("devices", ())).items()) or "unknown",
         versions=", ".join(f"{k} {v}" for k, v in versions.items() if k in ("torch", "ray", "triton")) or "unknown",
         config=json.dumps(config.to_dict(), indent=1),
     )

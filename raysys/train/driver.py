@@ -11,43 +11,54 @@ from typing import Any
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from ray.train.torch import TorchTrainer
 
 from raysys.cluster import connect, quieten, require
 from raysys.config import MAY_CHANGE, RunConfig
 from raysys.console import configure_logging
+from raysys.credentials import refuse_credentials
+from raysys.lease import hold
 from raysys.location import Location
-from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
-from raysys.record import run_record, write_run
+from raysys.ray_internals import CHECKPOINT_LIST, InterruptibleTrainer, WorkersNotStarted
+from raysys.record import note_devices, run_record, write_run
 from raysys.train.data import prepare_training_data
 from raysys.train.loop import Budget, Trainer
 from raysys.train.reporter import TrainReporter
-from raysys.train.storage import RemoteLogs, newest_checkpoint, repair_checkpoint_list
+from raysys.train.stages import BUDGET, plan_stages, planned_workers
+from raysys.train.storage import RemoteLogs, newest_checkpoint, passes, repair_checkpoint_list
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 5.0
-_PASSING = (WorkersNotStarted, OSError)
-"""What ends Ray Train and passes: no machines for the workers, or a storage that refuses its list of checkpoints."""
+_NAME_BYTES = 64
 
 
 def pretrain(config: RunConfig) -> dict[str, Any]:
     """Returns the metrics of the last report, after training to the end of the budget.
 
     The same configuration under the same name continues a run that was interrupted, from its last checkpoint. Keys of
-    `MAY_CHANGE` may have changed.
+    `MAY_CHANGE` may have changed. A run that is finished goes on where `train.max_steps` or `train.epochs` has grown, as a
+    new stage with a learning-rate schedule of its own.
 
     Raises:
-        ValueError: the name is taken by a run with another configuration, or bad data (naming file and fix).
+        ValueError: the name is taken by a run with another configuration, a sweep, or a run that another driver writes, or bad data (naming file and fix).
         ray.train.TrainingFailedError: more failures in a row than `train.max_failures`.
     """
+    refuse_credentials(config)
     connect()
     require(wanted(config), f"{least_workers(config)} workers of a run")
-    data = prepare_training_data(config)
     run = run_location(config)
-    record = run_record(config, data.fingerprint, data.contents)
-    began = write_run(run.url, config, record, may_change=MAY_CHANGE)
+    with hold(run):
+        return _pretrain(config, run)
+
+
+def _pretrain(config: RunConfig, run: Location) -> dict[str, Any]:
+    data = prepare_training_data(config)
+    stages = plan_stages(run, config, data.plan.epoch_windows)
+    record = run_record(config, data.fingerprint, data.contents) | {"stages": stages}
+    began = write_run(run.url, config, record, may_change=MAY_CHANGE | BUDGET)
     repair_checkpoint_list(run)
-    planned = {f"train.{key}": getattr(began.train, key) for key in ("num_workers", "min_workers")}
+    planned = planned_workers(began)
     if (metrics := _finished(run, Budget.of(config.override(planned), data.plan.epoch_windows))) is not None:
         log.info("run %s is finished already: its last checkpoint is at the end of the budget", config.name)
         return _told(run, metrics)
@@ -55,6 +66,8 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
         "config": config.override(planned),  # what budget and learning rate refer to, whoever computes now
         "data": data.shared(),
         "record": record,
+        "start": stages[-1]["from"],
+        "run": run.url,
         "log_folder": run.url if run.is_local else None,
     }
     result = _fit(config, arguments)
@@ -80,24 +93,25 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
     """Returns the result of the run, started anew after everything that is no end of it."""
     run, waiting_since = run_location(config), None
     while True:
-        before = newest_checkpoint(run)
+        before = _newest(run)
         try:
             result = _fit_once(config, arguments)
         except ray.train.WorkerGroupError as error:
-            if newest_checkpoint(run) == before:
+            if _newest(run, before) == before:
                 raise
             log.warning("more than %d failures, but not in a row: %s", config.train.max_failures, error)
             waiting_since = None
         except ray.train.ControllerError as error:
-            if newest_checkpoint(run) != before:
+            _check_passes(run, error)
+            if _newest(run, before) != before:
                 waiting_since = None
             waiting_since = waiting_since or time.monotonic()
             waited_h = (time.monotonic() - waiting_since) / 3600
-            if not isinstance(error.controller_failure, _PASSING) or waited_h >= config.train.wait_for_nodes_h:
+            if waited_h >= config.train.wait_for_nodes_h:
                 raise
             log.warning("waiting since %.1f h for machines (`ray status`) or the storage: %s", waited_h, error)
             time.sleep(_PAUSE_S)
-            repair_checkpoint_list(run)
+            _repair(run)
         else:
             if result.return_value["finished"]:
                 return result
@@ -105,13 +119,43 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
             log.warning("machines were taken away: going on from the checkpoint on those that are left")
 
 
+def _check_passes(run: Location, error: ray.train.ControllerError) -> None:
+    """Raises what no waiting ends; machines that are missing may come, and a storage that does not answer may answer."""
+    failure = error.controller_failure
+    if isinstance(failure, WorkersNotStarted) or passes(failure):
+        return
+    if isinstance(failure, OSError):
+        raise OSError(
+            f"{run}: the storage refuses what Ray Train writes there ({failure}): check its name and the rights, and repeat "
+            "the command"
+        ) from error
+    raise error
+
+
+def _newest(run: Location, unknown: str | None = None) -> str | None:
+    """The newest checkpoint, or `unknown` while the storage does not answer."""
+    try:
+        return newest_checkpoint(run)
+    except Exception as error:
+        if not passes(error):
+            raise
+        return unknown
+
+
+def _repair(run: Location) -> None:
+    """Repairs the list of checkpoints, unless the storage does not answer: then Ray Train fails again, and it is tried again."""
+    try:
+        repair_checkpoint_list(run)
+    except Exception as error:
+        if not passes(error):
+            raise
+
+
 def _fit_once(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
-    """What Ray Train found; KeyboardInterrupt on Ctrl-C, which its own handler turns into the end of the process."""
+    """What Ray Train found; KeyboardInterrupt on Ctrl-C."""
     before = signal.getsignal(signal.SIGINT)
     try:
         return trainer(train_worker, config, arguments).fit()
-    except SystemExit:
-        raise KeyboardInterrupt from None
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
@@ -121,13 +165,14 @@ def trainer(
     worker: Callable[[dict[str, Any]], dict[str, Any]], config: RunConfig, arguments: dict[str, Any]
 ) -> TorchTrainer:
     """Returns the Ray Train run of a configuration that calls `worker(arguments)` on every rank."""
-    return TorchTrainer(
+    run = run_location(config)
+    return InterruptibleTrainer(
         worker,
         train_loop_config=arguments,
         scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
-            name=config.name,
-            storage_path=Location(config.storage).url,
+            name=run.name,
+            storage_path=run.parent.url,
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures, controller_failure_limit=5),
             checkpoint_config=ray.train.CheckpointConfig(
@@ -152,15 +197,20 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
         remote_logs = RemoteLogs(storage.storage_filesystem, storage.experiment_fs_path)
         folder = remote_logs.folder
     reporter = TrainReporter(background=True, remote_logs=remote_logs)
+    device = worker_device(args["config"])
+    devices = worker_devices(device)
+    if context.get_world_rank() == 0:
+        _note(Location(args["run"]), devices)
     loop = Trainer(
         args["config"],
         args["data"],
         rank=context.get_world_rank(),
         world=context.get_world_size(),
-        device=worker_device(args["config"]),
+        device=device,
         reporter=reporter,
-        record=args["record"],
+        record=args["record"] | {"devices": devices},
         log_folder=folder and Path(folder),
+        start=args["start"],
         poll=reporter.poll,
     )
     loop.run()
@@ -202,6 +252,26 @@ def worker_device(config: RunConfig) -> torch.device:
     """
     check_cuda(config)
     return ray.train.torch.get_device() if config.train.device == "cuda" else torch.device("cpu")
+
+
+def worker_devices(device: torch.device) -> list[str]:
+    """Returns the names of the devices of all workers in the order of their ranks; every rank calls it alike."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    if not (dist.is_available() and dist.is_initialized()):
+        return [name]
+    code = name.encode()[:_NAME_BYTES].ljust(_NAME_BYTES)
+    mine = torch.tensor(list(code), dtype=torch.uint8, device=device)
+    every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, mine)
+    return [bytes(one.tolist()).decode(errors="replace").strip() for one in every]
+
+
+def _note(run: Location, devices: list[str]) -> None:
+    """Writes the devices into the run's record; training does not end for a storage that fails just now."""
+    try:
+        note_devices(run, devices)
+    except OSError as error:
+        log.warning("the workers' devices could not be written into %s/record.json: %s", run, error)
 
 
 def check_cuda(config: RunConfig) -> None:

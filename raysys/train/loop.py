@@ -36,15 +36,25 @@ class Budget:
     between_validations: int
     full_batch: int
     """Windows of one optimiser step with all workers there."""
+    start: int = 0
+    """Windows after which this stage of the run began: not 0 where a finished run was extended."""
 
     @classmethod
-    def of(cls, config: RunConfig, epoch_windows: int) -> "Budget":
-        """Returns the budget that `train.max_steps` or `train.epochs` sets."""
+    def of(cls, config: RunConfig, epoch_windows: int, start: int = 0) -> "Budget":
+        """Returns the budget that `train.max_steps` or `train.epochs` sets, for a stage that begins after `start` windows."""
         train = config.train
         full = max(1, train.num_workers) * train.batch_size * config.optim.accumulate
         total = train.max_steps * full if train.max_steps is not None else math.ceil(train.epochs * epoch_windows)
         every = train.validate_every * full if train.validate_every else epoch_windows / train.validations_per_epoch
-        return cls(windows=total, between_validations=max(1, min(total, round(every))), full_batch=full)
+        return cls(windows=total, between_validations=max(1, min(total, round(every))), full_batch=full, start=start)
+
+    def progress(self, windows: int) -> float:
+        """Returns the fraction of this stage that is done after so many windows of the run: what the learning rate follows."""
+        return (windows - self.start) / (self.windows - self.start)
+
+    def annealed(self, windows: int) -> float:
+        """Returns how far the model's temperatures have come; a stage that extends a run leaves them at their end."""
+        return 1.0 if self.start else windows / self.windows
 
 
 @dataclass(slots=True)
@@ -79,6 +89,7 @@ class Trainer:
         reporter: receives metrics and checkpoints at every validation.
         record: goes into every checkpoint.
         log_folder: gets TensorBoard events and metrics.jsonl; None on other ranks.
+        start: windows after which the present stage of the run began (raysys.train.stages).
         poll: called by all ranks at every log line; returns, to all alike, whether they are to leave now, because
             their machines are taken away.
     """
@@ -94,12 +105,13 @@ class Trainer:
         reporter: Reporter,
         record: dict[str, Any],
         log_folder: Path | None,
+        start: int = 0,
         poll: Callable[[], bool] = lambda: False,
     ):
         self.config, self.data, self.device, self.reporter, self.record = config, data, device, reporter, record
         self.poll = poll
         self.worker = Worker(rank, world, config.train.batch_size)
-        self.budget = Budget.of(config, data.plan.epoch_windows)
+        self.budget = Budget.of(config, data.plan.epoch_windows, start)
         torch.set_float32_matmul_precision("high")  # TF32 is enough for the products of the loss
         if config.train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -187,7 +199,7 @@ class Trainer:
 
     def _train_step(self, batches: Iterator[Batch]) -> None:
         self.model.train()
-        self.model.set_schedule(self.windows / self.budget.windows)
+        self.model.set_schedule(self.budget.annealed(self.windows))
         after = min(self.budget.windows, self.windows + self.step_windows)
         set_lr(self.optimizer, self._lr_factor(after))
         torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
@@ -230,7 +242,7 @@ class Trainer:
 
     def _lr_factor(self, windows: int) -> float:
         """Returns the learning rate over its peak in the step after which `windows` are done."""
-        return lr_factor(windows / self.budget.windows, self.config.optim.warmup) * self.lr_scale
+        return lr_factor(self.budget.progress(windows), self.config.optim.warmup) * self.lr_scale
 
     def _validate(self) -> dict[str, Any]:
         seen = validate(self.model, self.config, self.data, self.worker.rank, self.worker.world, self.device)
@@ -259,6 +271,8 @@ class Trainer:
         self.guard.load(tensors)
         self.step, self.windows = state["step"], state["windows"]
         self.best = Best(**state.get("best", {}))  # older checkpoints have none
+        if self.windows <= self.budget.start:
+            self.best.validations_since = 0  # a stage has a patience of its own
         log.info("going on after step %d, %d windows", self.step, self.windows)
 
 

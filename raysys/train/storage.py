@@ -1,8 +1,10 @@
 """What a run keeps in its storage: checkpoints written beside the training, logs, and Ray Train's list of checkpoints."""
 
 import contextlib
+import errno
 import json
 import logging
+import re
 import shutil
 import tempfile
 import threading
@@ -21,6 +23,38 @@ LAST = FILES[-1]
 """Of the files of a checkpoint, in a storage that cannot rename a folder: where it is, all of them are."""
 FAILURES = (OSError, SafetensorError)
 """How a storage fails; pyarrow's errors of S3 and others are OSErrors."""
+
+_PASSING_ERRNO = frozenset(
+    {
+        *(errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ENOTCONN),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESHUTDOWN),
+        *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENFILE, errno.EMFILE, errno.ENOMEM),
+        *(errno.EIO, errno.ESTALE),  # of network file systems, while their server restarts
+        *(errno.ENOSPC, errno.EDQUOT),  # somebody makes room
+    }
+)
+_PASSING_WORDS = re.compile(
+    r"HTTP status (?:408|429|5(?!01)\d\d)|curlCode: \d+|NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT"
+    r"|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|SlowDown|Throttl|TooManyRequests|RequestTimeout|ServiceUnavailable"
+    r"|InternalError|rate exceeded|timed? ?out|[Cc]onnection (?:reset|refused|aborted|closed)|UNAVAILABLE"
+    r"|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|[Ss]erver (?:is )?busy|[Cc]ould not (?:connect|resolve)"
+)
+"""What pyarrow and the clients of object stores say without an errno."""
+
+
+def passes(error: BaseException) -> bool:
+    """Returns whether a failure of the storage may end by itself: no answer, throttling, a full disk.
+
+    What is refused (rights, no such bucket, a read-only file system, expired keys) stays so, however long one waits.
+    """
+    if isinstance(error, TimeoutError | ConnectionError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _PASSING_ERRNO
+    if isinstance(error, OSError):
+        return _PASSING_WORDS.search(str(error)) is not None
+    client = type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "urllib3")
+    return client and re.search("Timeout|Connect|Disconnect", type(error).__name__) is not None
 
 
 class Upload:

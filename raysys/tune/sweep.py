@@ -13,6 +13,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from raysys.cluster import connect, require
 from raysys.config import RunConfig
+from raysys.lease import hold
 from raysys.location import Location
 from raysys.record import run_record, write_run
 from raysys.train.data import TrainingData, prepare_training_data
@@ -62,9 +63,15 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     connect()
     config = trial_config(config)
     require(trial_resources(config), "trials of a sweep")
+    folder = run_location(config)
+    with hold(folder):
+        return _sweep(config, space, folder, callbacks)
+
+
+def _sweep(config: RunConfig, space: dict[str, Any], folder: Location, callbacks) -> dict[str, Any]:
     data = prepare_training_data(config)
-    record, folder = run_record(config, data.fingerprint, data.contents), run_location(config)
-    write_run(folder.url, config, record)
+    record = run_record(config, data.fingerprint, data.contents)
+    write_run(folder.url, config, record, kind="sweep")
     budget = Budget.of(config, data.plan.epoch_windows)
     data = data.load_into_memory().shared()
     warm_up(config, data)

@@ -20,7 +20,7 @@ from raysys.config import RunConfig
 from raysys.console import configure_logging
 from raysys.location import Location
 from raysys.train.data import TrainingData
-from raysys.train.driver import check_cuda, run_location, scaling
+from raysys.train.driver import check_cuda, run_location, scaling, worker_devices
 from raysys.train.loop import Trainer
 from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
 from raysys.tune.ranking import REPEAT_OF, WORST, judge
@@ -138,6 +138,7 @@ def train_trial(
     on_gpu = config.train.device == "cuda"
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     reporter = JudgingReporter(reporter, config)
+    record = record | {"devices": worker_devices(device)}
     trainer = Trainer(
         config, data, rank=rank, world=world, device=device, reporter=reporter, record=record, log_folder=log_folder
     )

@@ -5,8 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from raysys.location import Location
 from raysys.report.collect import Run, Sweep, flatten, read_folder
+from raysys.train.checkpoint import FILES
+from raysys.train.metrics import RunLog
 
 
 def test_a_run_is_read_with_later_lines_winning(run_folder):
@@ -79,14 +83,42 @@ def test_flatten_keeps_empty_dictionaries_as_values():
     assert flatten({"a": {"b": 1, "c": {}}, "d": [1]}) == {"a.b": 1, "a.c": {}, "d": [1]}
 
 
-def test_the_newest_weights_are_taken(run_folder):
+def test_the_newest_whole_checkpoint_is_taken(run_folder):
     path = run_folder(4)
     for step in (200, 1000, 30):
-        (path / f"step{step:09d}").mkdir()
-    for step in (200, 1000, 30):
-        (path / f"step{step:09d}" / "model.safetensors").write_text("")
+        write_checkpoint(path / f"step{step:09d}")
     (path / "step000002000").mkdir()  # without weights yet
+    write_checkpoint(path / "step000003000.unfinished")
+    write_checkpoint(path / "step000004000")
+    (path / "step000004000" / FILES[-1]).unlink()  # in an object store, where it comes last
     assert read_folder(path).checkpoint.name == "step000001000"
+
+
+def write_checkpoint(folder):
+    folder.mkdir()
+    for name in FILES:
+        (folder / name).write_text("{}")
+
+
+def test_a_url_is_read_as_a_folder_is(run_folder, sweep_folder, tmp_path):
+    run, sweep = run_folder(40), sweep_folder(12)
+    write_checkpoint(run / "step000000040")
+    log = RunLog(run, 40)
+    log.histogram("codebook/usage", torch.arange(32.0).reshape(2, 16), 40)
+    log.close()
+    for folder in (run, sweep):
+        store = Location(f"memory://{tmp_path.name}/results/{folder.name}")
+        store.fs.put(str(folder), store.path, recursive=True)
+        here, there = read_folder(folder), read_folder(f"{store}/")
+        assert type(there) is type(here)
+        assert (there.config, there.record, there.notes) == (here.config, here.record, here.notes)
+    assert there.trials.equals(here.trials)
+    there = read_folder(f"memory://{tmp_path.name}/results/run")
+    assert there.metrics.equals(read_folder(run).metrics)
+    assert there.checkpoint.url == f"memory://{tmp_path.name}/results/run/step000000040"
+    assert there.usage[40].tolist() == read_folder(run).usage[40].tolist()
+    with pytest.raises(ValueError, match="is no folder"):
+        read_folder(f"memory://{tmp_path.name}/nowhere")
 
 
 def test_repeats_are_set_apart_and_health_is_read_from_any_spelling(tmp_path):

@@ -74,7 +74,7 @@ def test_values_of_a_configuration_are_shown_short():
     assert [show(value) for value in values] == ["none", "25, 0.1235", "(empty)", "text", "True", "12", "0.001"]
 
 
-def test_provenance_counts_gpus_and_lines_of_diff():
+def test_provenance_counts_devices_and_names_the_diff():
     record = {
         "git_commit": "abc",
         "git_diff": "one\ntwo",
@@ -88,3 +88,10 @@ def test_provenance_counts_gpus_and_lines_of_diff():
     assert "<dd>2 x H200, 1 x L4; Linux</dd>" in facts
     assert "<dd>torch 2.13.0</dd>" in facts
     assert "<dt>seed</dt><dd>0</dd>" in facts
+    again = {"devices": ["H100", "H100"], "git_diff_sha256": "0123456789abcdef"}
+    assert "stages" not in facts
+    again["stages"] = [{"from": 0, "to": 3200}, {"from": 3200, "to": 4800}]
+    (_, facts) = provenance({}, record | again | {"continuations": [{}, {"devices": ["L4"]}]}).blocks
+    assert "<dd>1 x L4; Linux</dd>" in facts, "of the newest start"
+    assert "<dt>stages</dt><dd>0 to 3,200 windows; 3,200 to 4,800 windows</dd>" in facts
+    assert "with uncommitted changes (uncommitted.<wbr>diff, sha256 0123456789ab)" in facts

@@ -15,6 +15,7 @@ from raysys.presets import smoke
 from raysys.report.collect import read_folder
 from raysys.report.seismograms import choose, code_colors, coded_windows, seismogram_figure
 from raysys.report.write import write_report
+from raysys.train.checkpoint import FILES
 from raysys.train.metrics import RunLog
 
 
@@ -30,6 +31,8 @@ def run_with_data(tmp_path_factory):
     checkpoint.mkdir(parents=True)
     model = PretrainModel(config.model, config.mask, config.loss)
     save_file(model.state_dict(), checkpoint / "model.safetensors")
+    for name in FILES[1:]:
+        (checkpoint / name).write_text("")
     for folder in (run, checkpoint):
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
     (run / "record.json").write_text(json.dumps({"data_fingerprint": "of other data"}))

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from raysys.location import Location
 from raysys.report.collect import read_folder
 from raysys.report.figures import loss_figure
 from raysys.report.sections_run import run_verdict, untrained_scores
@@ -208,6 +209,18 @@ def test_a_validation_at_step_0_is_the_model_before_training(run_folder):
     run = read_folder(path)
     assert untrained_scores(run)["probe/macro_ap"] == 0.03
     assert "0.030 before training" in run_verdict(run, math.log(33))[1]
+
+
+def test_the_page_on_a_url_is_written_here(run_folder, sweep_folder, monkeypatch, tmp_path):
+    run, store = run_folder(8), Location(f"memory://{tmp_path.name}/results/run")
+    store.fs.put(str(run), store.path, recursive=True)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert write_report([store.url]) == tmp_path / "here" / "report-run.html"
+    assert write_report([sweep_folder(8), store.url]) == tmp_path / "here" / "report-sweep-run.html"
+    assert write_report([store.url], "mine.html").exists()
+    with pytest.raises(ValueError, match="name a file on this machine"):
+        write_report([store.url], f"{store}/report.html")
 
 
 def test_the_job_writes_a_page(run_folder, tmp_path):

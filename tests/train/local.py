@@ -19,6 +19,7 @@ def local_trainer(
     *,
     rank: int = 0,
     world: int = 1,
+    start: int = 0,
 ) -> Trainer:
     """Returns a rank of a run on the CPU that keeps its checkpoints in `folder`."""
     return Trainer(
@@ -30,6 +31,7 @@ def local_trainer(
         reporter=SilentReporter(folder),
         record={},
         log_folder=log_folder,
+        start=start,
     )
 
 

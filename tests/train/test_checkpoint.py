@@ -93,9 +93,11 @@ def test_the_card_says_what_it_is_and_how_to_load_it(trainer, tmp_path, monkeypa
 
 
 def test_the_card_says_what_the_record_knows_and_what_was_not_scored(trainer):
-    record = {"git_commit": "123", "git_diff": "+1", "versions": {"numpy": "1", "torch": "2", "ray": "3"}}
+    record = {"git_commit": "123", "git_diff_sha256": "f1", "versions": {"numpy": "1", "torch": "2", "ray": "3"}}
+    record["devices"] = ["H200", "L4", "H200"]
     card = model_card(trainer.config, record, {"step": 3, "windows": 12, "epoch": 0.5}, {"train/loss": 1.0})
     assert "commit: 123, with uncommitted changes" in card
+    assert "computed on: 2 x H200, 1 x L4\n" in card
     assert "versions: torch 2, ray 3\n" in card
     assert "command: `unknown`" in card
     assert "None: this checkpoint was written between two validations." in card

@@ -1,5 +1,6 @@
 """The driver: what it asks of Ray Train, what it gives its workers, and which ends of a run are no end."""
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import ray.train
 import torch
 
+from jobs.errors import plain_text
+from raysys.lease import LEASE
 from raysys.location import Location
 from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
 from raysys.train import driver
@@ -104,6 +107,26 @@ def test_a_storage_that_refuses_ray_trains_list_is_tried_again(smoke, monkeypatc
     assert driver._fit(smoke, {}).return_value["finished"]
 
 
+@pytest.mark.parametrize("refusal", [OSError("AWS Error ACCESS_DENIED"), PermissionError(errno.EACCES, "denied")])
+def test_a_storage_that_refuses_for_good_ends_the_run_at_once_in_one_line(smoke, monkeypatch, refusal):
+    left = ends(monkeypatch, ray.train.ControllerError(refusal), True)
+    with pytest.raises(OSError, match=r"/smoke: the storage refuses .*(DENIED|denied).* rights") as ended:
+        driver._fit(smoke, {})
+    assert left == [True]
+    assert plain_text(ended.value) == str(ended.value)
+
+
+def test_a_storage_that_does_not_answer_the_driver_itself_is_tried_again(smoke, monkeypatch):
+    def silent(run):
+        raise OSError(errno.ETIMEDOUT, "no answer")
+
+    left = ends(monkeypatch, no_machines(), True)
+    for name in ("newest_checkpoint", "repair_checkpoint_list"):
+        monkeypatch.setattr(driver, name, silent)
+    assert driver._fit(smoke, {}).return_value["finished"]
+    assert not left
+
+
 @pytest.mark.parametrize(
     ("changes", "workers", "resources"),
     [
@@ -146,10 +169,15 @@ def test_storage_is_a_url_or_an_absolute_folder(smoke, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/home/me")
     for storage, directory in (
         ("s3://bucket/x", "s3://bucket/x/smoke"),
+        ("s3://bucket//x/", "s3://bucket/x/smoke"),
+        ("./runs/", f"{tmp_path}/runs/smoke"),
         ("runs", f"{tmp_path}/runs/smoke"),
         ("~/runs", "/home/me/runs/smoke"),
     ):
-        assert driver.run_location(smoke.override({"storage": storage})).url == directory
+        config = smoke.override({"storage": storage})
+        assert driver.run_location(config).url == directory
+        told = driver.trainer(driver.train_worker, config, {}).run_config
+        assert f"{told.storage_path}/{told.name}" == directory, "Ray Train writes where the driver does"
 
 
 def test_ray_train_keeps_the_best_checkpoints_and_counts_failures(smoke, tmp_path):
@@ -183,6 +211,8 @@ def test_a_continued_run_keeps_the_workers_that_it_was_planned_for(smoke, monkey
     assert given[1][1]["log_folder"] == f"{tmp_path}/smoke"
     driver.pretrain(began.override({"storage": "memory://runs"}))
     assert given[2][1]["log_folder"] is None, "nothing can be appended to there"
+    assert (given[0][1]["start"], given[0][1]["run"]) == (0, f"{tmp_path}/smoke")
+    assert not (tmp_path / "smoke" / LEASE).exists(), "given back"
     assert given[1][1]["record"]["data_fingerprint"] == given[1][1]["data"].fingerprint
 
 
@@ -200,10 +230,26 @@ def test_a_finished_run_starts_no_workers(smoke, monkeypatch, tmp_path):
         assert driver.pretrain(config)["step"] == step
 
 
-def test_ctrl_c_is_what_ray_trains_end_of_the_process_becomes(smoke, monkeypatch):
+def test_a_second_driver_is_refused_while_the_first_trains(smoke, monkeypatch, tmp_path):
+    config = smoke.override({"storage": str(tmp_path)})
+
+    def fit(*_):
+        before = (tmp_path / "smoke" / "record.json").read_text()
+        with pytest.raises(ValueError, match=f"{tmp_path}/smoke is written by another driver"):
+            driver.pretrain(config)
+        assert (tmp_path / "smoke" / "record.json").read_text() == before
+        return SimpleNamespace(metrics={"step": 8})
+
+    monkeypatch.setattr(driver, "connect", lambda: None)
+    monkeypatch.setattr(TrainingData, "shared", lambda self: self)
+    monkeypatch.setattr(driver, "_fit", fit)
+    assert driver.pretrain(config)["step"] == 8
+
+
+def test_ctrl_c_means_what_it_did_before_once_ray_train_has_ended(smoke, monkeypatch):
     def fit():
         signal.signal(signal.SIGINT, lambda *_: None)
-        raise SystemExit(0)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(driver, "trainer", lambda *_: SimpleNamespace(fit=fit))
     before = signal.getsignal(signal.SIGINT)
@@ -216,9 +262,14 @@ def test_the_first_worker_writes_logs_and_checkpoints_and_the_others_nothing(smo
     monkeypatch.setattr(driver, "configure_logging", lambda: None)
     monkeypatch.setattr(ray.train.torch, "get_device", lambda: torch.device("cpu"))
     config = smoke.override({"train.max_steps": 2})
-    arguments = {"config": config, "data": data, "record": {}}
+    run = Location(context.folder / "noted")
+    (run / "record.json").write_json({})
+    arguments = {"config": config, "data": data, "record": {}, "run": run.url, "start": 0}
     assert driver.train_worker(arguments | {"log_folder": str(context.folder / "logs")}) == {"finished": True}
     assert context.registered == [(2, "step000000002")]
+    assert (run / "record.json").read_json() == {"devices": ["CPU"]}
+    record = json.loads((context.folder / "run" / "step000000002" / "record.json").read_text())
+    assert record == {"devices": ["CPU"]}
     assert (context.folder / "logs" / "metrics.jsonl").exists()
     assert not (context.folder / "run" / "metrics.jsonl").exists()
     driver.train_worker(arguments | {"log_folder": None})

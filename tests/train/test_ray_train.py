@@ -32,5 +32,16 @@ def test_two_workers_train_report_and_go_on_under_the_same_name(ray_cluster, smo
     again = pretrain(config)
     assert again["step"] == metrics["step"], "a finished run is not trained again"
     assert again["val/loss"] == metrics["val/loss"]
-    with pytest.raises(ValueError, match=r"train\.max_steps: 8 -> 12"):
-        pretrain(config.override({"train.max_steps": 12}))
+    longer = pretrain(config.override({"train.max_steps": 12}))
+    assert (longer["step"], longer["windows"]) == (12, 96), "but it is extended"
+    record = json.loads((run / "record.json").read_text())
+    assert [(stage["from"], stage["to"]) for stage in record["stages"]] == [(0, 64), (64, 96)]
+    assert record["continuations"][-1]["devices"] == ["CPU", "CPU"]
+    assert record["continuations"][-1]["changes"] == {"train.max_steps": [8, 12]}
+    rates = [
+        line["optim/lr"]
+        for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if "optim/lr" in line
+    ]
+    assert rates[-1] == pytest.approx(0.0, abs=1e-12)
+    assert rates[-2] > rates[-3] == rates[-1], "the learning rate rises again"

@@ -1,7 +1,9 @@
 """The storage of a run: checkpoints that appear whole, logs that follow, and Ray Train's list of checkpoints repaired."""
 
+import errno
 import json
 import logging
+import pickle
 import threading
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from ray.train.v2._internal.execution.storage import StorageContext
 from raysys.location import Location
 from raysys.ray_internals import CHECKPOINT_LIST
 from raysys.train.checkpoint import FILES
-from raysys.train.storage import LAST, RemoteLogs, Upload, newest_checkpoint, persist, repair_checkpoint_list
+from raysys.train.storage import LAST, RemoteLogs, Upload, newest_checkpoint, passes, persist, repair_checkpoint_list
 
 
 def test_a_checkpoint_appears_under_its_name_only_when_it_is_whole(tmp_path):
@@ -118,6 +120,41 @@ def test_a_storage_that_takes_no_logs_is_a_line_in_the_log(tmp_path, caplog):
     (tmp_path / "run").write_text("a file in the place of the folder")
     logs.upload()
     assert "could not be copied" in caplog.text
+
+
+OBJECT = "When reading information for key 'k' in bucket 'b': AWS Error {} during HeadObject operation: {}"
+LISTING = "When listing objects under key '' in bucket 'b': AWS Error {} during ListObjectsV2 operation: {}"
+
+
+@pytest.mark.parametrize(
+    ("error", "may_pass"),
+    [
+        # as pyarrow words them
+        (OSError(OBJECT.format("UNKNOWN (HTTP status 503)", "No response body.")), True),
+        (OSError(OBJECT.format("UNKNOWN (HTTP status 500)", "No response body.")), True),
+        (OSError(OBJECT.format("NETWORK_CONNECTION", "curlCode: 7, Could not connect to server; Details: ...")), True),
+        (OSError(OBJECT.format("NETWORK_CONNECTION", "curlCode: 28, Timeout was reached")), True),
+        *((OSError(LISTING.format(c, "msg")), True) for c in ("SLOW_DOWN", "THROTTLING", "REQUEST_TIMEOUT")),
+        *((OSError(LISTING.format(c, "msg")), True) for c in ("SERVICE_UNAVAILABLE", "INTERNAL_FAILURE")),
+        (OSError(OBJECT.format("ACCESS_DENIED", "No response body.")), False),
+        *((OSError(LISTING.format(c, "msg")), False) for c in ("NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID")),
+        *((OSError(LISTING.format(c, "msg")), False) for c in ("SIGNATURE_DOES_NOT_MATCH", "REQUEST_TIME_TOO_SKEWED")),
+        (OSError(LISTING.format("UNKNOWN (HTTP status 400)", "Unable to parse ExceptionName: ExpiredToken")), False),
+        (OSError(OBJECT.format("UNKNOWN (HTTP status 501)", "No response body.")), False),
+        (OSError(OBJECT.format("UNKNOWN (HTTP status 301)", "No response body.")), False),
+        *((OSError(n, "x"), True) for n in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EIO, errno.ESTALE)),
+        *((OSError(n, "x"), True) for n in (errno.EAGAIN, errno.EBUSY, errno.ENOSPC, errno.EDQUOT)),
+        *((OSError(n, "x"), False) for n in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)),
+        *((OSError(n, "x"), False) for n in (errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)),
+        (ConnectionResetError("gone"), True),
+        (TimeoutError("late"), True),
+        (OSError("something else"), False),
+        (ValueError("HTTP status 503"), False),
+    ],
+)
+def test_only_what_can_pass_is_waited_for(error, may_pass):
+    assert passes(error) is may_pass
+    assert passes(pickle.loads(pickle.dumps(error))) is may_pass, "as it comes from another process"
 
 
 @pytest.mark.parametrize("broken", ["", '{"checkpoint_results": [{"checkpoint_dir_na', "[]", "gone"])
