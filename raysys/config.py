@@ -313,6 +313,13 @@ MAY_CHANGE = frozenset(
 """Keys that say how a run is computed and not what: they may change when it is continued. All others decide its result."""
 
 
+SWEEP_MAY_CHANGE = MAY_CHANGE - {"train.max_bad_steps", "train.patience"} | {
+    *("search.num_trials", "search.max_concurrent"),
+    *("search.top_k", "search.top_k_seeds"),
+}
+"""The same for a sweep, which may also get more trials. Trials do not heed `train.num_workers` and when a run validates."""
+
+
 OFTEN_CHANGED = (
     *("name", "storage", "data.root", "data.datasets", "data.exclude_leaks", "data.scan"),
     *("model.window_samples", "model.backbone.width", "model.backbone.num_layers", "mask.ratio"),

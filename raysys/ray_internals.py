@@ -10,8 +10,10 @@ from typing import Any
 
 import ray
 import ray.train.v2._internal.execution.context
+from ray import cloudpickle
 from ray._private.internal_api import memory_summary
 from ray._private.services import find_bootstrap_address
+from ray.train._internal.storage import get_fs_and_path
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 WorkersNotStarted = WorkerGroupStartupTimeoutError
@@ -22,6 +24,10 @@ GCS_PORT = "RAY_GCS_SERVER_PORT"
 """Sets the port of a cluster that starts, so that its address is known before; else two clusters on a machine mix up."""
 SESSION_STATE = "experiment_state-{}.json"
 """Ray Tune's state of a sweep, by the time when its driver began; under another name a killed sweep begins anew."""
+
+
+SEARCH_STATES = ("basic-variant-state-{}.json", "search_gen_state-{}.json")
+"""Ray Tune's state of who proposes trials, of random draws and of other searchers; pickled, whatever their names say."""
 
 
 def running_cluster(temp_dir: str | None) -> str | None:
@@ -82,6 +88,36 @@ def session_files(storage) -> list[Path]:
         return []
     before, after = SESSION_STATE.split("{}")
     return list(folder.glob(f"*{state.name.removeprefix(before).removesuffix(after)}*"))
+
+
+def renew_search(content: bytes, storage: str, num_samples: int, max_concurrent: int | None) -> bytes:
+    """Returns what Ray Tune saved of who proposes trials, for a sweep that goes on in another place or with other numbers.
+
+    `Tuner.restore` keeps the number of samples, how many run at a time and the folder of trials that are not yet begun.
+    Without it a sweep cannot be given more trials, and one whose folder was moved writes into the old one.
+
+    Args:
+        content: of the file of a name in `SEARCH_STATES`.
+        storage: folder or URL that holds the sweep's folder.
+        num_samples: of the sweep, not fewer than before.
+        max_concurrent: trials that run at a time; None: as many as there is room for.
+    """
+    state = cloudpickle.loads(content)
+    fs, path = get_fs_and_path(storage)
+    iterators = state.get("_iterators", [])
+    specs = [iterator.unresolved_spec for iterator in iterators] or [state["experiment"].spec]
+    more = num_samples - specs[0]["num_samples"]
+    for spec in specs:
+        spec["num_samples"] = num_samples
+        spec["storage"].storage_filesystem, spec["storage"].storage_fs_path = fs, path
+    for iterator in iterators:
+        iterator.num_samples, iterator.num_samples_left = num_samples, iterator.num_samples_left + more
+    prefix = "_" if iterators else ""
+    state[f"{prefix}total_samples"] = state[f"{prefix}total_samples"] * num_samples // (num_samples - more)
+    state[f"{prefix}finished"] = state[f"{prefix}finished"] and not more
+    limiter = state if iterators else state.get("name:ConcurrencyLimiter", {})
+    limiter["max_concurrent"] = max_concurrent or (0 if iterators else num_samples)
+    return cloudpickle.dumps(state)
 
 
 def num_failures(trial) -> int:

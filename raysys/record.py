@@ -53,12 +53,11 @@ def write_run(
         ValueError: the run exists and its data or a key outside `may_change` differ; the message lists the keys.
     """
     run = Location(directory)
-    if not (run / "config.json").exists():
+    if (began := began_with(run)) is None:
         run.make_folder()
         (run / "record.json").write_json(record)
         (run / "config.json").write_json(config.to_dict())
         return config
-    began = RunConfig.from_dict((run / "config.json").read_json())
     history = (run / "record.json").read_json()
     changed = differences(began, config)
     refused = {key: values for key, values in changed.items() if key not in may_change}
@@ -74,6 +73,12 @@ def write_run(
     history["continuations"] = [*history.get("continuations", []), again]
     (run / "record.json").write_json(history)
     return began
+
+
+def began_with(run: Location) -> RunConfig | None:
+    """Returns the configuration that a run or sweep began with; None if there is none yet."""
+    file = run / "config.json"
+    return RunConfig.from_dict(file.read_json()) if file.exists() else None
 
 
 def _check_data(directory: str, began: str, now: str) -> None:

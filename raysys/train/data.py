@@ -1,9 +1,11 @@
 """What a training run reads, prepared once and shared by all workers and trials."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 
 from raysys.config import RunConfig
@@ -13,7 +15,9 @@ from raysys.data.in_memory import load_into_memory
 from raysys.data.leakage import leak_report
 from raysys.data.plan import Plan
 from raysys.data.windows import Traces
+from raysys.evaluate.probe import P, S, frame_labels
 
+log = logging.getLogger(__name__)
 _FIXED_SEED = 20_200_101
 """Of the validation and probe windows: the same for every run."""
 
@@ -55,7 +59,8 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
     """Returns what a run of this configuration reads.
 
     Raises:
-        ValueError, FileNotFoundError: bad data sets (naming file and fix), or no validation windows.
+        ValueError, FileNotFoundError: bad data sets (naming file and fix), no validation windows, or `train.patience` with
+            a probe that has no labels.
     """
     corpus = load_corpus(config.data)
     training, dev = select(corpus, "train"), select(corpus, "dev")
@@ -63,7 +68,7 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
         raise ValueError(f"data.datasets={config.data.datasets}: no trace in the dev split, so nothing to validate on")
     traces = Traces.from_table(training)
     window = config.model.window_samples
-    return TrainingData(
+    data = TrainingData(
         plan=train_plan(config.data, traces, config.train.seed),
         fingerprint=fingerprint(corpus),
         contents={"sets": summary(corpus), "leaks": leak_report(corpus)},
@@ -72,3 +77,37 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
         probe_fit=fixed_windows(training, config.probe.fit_windows, window, _FIXED_SEED + 1, labelled=True),
         probe_score=fixed_windows(dev, config.probe.score_windows, window, _FIXED_SEED + 2, labelled=True),
     )
+    if lacks := probe_lacks(config, data):
+        if config.train.patience is not None:
+            check_objective(config, lacks, f"train.patience={config.train.patience}", "--train.patience None")
+        log.warning("there will be no probe/* scores: %s", lacks)
+    return data
+
+
+def probe_lacks(config: RunConfig, data: TrainingData) -> str:
+    """Returns which labels the probe needs and does not find, with those of every data set; empty where it finds all."""
+    center = np.array([config.model.encoder.frame_center(frame) for frame in range(config.model.num_frames)])
+    lacks = []
+    for split, name in (("train", "probe_fit"), ("dev", "probe_score")):
+        labels = frame_labels(data.get(name), center, config.probe)
+        lacks += [f"{wave} in {split}" for wave, number in (("P", P), ("S", S)) if not (labels == number).any()]
+    if not lacks:
+        return ""
+    sets = [f"{row['dataset']} P {row['p_labels']}, S {row['s_labels']}" for row in data.contents["sets"]]
+    return f"no onsets of {', '.join(lacks)} (labelled traces in all splits: {'; '.join(sets)})"
+
+
+def check_objective(config: RunConfig, lacks: str, who: str, instead: str = "") -> None:
+    """Raises a ValueError if `search.objective` is a score of a probe without labels.
+
+    Args:
+        config: of the run.
+        lacks: see `probe_lacks`.
+        who: needs the objective.
+        instead: another way out.
+    """
+    if lacks and config.search.objective.startswith("probe/"):
+        ways = ["--search.objective val/top1_tie", *([instead] if instead else []), "data sets with picks of both"]
+        raise ValueError(
+            f"{who} goes by search.objective={config.search.objective!r}, and there are {lacks}: take {', or '.join(ways)}"
+        )

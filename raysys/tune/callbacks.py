@@ -18,7 +18,14 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from raysys.location import Location
-from raysys.ray_internals import SESSION_STATE, forgive_failure, num_failures, session_files
+from raysys.ray_internals import (
+    SEARCH_STATES,
+    SESSION_STATE,
+    forgive_failure,
+    num_failures,
+    renew_search,
+    session_files,
+)
 from raysys.train.checkpoint import FILES
 
 log = logging.getLogger(__name__)
@@ -35,18 +42,30 @@ class ThinCheckpoints(tune.Callback):
 
     Args:
         budget: windows of a trial in full.
+        workers: folder in which nested trials keep their checkpoints.
     """
 
-    def __init__(self, budget: int):
-        self._budget = budget
+    def __init__(self, budget: int, workers: Location):
+        self._budget, self._workers = budget, workers
 
     def on_trial_complete(self, iteration, trials, trial, **info):
-        path = trial.checkpoint.path if trial.checkpoint else trial.last_result.get("checkpoint_path")
+        path = trial.checkpoint.path if trial.checkpoint else nested_checkpoint(self._workers, trial.last_result)
         if path is None or trial.last_result.get("windows", self._budget) >= self._budget:
             return
         fs, file = trial.storage.storage_filesystem, f"{path}/optim.safetensors"
         if fs.get_file_info(file).is_file:
             fs.delete_file(file)
+
+
+def nested_checkpoint(workers: Location, result: dict[str, Any]) -> str | None:
+    """Returns the path of the checkpoint that a nested trial reported, where it lies now: a sweep's folder may be moved.
+
+    Args:
+        workers: folder in which nested trials keep their checkpoints.
+        result: the last one of the trial.
+    """
+    path = result.get("checkpoint_path")
+    return path and "/".join([workers.path, *path.rstrip("/").split("/")[-2:]])
 
 
 class ForgiveLostNodes(tune.Callback):
@@ -196,7 +215,7 @@ def repair_state(sweep: Location) -> bool:
     """
     sweep.refresh()  # Ray Tune writes through a file system of its own
     if not (sweep / STATE).exists():  # killed before it was written, or begun without it
-        return tune.Tuner.can_restore(sweep.url)
+        return bool(sweep.glob(SESSION_STATE.format("*")))
     with zipfile.ZipFile(io.BytesIO((sweep / STATE).read())) as archive:
         for file in sweep.glob(SESSION_STATE.format("*")):
             file.remove()  # Ray Tune takes the newest, which may be half a file
@@ -207,6 +226,14 @@ def repair_state(sweep: Location) -> bool:
         if not _is_whole(sweep / checkpoint):
             _replace(sweep, checkpoint)
     return True
+
+
+def renew_state(sweep: Location, num_samples: int, max_concurrent: int | None) -> None:
+    """Makes the state of a sweep (`repair_state`) one of so many samples, so many trials at a time, and of where it lies now."""
+    for pattern in SEARCH_STATES:
+        for file in sweep.glob(pattern.format("*"))[-1:]:
+            storage = sweep.url.removesuffix(f"/{sweep.name}")
+            file.write(renew_search(file.read(), storage, num_samples, max_concurrent))
 
 
 def _is_whole(checkpoint: Location) -> bool:

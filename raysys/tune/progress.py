@@ -6,10 +6,16 @@ import time
 from ray import tune
 
 from raysys.console import duration
+from raysys.tune.results import reason_of
 
 log = logging.getLogger(__name__)
 _DONE = ("TERMINATED", "ERROR")
 """Of Ray Tune, what a trial is that does not go on."""
+
+
+def _reason(trial) -> str:
+    error = trial.get_error()
+    return reason_of(error) if error else "no reason was given"
 
 
 class ProgressLines(tune.Callback):
@@ -34,8 +40,11 @@ class ProgressLines(tune.Callback):
             self._standing(trials, trial, result),
         )
 
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        log.warning("trial %s failed and goes on from its last checkpoint: %s", trial.trial_id, _reason(trial))
+
     def on_trial_error(self, iteration, trials, trial, **info):
-        log.warning("trial %s failed: %s", trial.trial_id, trial.error_file or "see its folder")
+        log.warning("trial %s failed: %s (%s)", trial.trial_id, _reason(trial), trial.error_file or "see its folder")
 
     def _standing(self, trials, trial, result) -> str:
         """Trials done, running and waiting, and what is left without early stopping, at the pace since this process began."""

@@ -7,6 +7,7 @@ import pyarrow.fs
 import pytest
 import ray
 
+from raysys.location import Location
 from raysys.tune import progress
 from raysys.tune.callbacks import ForgiveLostNodes, ThinCheckpoints
 from raysys.tune.progress import ProgressLines
@@ -38,16 +39,18 @@ def test_a_line_names_the_trial_as_its_folder_and_tells_how_far_it_and_the_sweep
 @pytest.mark.parametrize("registered", [True, False])
 @pytest.mark.parametrize(("windows", "left"), [(99, {"model"}), (100, {"model", "optim"})])
 def test_only_trials_that_were_stopped_lose_their_optimiser_state(tmp_path, registered, windows, left):
+    checkpoint = tmp_path / "workers" / "train-x" / "step4"
+    checkpoint.mkdir(parents=True)
     for name in ("model", "optim"):
-        (tmp_path / f"{name}.safetensors").write_text("")
+        (checkpoint / f"{name}.safetensors").write_text("")
     stopped = trial(storage=SimpleNamespace(storage_filesystem=pyarrow.fs.LocalFileSystem()))
     stopped.last_result = {"windows": windows}
     if registered:
-        stopped.checkpoint = SimpleNamespace(path=str(tmp_path))
+        stopped.checkpoint = SimpleNamespace(path=str(checkpoint))
     else:
-        stopped.last_result["checkpoint_path"] = str(tmp_path)
-    ThinCheckpoints(budget=100).on_trial_complete(0, [], stopped)
-    assert {path.stem for path in tmp_path.iterdir()} == left
+        stopped.last_result["checkpoint_path"] = "/where/it/was/workers/train-x/step4"
+    ThinCheckpoints(100, Location(tmp_path / "workers")).on_trial_complete(0, [], stopped)
+    assert {path.stem for path in checkpoint.iterdir()} == left
 
 
 @pytest.fixture
