@@ -59,8 +59,7 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
     """Returns what a run of this configuration reads.
 
     Raises:
-        ValueError, FileNotFoundError: bad data sets (naming file and fix), no validation windows, or `train.patience` with
-            a probe that has no labels.
+        ValueError, FileNotFoundError: bad data sets (naming file and fix), or no validation windows.
     """
     corpus = load_corpus(config.data)
     training, dev = select(corpus, "train"), select(corpus, "dev")
@@ -78,8 +77,6 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
         probe_score=fixed_windows(dev, config.probe.score_windows, window, _FIXED_SEED + 2, labelled=True),
     )
     if lacks := probe_lacks(config, data):
-        if config.train.patience is not None:
-            check_objective(config, lacks, f"train.patience={config.train.patience}", "--train.patience None")
         log.warning("there will be no probe/* scores: %s", lacks)
     return data
 
@@ -97,17 +94,20 @@ def probe_lacks(config: RunConfig, data: TrainingData) -> str:
     return f"no onsets of {', '.join(lacks)} (labelled traces in all splits: {'; '.join(sets)})"
 
 
-def check_objective(config: RunConfig, lacks: str, who: str, instead: str = "") -> None:
-    """Raises a ValueError if `search.objective` is a score of a probe without labels.
+def check_objective(config: RunConfig, data: TrainingData, *, ranks: bool = False) -> None:
+    """Raises a ValueError if something goes by `search.objective` and that is a score of a probe without labels.
 
     Args:
         config: of the run.
-        lacks: see `probe_lacks`.
-        who: needs the objective.
-        instead: another way out.
+        data: that it reads.
+        ranks: trials are ranked by the objective; else only `train.patience` goes by it, if it is set.
     """
-    if lacks and config.search.objective.startswith("probe/"):
-        ways = ["--search.objective val/top1_tie", *([instead] if instead else []), "data sets with picks of both"]
+    patience, objective = config.train.patience, config.search.objective
+    if not (ranks or patience is not None) or not objective.startswith("probe/"):
+        return
+    if lacks := probe_lacks(config, data):
+        who, instead = ("a sweep", "") if ranks else (f"train.patience={patience}", ", or --train.patience None")
         raise ValueError(
-            f"{who} goes by search.objective={config.search.objective!r}, and there are {lacks}: take {', or '.join(ways)}"
+            f"{who} goes by search.objective={objective!r}, and there are {lacks}: take --search.objective val/top1_tie"
+            f"{instead}, or data sets with picks of both"
         )

@@ -19,7 +19,7 @@ from raysys.console import configure_logging
 from raysys.location import Location
 from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
 from raysys.record import run_record, write_run
-from raysys.train.data import prepare_training_data
+from raysys.train.data import check_objective, prepare_training_data
 from raysys.train.loop import Budget, Trainer
 from raysys.train.reporter import TrainReporter
 from raysys.train.storage import RemoteLogs, newest_checkpoint, repair_checkpoint_list
@@ -43,6 +43,7 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     connect()
     require(wanted(config), f"{least_workers(config)} workers of a run")
     data = prepare_training_data(config)
+    check_objective(config, data)
     run = run_location(config)
     record = run_record(config, data.fingerprint, data.contents)
     began = write_run(run.url, config, record, may_change=MAY_CHANGE)

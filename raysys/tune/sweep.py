@@ -17,7 +17,7 @@ from raysys.cluster import connect, require
 from raysys.config import SWEEP_MAY_CHANGE, RunConfig
 from raysys.location import Location
 from raysys.record import began_with, run_record, write_run
-from raysys.train.data import TrainingData, check_objective, prepare_training_data, probe_lacks
+from raysys.train.data import TrainingData, check_objective, prepare_training_data
 from raysys.train.driver import run_location
 from raysys.train.loop import Budget
 from raysys.tune.callbacks import ForgiveLostNodes, KeepState, OptunaJournal, ThinCheckpoints, renew_state, repair_state
@@ -67,8 +67,7 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     folder = run_location(config)
     _check_growth(folder, config)
     data = prepare_training_data(config)
-    if config.search.objective.startswith("probe/"):
-        check_objective(config, probe_lacks(config, data), "a sweep")
+    check_objective(config, data, ranks=True)
     record = run_record(config, data.fingerprint, data.contents)
     write_run(folder.url, own, record, may_change=SWEEP_MAY_CHANGE)
     budget = Budget.of(config, data.plan.epoch_windows)
