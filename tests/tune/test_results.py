@@ -23,7 +23,12 @@ def result(name, windows=BUDGET, objective=0.5, error=None, healthy=True, reason
         for w, score in ((windows // 2, objective / 2), (windows, objective))
     ]
     config = config or {"mask.ratio": 0.5}
-    last = reports[-1] | {"trial_id": name, "reason": reason, "config": config, "checkpoint_path": f"/was/train-{name}/last"}
+    last = reports[-1] | {
+        "trial_id": name,
+        "reason": reason,
+        "config": config,
+        "checkpoint_path": f"/was/train-{name}/last",
+    }
     return Result(last, None, error, f"/runs/trial_{name}", pd.DataFrame(reports))
 
 
