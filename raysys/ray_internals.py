@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray._private.state
 import ray.train.v2._internal.execution.context
 from ray import cloudpickle
 from ray._private.internal_api import memory_summary
 from ray._private.services import find_bootstrap_address
+from ray.core.generated import gcs_pb2
 from ray.train._internal.storage import get_fs_and_path
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 WorkersNotStarted = WorkerGroupStartupTimeoutError
 """What a `ControllerError` holds when no machines came for the workers: the run waits then; without it, it would give up."""
@@ -118,6 +121,31 @@ def renew_search(content: bytes, storage: str, num_samples: int, max_concurrent:
     limiter = state if iterators else state.get("name:ConcurrencyLimiter", {})
     limiter["max_concurrent"] = max_concurrent or (0 if iterators else num_samples)
     return cloudpickle.dumps(state)
+
+
+def free_abandoned_groups() -> int:
+    """Gives back what Ray Train has reserved for workers that never started; returns of how many groups.
+
+    Ray Train 2.60 forgets the placement group of workers whose start failed, and Ray keeps it until the job ends: without
+    this it takes the place of the next attempt, or of other trials. Only groups of this job are freed whose maker, the
+    controller of a Ray Train run, is dead: nobody can use them any more.
+    """
+    if not ray.is_initialized():
+        return 0
+    accessor, job = ray._private.state.state._connect_and_get_accessor(), ray.get_runtime_context().get_job_id()
+    groups = [gcs_pb2.PlacementGroupTableData.FromString(raw) for raw in accessor.get_placement_group_table()]
+    left = [
+        group
+        for group in groups
+        if group.creator_job_id.hex() == job
+        and not ray.ActorID(group.creator_actor_id).is_nil()  # which counts as dead: a driver's, Ray Tune's of its trials
+        and group.creator_actor_dead
+        and not group.is_detached
+        and group.state != gcs_pb2.PlacementGroupTableData.REMOVED
+    ]
+    for group in left:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+    return len(left)
 
 
 def num_failures(trial) -> int:

@@ -17,7 +17,7 @@ from raysys.cluster import connect, quieten, require
 from raysys.config import MAY_CHANGE, RunConfig
 from raysys.console import configure_logging
 from raysys.location import Location
-from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted
+from raysys.ray_internals import CHECKPOINT_LIST, WorkersNotStarted, free_abandoned_groups
 from raysys.record import run_record, write_run
 from raysys.train.data import check_objective, prepare_training_data
 from raysys.train.loop import Budget, Trainer
@@ -82,6 +82,7 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
     run, waiting_since = run_location(config), None
     while True:
         before = newest_checkpoint(run)
+        free_abandoned_groups()  # of the attempt before
         try:
             result = _fit_once(config, arguments)
         except ray.train.WorkerGroupError as error:

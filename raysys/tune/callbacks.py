@@ -22,6 +22,7 @@ from raysys.ray_internals import (
     SEARCH_STATES,
     SESSION_STATE,
     forgive_failure,
+    free_abandoned_groups,
     num_failures,
     renew_search,
     session_files,
@@ -105,6 +106,31 @@ class ForgiveLostNodes(tune.Callback):
                 self._failures[name] = num_failures(trial)
             if node in dead or time.monotonic() > until:
                 del self._suspects[name]
+
+
+class FreeAbandonedGroups(tune.Callback):
+    """Gives back the resources of nested trials whose workers could not start; see `free_abandoned_groups`."""
+
+    _WATCH_S, _PAUSE_S = 60.0, 2.0
+    """For so long after a failure, or the start, since Ray notices the end of a controller a little later; and how often."""
+
+    def __init__(self):
+        self._next = time.monotonic()
+        self._until = self._next + self._WATCH_S
+
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        self._until = time.monotonic() + self._WATCH_S
+
+    on_trial_error = on_trial_recover
+
+    def on_step_begin(self, iteration, trials, **info):
+        now = time.monotonic()
+        if self._next <= now < self._until:
+            self._next = now + self._PAUSE_S
+            if freed := free_abandoned_groups():
+                log.warning(
+                    "%d trials whose workers could not start had kept their resources, which are free now", freed
+                )
 
 
 class OptunaJournal(tune.Callback):

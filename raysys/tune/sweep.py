@@ -20,7 +20,15 @@ from raysys.record import began_with, run_record, write_run
 from raysys.train.data import TrainingData, check_objective, prepare_training_data
 from raysys.train.driver import run_location
 from raysys.train.loop import Budget
-from raysys.tune.callbacks import ForgiveLostNodes, KeepState, OptunaJournal, ThinCheckpoints, renew_state, repair_state
+from raysys.tune.callbacks import (
+    ForgiveLostNodes,
+    FreeAbandonedGroups,
+    KeepState,
+    OptunaJournal,
+    ThinCheckpoints,
+    renew_state,
+    repair_state,
+)
 from raysys.tune.progress import ProgressLines
 from raysys.tune.ranking import REPEAT_OF, repeat_points
 from raysys.tune.results import trial_rows, tuned_values, write_results
@@ -170,6 +178,7 @@ def _tuner(
                 ProgressLines(num_trials, budget.windows),
                 ThinCheckpoints(budget.windows, run_location(config) / "workers"),
                 ForgiveLostNodes(),
+                FreeAbandonedGroups(),
                 KeepState(),
                 *callbacks,
             ],

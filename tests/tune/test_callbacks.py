@@ -8,8 +8,8 @@ import pytest
 import ray
 
 from raysys.location import Location
-from raysys.tune import progress
-from raysys.tune.callbacks import ForgiveLostNodes, ThinCheckpoints
+from raysys.tune import callbacks, progress
+from raysys.tune.callbacks import ForgiveLostNodes, FreeAbandonedGroups, ThinCheckpoints
 from raysys.tune.progress import ProgressLines
 
 
@@ -34,6 +34,33 @@ def test_a_line_names_the_trial_as_its_folder_and_tells_how_far_it_and_the_sweep
         "trial ab_00001   50 %  objective 0.2500  collapsed  (0 done, 2 running, 2 waiting; up to about 11 min left)",
         "trial ab_00000   50 %  objective 0.2500  healthy  (1 done, 1 running, 2 waiting; up to about 11 min left)",
     ]
+
+
+def test_a_trial_that_failed_says_why_in_one_line(caplog):
+    lines, failed = ProgressLines(num_trials=1, budget=1), trial("ab_00000", error_file="error.txt")
+    failed.get_error = lambda: RuntimeError("Traceback:\n  File x\nValueError: too much of it")
+    lines.on_trial_recover(0, [failed], failed)
+    lines.on_trial_error(0, [failed], failed)
+    failed.get_error = lambda: None
+    lines.on_trial_error(0, [failed], failed)
+    assert [record.message for record in caplog.records] == [
+        "trial ab_00000 failed and goes on from its last checkpoint: ValueError: too much of it",
+        "trial ab_00000 failed: ValueError: too much of it (error.txt)",
+        "trial ab_00000 failed: no reason was given (error.txt)",
+    ]
+
+
+def test_abandoned_resources_are_looked_for_at_the_start_and_after_a_failure(monkeypatch):
+    clock, looked = [0.0], []
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(callbacks, "free_abandoned_groups", lambda: looked.append(clock[0]))
+    free = FreeAbandonedGroups()
+    for now in (0.0, 1.0, 2.0, 61.0):
+        clock[0] = now
+        free.on_step_begin(0, [])
+    free.on_trial_error(0, [], trial())
+    free.on_step_begin(0, [])
+    assert looked == [0.0, 2.0, 61.0]
 
 
 @pytest.mark.parametrize("registered", [True, False])
