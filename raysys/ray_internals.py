@@ -138,7 +138,9 @@ def free_abandoned_groups() -> int:
         group
         for group in groups
         if group.creator_job_id.hex() == job
-        and not ray.ActorID(group.creator_actor_id).is_nil()  # which counts as dead: a driver's, Ray Tune's of its trials
+        and not ray.ActorID(
+            group.creator_actor_id
+        ).is_nil()  # which counts as dead: a driver's, Ray Tune's of its trials
         and group.creator_actor_dead
         and not group.is_detached
         and group.state != gcs_pb2.PlacementGroupTableData.REMOVED

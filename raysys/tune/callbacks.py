@@ -28,6 +28,7 @@ from raysys.ray_internals import (
     session_files,
 )
 from raysys.train.checkpoint import FILES
+from raysys.tune.outcome import last_failure, nested_checkpoint
 
 log = logging.getLogger(__name__)
 JOURNAL = "optuna.log"
@@ -56,17 +57,6 @@ class ThinCheckpoints(tune.Callback):
         fs, file = trial.storage.storage_filesystem, f"{path}/optim.safetensors"
         if fs.get_file_info(file).is_file:
             fs.delete_file(file)
-
-
-def nested_checkpoint(workers: Location, result: dict[str, Any]) -> str | None:
-    """Returns the path of the checkpoint that a nested trial reported, where it lies now: a sweep's folder may be moved.
-
-    Args:
-        workers: folder in which nested trials keep their checkpoints.
-        result: the last one of the trial.
-    """
-    path = result.get("checkpoint_path")
-    return path and "/".join([workers.path, *path.rstrip("/").split("/")[-2:]])
 
 
 class ForgiveLostNodes(tune.Callback):
@@ -167,7 +157,7 @@ class OptunaJournal(tune.Callback):
     def on_trial_error(self, iteration, trials, trial, **info):
         if self._path:
             storage, number = self._trial(trial)
-            storage.set_trial_user_attr(number, "reason", str(trial.get_error()).strip().split("\n")[-1])
+            storage.set_trial_user_attr(number, "reason", last_failure(trial))
             storage.set_trial_state_values(number, TrialState.FAIL)
 
     def _trial(self, trial) -> tuple[JournalStorage, int]:

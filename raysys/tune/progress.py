@@ -6,16 +6,11 @@ import time
 from ray import tune
 
 from raysys.console import duration
-from raysys.tune.results import reason_of
+from raysys.tune.outcome import last_failure
 
 log = logging.getLogger(__name__)
 _DONE = ("TERMINATED", "ERROR")
 """Of Ray Tune, what a trial is that does not go on."""
-
-
-def _reason(trial) -> str:
-    error = trial.get_error()
-    return reason_of(error) if error else "no reason was given"
 
 
 class ProgressLines(tune.Callback):
@@ -41,10 +36,12 @@ class ProgressLines(tune.Callback):
         )
 
     def on_trial_recover(self, iteration, trials, trial, **info):
-        log.warning("trial %s failed and goes on from its last checkpoint: %s", trial.trial_id, _reason(trial))
+        log.warning("trial %s failed and goes on from its last checkpoint: %s", trial.trial_id, last_failure(trial))
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        log.warning("trial %s failed: %s (%s)", trial.trial_id, _reason(trial), trial.error_file or "see its folder")
+        log.warning(
+            "trial %s failed: %s (%s)", trial.trial_id, last_failure(trial), trial.error_file or "see its folder"
+        )
 
     def _standing(self, trials, trial, result) -> str:
         """Trials done, running and waiting, and what is left without early stopping, at the pace since this process began."""

@@ -9,7 +9,7 @@ from ray.tune import Result, ResultGrid
 
 from raysys.config import RunConfig
 from raysys.location import Location
-from raysys.tune.callbacks import nested_checkpoint
+from raysys.tune.outcome import nested_checkpoint, reason_of
 from raysys.tune.ranking import REPEAT_OF, ranked, with_means
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _trial_row(result: Result, budget_windows: int, resources: dict[str, float])
         "trial": _name(result),
         REPEAT_OF: _repeat_of(result),
         "status": status,
-        "reason": reason_of(result.error) if result.error else metrics.get("reason", ""),
+        "reason": reason_of(str(result.error)) or repr(result.error) if result.error else metrics.get("reason", ""),
         "failures": _failures(result),
         "windows": windows,
         "budget_windows": budget_windows,
@@ -99,12 +99,6 @@ def _trial_row(result: Result, budget_windows: int, resources: dict[str, float])
         **_tuned(result),
         **{name: value for name, value in metrics.items() if name.startswith(_SCALARS)},
     }
-
-
-def reason_of(error: BaseException) -> str:
-    """Returns the exception that ended a trial, on one line."""
-    lines = [line.strip() for line in str(error).strip().split("\n") if line.strip()]
-    return next((line for line in lines if "died" in line or "killed" in line), lines[-1] if lines else repr(error))
 
 
 def _failures(result: Result) -> int:

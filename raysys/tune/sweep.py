@@ -3,6 +3,7 @@
 import functools
 import itertools
 import logging
+import math
 import signal
 import threading
 from collections.abc import Sequence
@@ -122,7 +123,9 @@ def _search(config: RunConfig, space: dict[str, Any], trainable, budget: Budget,
         max_concurrent_trials=_concurrency(config) if search.searcher == "tpe" else None,
     )
     callbacks = (journal, *callbacks)
-    return _tuner(config, storage, config.name, trainable, space, tune_config, budget, search.num_trials, *callbacks)
+    points = math.prod(len(domain["grid_search"]) for domain in space.values() if isinstance(domain, dict))
+    trials = search.num_trials * points
+    return _tuner(config, storage, config.name, trainable, space, tune_config, budget, trials, *callbacks)
 
 
 def _repeated(config: RunConfig, points: list[dict[str, Any]], trainable, budget: Budget) -> list[tune.ResultGrid]:

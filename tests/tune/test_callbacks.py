@@ -36,12 +36,15 @@ def test_a_line_names_the_trial_as_its_folder_and_tells_how_far_it_and_the_sweep
     ]
 
 
-def test_a_trial_that_failed_says_why_in_one_line(caplog):
-    lines, failed = ProgressLines(num_trials=1, budget=1), trial("ab_00000", error_file="error.txt")
-    failed.get_error = lambda: RuntimeError("Traceback:\n  File x\nValueError: too much of it")
+def test_a_trial_that_failed_says_why_in_one_line(caplog, tmp_path):
+    lines, failed = ProgressLines(1, budget=1), trial("ab_00000", error_file="error.txt", local_path=str(tmp_path))
+    error = tmp_path / "error.txt"
+    error.write_text(
+        "Failure # 1 (now)\nit died\nFailure # 2 (then)\nTraceback:\n  File x\nValueError: too much of it\n"
+    )
     lines.on_trial_recover(0, [failed], failed)
     lines.on_trial_error(0, [failed], failed)
-    failed.get_error = lambda: None
+    error.unlink()
     lines.on_trial_error(0, [failed], failed)
     assert [record.message for record in caplog.records] == [
         "trial ab_00000 failed and goes on from its last checkpoint: ValueError: too much of it",
