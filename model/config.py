@@ -2,19 +2,21 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from model.bounds import BelowOne, Bounds, Count, Inside, NotNegative, Positive, check_bounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderConfig:
     """Waveform to latent frames: strided convolutions, as in wav2vec 2.0 (Baevski et al. 2020, section 2)."""
 
-    width: int = 256
+    width: Count = 256
     """Channels of every convolution, and of the features that are quantised."""
-    num_layers: int = 2
+    num_layers: Count = 2
     """Convolutions; each halves the rate, so 2 turn 100 Hz samples into 25 frames a second."""
-    kernel: int = 3
-    stride: int = 2
+    kernel: Count = 3
+    stride: Count = 2
 
     def frame_center(self, frame: float) -> float:
         """Returns the sample (0 is the first one) that a frame is centred on, e.g. 4 j for frame j of the default.
@@ -27,28 +29,31 @@ class EncoderConfig:
             step *= self.stride
         return middle + step * frame
 
+    def __post_init__(self):
+        check_bounds(self, "model.encoder")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneConfig:
     """The bidirectional mLSTM U-Net (Beck et al. 2024, xLSTM, for the mLSTM)."""
 
-    width: int = 128
+    width: Count = 128
     """Channels of the finest level; each coarser level has `expand` times as many."""
-    num_layers: int = 3
+    num_layers: Count = 3
     """Layers in each stage. Stages: one per level going down, and one per finer level going up again."""
-    pool: tuple[int, ...] = (4, 4)
+    pool: tuple[Count, ...] = (4, 4)
     """Frames folded into one between a level and the next coarser one."""
-    expand: int = 2
-    num_heads: int = 4
-    up_factor: float = 2.0
+    expand: Count = 2
+    num_heads: Count = 4
+    up_factor: Positive = 2.0
     """Width of the mLSTM's inner space over the width of its level."""
-    conv_kernel: int = 4
-    qkv_block: int = 4
+    conv_kernel: Count = 4
+    qkv_block: Count = 4
     """Size of the blocks of the block-diagonal query, key and value projections."""
-    gate_cap: float | None = 15.0
+    gate_cap: Positive | None = 15.0
     """Gate pre-activations x become cap * tanh(x / cap); None leaves them as they are (as xlstm does)."""
-    ffn_factor: float = 1.6
-    dropout: float = 0.1
+    ffn_factor: Positive = 1.6
+    dropout: BelowOne = 0.1
     direction_weights: Literal["shared", "separate"] = "shared"
     """One set of mLSTM weights for both time directions, or one for each."""
     kernel: Literal["auto", "reference", "torch", "triton", "xlstm"] = "auto"
@@ -65,6 +70,7 @@ class BackboneConfig:
         return 8 * math.ceil(self.ffn_factor * width / 8)
 
     def __post_init__(self):
+        check_bounds(self, "model.backbone")
         inner = self.width * self.up_factor
         if inner % (self.num_heads * self.qkv_block):
             raise ValueError(
@@ -72,18 +78,19 @@ class BackboneConfig:
                 f"{self.num_heads} x qkv_block={self.qkv_block} does not divide: take a width that is a multiple of "
                 f"{self.num_heads * self.qkv_block}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"backbone.dropout={self.dropout} must lie in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PickerConfig:
     """The head of a phase picker, on top of the backbone."""
 
-    width: int = 64
+    width: Count = 64
     """Channels of the head."""
-    kernel: int = 7
+    kernel: Count = 7
     """Samples that each of its two wide convolutions sees."""
+
+    def __post_init__(self):
+        check_bounds(self, "picker")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,30 +98,29 @@ class QuantizerConfig:
     """Discrete targets. "gumbel" is the product quantizer of wav2vec 2.0; the others are alternatives behind the same face."""
 
     kind: Literal["gumbel", "ema", "residual", "fsq", "hierarchical", "none"] = "gumbel"
-    num_groups: int = 2
-    num_codes: int = 320
+    num_groups: Count = 2
+    num_codes: Annotated[int, Bounds(2)] = 320
     """Codes in each group."""
-    code_dim: int = 128
+    code_dim: Count = 128
     logits: Literal["linear", "distance"] = "linear"
     scale_logits: bool = False
     """Divide the logits by sqrt(width). Off: it makes nearly all targets noise at the start of training."""
-    gumbel_start: float = 2.0
-    gumbel_end: float = 0.5
+    gumbel_start: Positive = 2.0
+    gumbel_end: Positive = 0.5
     """The Gumbel temperature falls from start to end along a cosine over the full budget."""
-    ema_decay: float = 0.8
+    ema_decay: BelowOne = 0.8
     """Of the codebooks of "ema" and "residual", per step."""
-    commitment: float = 0.25
+    commitment: NotNegative = 0.25
     """Weight of the commitment loss of "ema" and "residual" (van den Oord et al. 2017, equation 3)."""
-    revive_below: float = 0.1
+    revive_below: NotNegative = 0.1
     """Codes of "ema" and "residual" used less often than this times 1 / num_codes are set to a random frame."""
     rotation_trick: bool = False
     """Gradient of "ema" and "residual" by rotation (Fifty et al. 2024) instead of straight-through."""
-    fsq_levels: tuple[int, ...] = (8, 8, 5)
+    fsq_levels: tuple[Annotated[int, Bounds(2)], ...] = (8, 8, 5)
     """Levels of each dimension of "fsq"; their product is num_codes."""
 
     def __post_init__(self):
-        if self.num_codes < 2 or self.num_groups < 1:
-            raise ValueError(f"quantizer.num_codes={self.num_codes} must be >= 2 and num_groups={self.num_groups} >= 1")
+        check_bounds(self, "model.quantizer")
         if self.kind == "fsq" and math.prod(self.fsq_levels) != self.num_codes:
             raise ValueError(
                 f"quantizer.fsq_levels={self.fsq_levels} make {math.prod(self.fsq_levels)} codes, not num_codes="
@@ -131,15 +137,16 @@ class QuantizerConfig:
 class ModelConfig:
     """Everything that fixes the shapes of the weights."""
 
-    window_samples: int = 4096
+    window_samples: Count = 4096
     """Samples of one window at 100 Hz."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
-    target_dim: int = 256
+    target_dim: Count = 256
     """Width of the space in which contexts and targets are compared."""
 
     def __post_init__(self):
+        check_bounds(self, "model")
         fold = self.samples_per_coarse_frame
         if self.window_samples % fold:
             raise ValueError(
@@ -173,49 +180,39 @@ class ModelConfig:
 class MaskConfig:
     """Spans of frames hidden from the backbone."""
 
-    ratio: float = 0.65
+    ratio: Inside = 0.65
     """Fraction of the frames that are really masked ("exact"), or the start probability x span ("wav2vec2")."""
-    span_frames: int = 10
+    span_frames: Count = 10
     mode: Literal["exact", "wav2vec2"] = "exact"
 
     def __post_init__(self):
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"mask.ratio={self.ratio} must lie in (0, 1): the search space is 0.35 to 0.8")
-        if self.span_frames < 1:
-            raise ValueError(f"mask.span_frames={self.span_frames} must be at least 1")
+        check_bounds(self, "mask")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossConfig:
     """InfoNCE and the diversity of the codebook."""
 
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """Similarities are divided by it; the first value of an annealed or learned one."""
     temperature_mode: Literal["fixed", "annealed", "learned"] = "fixed"
-    temperature_end: float = 0.1
+    temperature_end: Positive = 0.1
     """Last value of an annealed temperature (cosine over the full budget)."""
     similarity: Literal["cosine", "dot", "l2"] = "cosine"
-    num_negatives: int = 100
+    num_negatives: Count = 100
     """Frames that each masked frame is told from."""
     negatives: Literal["row", "expected", "pool", "mixed", "hard", "queue"] = "row"
     """Where negatives come from: drawn from the masked frames of the same window (row), the same with every frame
     weighted by its expected count (expected), the whole batch (pool), half and half (mixed), the most similar of the
     row (hard), a memory bank (queue)."""
-    pool_frames: int = 2048
+    pool_frames: Count = 2048
     """Candidates drawn anew in every step for the negatives of pool, mixed and queue; each counts K / pool_frames times."""
-    queue_frames: int = 16384
+    queue_frames: Count = 16384
     """Frames that the memory bank remembers."""
-    diversity_lambda: float = 0.1
+    diversity_lambda: NotNegative = 0.1
     diversity: Literal["linear", "entropy"] = "linear"
     frames: Literal["masked", "all"] = "masked"
     """Frames that count for the diversity."""
 
     def __post_init__(self):
-        if self.temperature <= 0:
-            raise ValueError(f"loss.temperature={self.temperature} must be positive: the usual value is 0.1")
-        if self.num_negatives < 1:
-            raise ValueError(f"loss.num_negatives={self.num_negatives} must be at least 1: the usual value is 100")
-        if self.diversity_lambda < 0:
-            raise ValueError(
-                f"loss.diversity_lambda={self.diversity_lambda} must not be negative: the usual value is 0.1"
-            )
+        check_bounds(self, "loss")

@@ -8,10 +8,22 @@ import dataclasses
 import difflib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from model.bounds import (
+    AboveZero,
+    BelowOne,
+    Bounds,
+    Count,
+    NotNegative,
+    Part,
+    Positive,
+    Whole,
+    check_bounds,
+    check_value,
+)
 from model.config import LossConfig, MaskConfig, ModelConfig
 from raysys.codebook_health import COLLAPSED_BELOW
 
@@ -28,26 +40,26 @@ class DataConfig:
     """Local folder for the indices of SeisBench folders."""
     reader: Literal["ray", "process"] = "ray"
     """"ray": Ray Data tasks anywhere in the cluster read the windows. "process": threads of the training process."""
-    alpha: float = 1.0
+    alpha: NotNegative = 1.0
     """Data set d gets a share of an epoch proportional to its size ** alpha (1: as it is, 0: equal shares)."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, NotNegative] = field(default_factory=dict)
     """Shares by hand, by data set name; they replace `alpha`."""
-    crops_per_visit: int = 1
+    crops_per_visit: Count = 1
     """Windows cut from a trace each time an epoch visits it."""
-    run_rows: int = 16
+    run_rows: Count = 16
     """Neighbouring traces of a file that are visited together, so that reads stay sequential."""
-    shuffle_rows: int = 8192
+    shuffle_rows: Count = 8192
     """Traces that are shuffled among each other, a multiple of `run_rows`."""
-    block_rows: int = 1024
+    block_rows: Count = 1024
     """Windows in a Ray Data block; the nearest multiple of the batch size is used."""
-    blocks_per_task: int = 16
+    blocks_per_task: Count = 16
     """Blocks that one read task makes, one after the other; between two tasks a reader waits for some 35 ms."""
-    cpus_per_read: float = 1.0
+    cpus_per_read: Positive = 1.0
     """Of a read task, as Ray counts them."""
-    segment_rows: int = 1 << 20
+    segment_rows: Count = 1 << 20
     """Windows per worker in one execution of the Ray Data plan."""
-    prefetch_batches: int = 4
-    split_seed: int = 0
+    prefetch_batches: Count = 4
+    split_seed: Whole = 0
     """Decides the split of data sets that come without one (by event, station or time). Shards keep the splits that they
     were prepared with, and refuse another seed."""
     scan: bool = False
@@ -59,14 +71,11 @@ class DataConfig:
     """Leave out training traces of earthquakes that any data set of the run evaluates on (its dev or test split)."""
     shard_dtype: Literal["float32", "float16"] = "float32"
     """Samples in the shards that `jobs.prepare` writes; float16 has one scale a trace and no mean."""
-    shard_mb: int = 256
+    shard_mb: Count = 256
     """Size of a shard, before float16 halves it."""
 
     def __post_init__(self):
-        if self.alpha < 0:
-            raise ValueError(f"data.alpha={self.alpha} must not be negative: 1 is proportional, 0 is uniform")
-        if self.shard_mb < 1:
-            raise ValueError(f"data.shard_mb={self.shard_mb} must be at least 1")
+        check_bounds(self, "data")
         if not self.datasets:
             raise ValueError("data.datasets is empty: name at least one data set, or all8")
 
@@ -75,43 +84,40 @@ class DataConfig:
 class OptimConfig:
     """AdamW with a cosine schedule over the full budget."""
 
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate. While fewer workers than planned are there, it falls with the square root of the batch."""
-    quantizer_lr: float | None = None
+    quantizer_lr: NotNegative | None = None
     """Peak learning rate of the quantizer; None takes `lr`."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.95)
+    weight_decay: NotNegative = 0.1
     """Not applied to norms, biases, gates and the codebook."""
-    warmup: float = 0.2
+    warmup: BelowOne = 0.2
     """Fraction of the budget over which the learning rate rises linearly."""
-    clip: float = 1.0
-    accumulate: int = 1
+    clip: Positive = 1.0
+    accumulate: Count = 1
     """Micro-batches per optimiser step."""
 
     def __post_init__(self):
-        if self.lr <= 0:
-            raise ValueError(f"optim.lr={self.lr} must be positive: the usual value is 1e-3")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"optim.warmup={self.warmup} must lie in [0, 1): it is a fraction of the budget")
+        check_bounds(self, "optim")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
     """The training run itself."""
 
-    seed: int = 0
+    seed: Annotated[int, Bounds(0, 100_000_000)] = 0
     """Of the weights, the order of windows, masks and negatives."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Windows per worker and micro-batch."""
-    epochs: float = 50.0
+    epochs: NotNegative = 50.0
     """Budget in passes over the training split."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Budget in optimiser steps; replaces `epochs`."""
-    num_workers: int = 1
+    num_workers: Count = 1
     """Ray Train workers, each with a GPU of its own where `device` is "cuda"."""
-    min_workers: int | None = None
+    min_workers: Count | None = None
     """Makes the run elastic between `min_workers` and `num_workers`."""
-    cpus_per_worker: float = 1.0
+    cpus_per_worker: Positive = 1.0
     device: Literal["cuda", "cpu"] = "cuda"
     """What workers and trials compute on, and ask Ray for: a run waits for GPUs rather than go on without them."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -121,33 +127,28 @@ class TrainConfig:
     start of a process, or 20 s where the compiler's caches are filled."""
     deterministic: bool = False
     """Use PyTorch's deterministic algorithms: slower on a GPU, the same bits in every run of the same versions."""
-    validations_per_epoch: float = 4.0
-    validate_every: int | None = None
+    validations_per_epoch: Positive = 4.0
+    validate_every: Count | None = None
     """Steps between validations; replaces `validations_per_epoch`."""
-    patience: int | None = None
+    patience: Count | None = None
     """Validations in a row without a better `search.objective` after which the run ends; None: it uses up its budget."""
-    val_windows: int = 2048
+    val_windows: Count = 2048
     """Fixed validation windows, the same for every seed, world size and resume."""
-    keep_checkpoints: int = 2
-    max_failures: int = 3
+    keep_checkpoints: Count = 2
+    max_failures: Whole = 3
     """Failures (errors, lost workers and machines) without a new checkpoint between them, after which the run gives up;
     machines that are taken away with notice do not count."""
-    wait_for_nodes_h: float = 24.0
+    wait_for_nodes_h: NotNegative = 24.0
     """Hours that a run waits for machines for its workers, or for its storage, before it gives up."""
-    log_every: int = 20
+    log_every: Count = 20
     """Steps between two lines in the console and in TensorBoard."""
-    max_bad_steps: int = 20
+    max_bad_steps: Count = 20
     """Skipped steps (NaN or spike) in a row after which the run stops."""
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise ValueError(f"train.batch_size={self.batch_size} must be at least 1")
+        check_bounds(self, "train")
         if self.max_steps is None and self.epochs <= 0:
             raise ValueError(f"train.epochs={self.epochs} must be positive, or set train.max_steps")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"train.patience={self.patience} must be at least 1, or None for a run of the full budget")
-        if self.num_workers < 1:
-            raise ValueError(f"train.num_workers={self.num_workers} must be at least 1")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             raise ValueError(
                 f"train.min_workers={self.min_workers} must lie between 1 and train.num_workers={self.num_workers}"
@@ -158,16 +159,19 @@ class TrainConfig:
 class ProbeConfig:
     """The comparable score: a closed-form linear probe for P, S and noise on frozen features."""
 
-    fit_windows: int = 1024
+    fit_windows: Count = 1024
     """Labelled windows of the training split that fit the probe."""
-    score_windows: int = 1024
+    score_windows: Count = 1024
     """Labelled windows of the dev split that score it."""
-    ridge: float = 1e-3
+    ridge: Positive = 1e-3
     """Relative to the mean variance of a feature."""
-    before_s: float = 0.1
+    before_s: NotNegative = 0.1
     """A frame counts as P or S from this long before the pick ..."""
-    after_s: float = 0.5
+    after_s: Positive = 0.5
     """... to this long after it."""
+
+    def __post_init__(self):
+        check_bounds(self, "probe")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,53 +187,40 @@ class SearchConfig:
     """Dotted key = uniform(a, b), loguniform(a, b), randint(a, b), choice(...) or grid(...)."""
     objective: Literal["probe/macro_ap", "val/top1_tie"] = "probe/macro_ap"
     """What trials are ranked by; both follow a protocol that no tuned value changes."""
-    num_trials: int = 24
+    num_trials: Count = 24
     """Configurations that are tried."""
     searcher: Literal["random", "tpe"] = "random"
     """"tpe": Optuna's, over all keys together."""
     scheduler: Literal["asha", "pbt", "pb2", "none"] = "asha"
     """"asha" stops the worse trials at rungs. "pbt" and "pb2" let the worst quarter go on, at every report, from
     checkpoints of the best quarter with changed values; pb2 chooses those by a Gaussian process."""
-    reduction_factor: int = 3
+    reduction_factor: Annotated[int, Bounds(2)] = 3
     """Of the trials at a rung of ASHA, one in so many goes on."""
-    brackets: int = 1
+    brackets: Count = 1
     """Of ASHA: trials are dealt to so many ladders of rungs, each of which begins one rung later than the one before."""
-    grace: float = 0.25
+    grace: AboveZero = 0.25
     """Fraction of the budget before which no trial is stopped or changed; not shorter than the learning-rate warm-up."""
-    rungs_per_budget: int = 8
+    rungs_per_budget: Count = 8
     """Reports a trial makes over its budget."""
-    workers_per_trial: int = 1
+    workers_per_trial: Count = 1
     """1: a plain Tune function. More: a nested Ray Train run."""
-    gpus_per_trial: float = 1.0
+    gpus_per_trial: Annotated[float, Bounds(0, ends="(]", hint="set train.device=cpu for trials without GPUs")] = 1.0
     """Of a GPU machine. Fractions let trials share a GPU: worse for a model that fills one as `base` does, better for small
     ones (docs/search.md, "Several trials on one GPU")."""
-    cpus_per_trial: float = 1.0
-    max_concurrent: int | None = None
-    max_failures: int = 1
+    cpus_per_trial: Positive = 1.0
+    max_concurrent: Count | None = None
+    max_failures: Whole = 1
     """Times that a trial that died goes on from its last checkpoint before it is given up."""
-    top_k: int = 0
+    top_k: Whole = 0
     """So many of the best configurations are run again, to the full budget with other seeds, and ranked by their mean."""
-    top_k_seeds: int = 3
+    top_k_seeds: Count = 3
     """Other seeds for each of the `top_k`."""
-    min_perplexity_fraction: float = COLLAPSED_BELOW
+    min_perplexity_fraction: Part = COLLAPSED_BELOW
     """Hard perplexity over the validation set, as a fraction of all codes, below which a codebook has collapsed: a run raises
     an alarm, and a trial does not pass the health gate (`raysys.codebook_health`)."""
 
     def __post_init__(self):
-        if self.reduction_factor < 2:
-            raise ValueError(f"search.reduction_factor={self.reduction_factor} must be at least 2")
-        if not 0 < self.grace <= 1:
-            raise ValueError(f"search.grace={self.grace} must lie in (0, 1]: it is a fraction of the budget")
-        if self.gpus_per_trial <= 0:
-            raise ValueError(
-                f"search.gpus_per_trial={self.gpus_per_trial} must be positive; set train.device=cpu for trials without GPUs"
-            )
-        if self.brackets < 1:
-            raise ValueError(f"search.brackets={self.brackets} must be at least 1")
-        if self.top_k < 0 or self.top_k_seeds < 1:
-            raise ValueError(
-                f"search.top_k={self.top_k} must not be negative and search.top_k_seeds={self.top_k_seeds} at least 1"
-            )
+        check_bounds(self, "search")
         if self.scheduler in ("pbt", "pb2") and self.searcher != "random":
             raise ValueError(
                 f"search.scheduler={self.scheduler!r} chooses values itself: set search.searcher='random', not "
@@ -313,6 +304,13 @@ MAY_CHANGE = frozenset(
 """Keys that say how a run is computed and not what: they may change when it is continued. All others decide its result."""
 
 
+SWEEP_MAY_CHANGE = MAY_CHANGE - {"train.max_bad_steps", "train.patience"} | {
+    *("search.num_trials", "search.max_concurrent"),
+    *("search.top_k", "search.top_k_seeds"),
+}
+"""The same for a sweep, which may also get more trials. Trials do not heed `train.num_workers` and when a run validates."""
+
+
 OFTEN_CHANGED = (
     *("name", "storage", "data.root", "data.datasets", "data.exclude_leaks", "data.scan"),
     *("model.window_samples", "model.backbone.width", "model.backbone.num_layers", "mask.ratio"),
@@ -334,6 +332,15 @@ def keys(config: Any, prefix: str = "") -> dict[str, Any]:
         value = getattr(config, f.name)
         out |= keys(value, f"{prefix}{f.name}.") if dataclasses.is_dataclass(value) else {prefix + f.name: value}
     return out
+
+
+def check_key(config: RunConfig, key: str, value: Any) -> None:
+    """Raises a ValueError if a dotted key can never hold a value, whatever the others are."""
+    *path, leaf = key.split(".")
+    node: Any = config
+    for part in path:
+        node = getattr(node, part)
+    check_value(type(node), leaf, value, ".".join(path))
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:

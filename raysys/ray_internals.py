@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray._private.state
 import ray.train.v2._internal.execution.context
+from ray import cloudpickle
 from ray._private.internal_api import memory_summary
 from ray._private.services import find_bootstrap_address
+from ray.core.generated import gcs_pb2
+from ray.train._internal.storage import get_fs_and_path
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 WorkersNotStarted = WorkerGroupStartupTimeoutError
 """What a `ControllerError` holds when no machines came for the workers: the run waits then; without it, it would give up."""
@@ -27,6 +32,8 @@ SESSION_STATE = "experiment_state-{}.json"
 """Ray Tune's state of a sweep, by the time when its driver began; under another name a killed sweep begins anew."""
 
 
+SEARCH_STATES = ("basic-variant-state-{}.json", "search_gen_state-{}.json")
+"""Ray Tune's state of who proposes trials, of random draws and of other searchers; pickled, whatever their names say."""
 _ABORT_S = 3.0
 
 
@@ -106,6 +113,63 @@ def session_files(storage) -> list[Path]:
         return []
     before, after = SESSION_STATE.split("{}")
     return list(folder.glob(f"*{state.name.removeprefix(before).removesuffix(after)}*"))
+
+
+def renew_search(content: bytes, storage: str, num_samples: int, max_concurrent: int | None) -> bytes:
+    """Returns what Ray Tune saved of who proposes trials, for a sweep that goes on in another place or with other numbers.
+
+    `Tuner.restore` keeps the number of samples, how many run at a time and the folder of trials that are not yet begun.
+    Without it a sweep cannot be given more trials, and one whose folder was moved writes into the old one.
+
+    Args:
+        content: of the file of a name in `SEARCH_STATES`.
+        storage: folder or URL that holds the sweep's folder.
+        num_samples: of the sweep, not fewer than before.
+        max_concurrent: trials that run at a time; None: as many as there is room for.
+    """
+    state = cloudpickle.loads(content)
+    fs, path = get_fs_and_path(storage)
+    iterators = state.get("_iterators", [])
+    specs = [iterator.unresolved_spec for iterator in iterators] or [state["experiment"].spec]
+    more = num_samples - specs[0]["num_samples"]
+    for spec in specs:
+        spec["num_samples"] = num_samples
+        spec["storage"].storage_filesystem, spec["storage"].storage_fs_path = fs, path
+    for iterator in iterators:
+        iterator.num_samples, iterator.num_samples_left = num_samples, iterator.num_samples_left + more
+    prefix = "_" if iterators else ""
+    state[f"{prefix}total_samples"] = state[f"{prefix}total_samples"] * num_samples // (num_samples - more)
+    state[f"{prefix}finished"] = state[f"{prefix}finished"] and not more
+    limiter = state if iterators else state.get("name:ConcurrencyLimiter", {})
+    limiter["max_concurrent"] = max_concurrent or (0 if iterators else num_samples)
+    return cloudpickle.dumps(state)
+
+
+def free_abandoned_groups() -> int:
+    """Gives back what Ray Train has reserved for workers that never started; returns of how many groups.
+
+    Ray Train 2.60 forgets the placement group of workers whose start failed, and Ray keeps it until the job ends: without
+    this it takes the place of the next attempt, or of other trials. Only groups of this job are freed whose maker, the
+    controller of a Ray Train run, is dead: nobody can use them any more.
+    """
+    if not ray.is_initialized():
+        return 0
+    accessor, job = ray._private.state.state._connect_and_get_accessor(), ray.get_runtime_context().get_job_id()
+    groups = [gcs_pb2.PlacementGroupTableData.FromString(raw) for raw in accessor.get_placement_group_table()]
+    left = [
+        group
+        for group in groups
+        if group.creator_job_id.hex() == job
+        and not ray.ActorID(
+            group.creator_actor_id
+        ).is_nil()  # which counts as dead: a driver's, Ray Tune's of its trials
+        and group.creator_actor_dead
+        and not group.is_detached
+        and group.state != gcs_pb2.PlacementGroupTableData.REMOVED
+    ]
+    for group in left:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+    return len(left)
 
 
 def num_failures(trial) -> int:

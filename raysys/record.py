@@ -57,8 +57,9 @@ def write_run(
 ) -> RunConfig:
     """Returns the configuration that the run began with, after it is written down or found to be the same.
 
-    A new run gets config.json and record.json, and uncommitted.diff where the code differs from its commit. They stay as they are when it is continued; every continuation adds its
-    command, code, machine and changed keys to the list "continuations" of record.json.
+    A new run gets config.json and record.json, and uncommitted.diff where the code differs from its commit. They stay as
+    they are when it is continued; every continuation adds its command, code, machine and changed keys to the list
+    "continuations" of record.json.
 
     Args:
         directory: folder or URL of the run.
@@ -68,19 +69,19 @@ def write_run(
         kind: what the folder is of.
 
     Raises:
-        ValueError: the folder holds something of another kind, or the run exists and its data or a key outside `may_change` differ; the message lists the keys.
+        ValueError: the folder holds something of another kind, or the run exists and its data or a key outside
+            `may_change` differ; the message lists the keys.
     """
     refuse_credentials(config)
     run = Location(directory)
     _check_kind(run, kind)
     record = record | {"kind": kind}
-    if not (run / "config.json").exists():
+    if (began := began_with(run)) is None:
         run.make_folder()
         _write_diff(run, record, "")
         (run / "record.json").write_json(record)
         (run / "config.json").write_json(config.to_dict())
         return config
-    began = RunConfig.from_dict((run / "config.json").read_json())
     history = (run / "record.json").read_json()
     changed = differences(began, config)
     refused = {key: values for key, values in changed.items() if key not in may_change}
@@ -99,6 +100,12 @@ def write_run(
     history["continuations"] = [*history.get("continuations", []), again]
     (run / "record.json").write_json(history)
     return began
+
+
+def began_with(run: Location) -> RunConfig | None:
+    """Returns the configuration that a run or sweep began with; None if there is none yet."""
+    file = run / "config.json"
+    return RunConfig.from_dict(file.read_json()) if file.exists() else None
 
 
 def note_devices(run: Location, devices: list[str]) -> None:

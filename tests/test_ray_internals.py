@@ -1,24 +1,31 @@
 """What the project uses of Ray without a promise is there in the installed version, and does what it is used for."""
 
+import gc
 import inspect
 import json
 import logging
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 import ray.train._internal.storage
+from ray import cloudpickle, tune
 from ray._private import internal_api, ray_constants
 from ray.train import CheckpointConfig, ControllerError
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.storage import StorageContext
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Experiment, Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.schedulers.pb2 import PB2
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from raysys import ray_internals as internals
 
@@ -102,8 +109,8 @@ def test_the_files_of_the_newest_driver_are_found(trial):
     staging = Path(trial.storage.experiment_driver_staging_path)
     assert internals.session_files(trial.storage) == []
     staging.mkdir(parents=True)
-    for time in ("2026-01-01_00-00-00", "2026-01-02_00-00-00"):
-        for name in (internals.SESSION_STATE.format(time), f"searcher-state-{time}.pkl"):
+    for moment in ("2026-01-01_00-00-00", "2026-01-02_00-00-00"):
+        for name in (internals.SESSION_STATE.format(moment), f"searcher-state-{moment}.pkl"):
             (staging / name).write_text("")
     assert sorted(path.name for path in internals.session_files(trial.storage)) == [
         "experiment_state-2026-01-02_00-00-00.json",
@@ -136,3 +143,94 @@ def test_asha_compares_with_what_was_reported_before(trial):
     asha.on_trial_add(None, third)
     internals.enter_rung(asha, trial, {"windows": 10, "score": 0.9})
     assert asha.on_trial_result(None, third, {"windows": 10, "score": 0.2}) == TrialScheduler.STOP
+
+
+def test_who_proposes_trials_is_given_more_of_them_in_another_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray.train._internal.storage, "_get_ray_train_session_dir", lambda: str(tmp_path / "session"))
+
+    def trains(config):
+        """Nothing: no trial is begun."""
+
+    def proposer() -> BasicVariantGenerator:
+        return BasicVariantGenerator(max_concurrent=1, random_state=3)
+
+    def begun(samples):
+        space = {"a": tune.uniform(0, 1), "b": tune.grid_search([1, 2])}
+        other = proposer()
+        where = {"storage_path": str(tmp_path / "old"), "num_samples": samples}
+        other.add_configurations(Experiment("mine", trains, config=space, **where))
+        return other
+
+    def proposed(other):
+        found = []
+        while trial := other.next_trial():
+            other.on_trial_complete(trial.trial_id)
+            found.append(trial)
+        return found
+
+    old, whole = begun(2), proposed(begun(3))
+    first = proposed(old)
+    assert (len(first), old.is_finished()) == (4, True)
+    content = internals.renew_search(cloudpickle.dumps(old.get_state()), str(tmp_path / "new"), 3, 5)
+    new = proposer()
+    new.set_state(cloudpickle.loads(content))
+    assert (new.max_concurrent, new.total_samples, new.is_finished()) == (5, 6, False)
+    more = proposed(new)
+    assert [trial.config for trial in first + more] == [trial.config for trial in whole], "the draws go on"
+    assert {trial.storage.experiment_fs_path for trial in more} == {str(tmp_path / "new" / "mine")}
+    assert len({trial.trial_id for trial in first + more}) == 6
+
+
+@ray.remote(num_cpus=0)
+class Maker:
+    """Makes placement groups, as the controller of a Ray Train run does."""
+
+    def make(self) -> PlacementGroup:
+        group = placement_group([{"CPU": 0.01}])
+        ray.get(group.ready())
+        return group
+
+
+def states(groups) -> list[str]:
+    return [placement_group_table(group)["state"] for group in groups]
+
+
+@pytest.mark.slow
+def test_only_groups_whose_maker_is_dead_are_given_back(ray_cluster):
+    makers = [Maker.remote(), Maker.remote()]
+    groups = [*ray.get([maker.make.remote() for maker in makers]), placement_group([{"CPU": 0.01}])]
+    ray.get(groups[-1].ready())
+    assert internals.free_abandoned_groups() == 0
+    ray.kill(makers[0])
+    until = time.monotonic() + 30
+    while not (freed := internals.free_abandoned_groups()) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert freed == 1
+    assert internals.free_abandoned_groups() == 0, "once"
+    time.sleep(0.5)
+    assert states(groups) == ["REMOVED", "CREATED", "CREATED"]
+    for group in groups[1:]:
+        remove_placement_group(group)
+
+
+@pytest.mark.slow
+def test_workers_that_could_not_start_give_back_what_they_had(ray_cluster, smoke, tmp_path):
+    """Ray Train does not: this test tells when it does, and `free_abandoned_groups` can go."""
+    free = ray.available_resources()["CPU"]
+    run = ray.train.RunConfig(
+        name="run", storage_path=str(tmp_path), failure_config=ray.train.FailureConfig(controller_failure_limit=0)
+    )
+    trainer = TorchTrainer(lambda: None, torch_config=TorchConfig(backend="none of these"), run_config=run)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ControllerError):
+        trainer.fit()
+    signal.signal(signal.SIGINT, before)  # Ray Train's own handler holds the controller
+    until, freed = time.monotonic() + 30, 0
+    while not freed and time.monotonic() < until:
+        gc.collect()
+        freed = internals.free_abandoned_groups()
+        time.sleep(0.5)
+    assert freed == 1
+    while ray.available_resources().get("CPU", 0) < free and time.monotonic() < until:
+        time.sleep(0.5)
+    assert ray.available_resources()["CPU"] == free

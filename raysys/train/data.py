@@ -1,9 +1,11 @@
 """What a training run reads, prepared once and shared by all workers and trials."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 
 from raysys.config import RunConfig
@@ -13,7 +15,9 @@ from raysys.data.in_memory import load_into_memory
 from raysys.data.leakage import leak_report
 from raysys.data.plan import Plan
 from raysys.data.windows import Traces
+from raysys.evaluate.probe import P, S, frame_labels
 
+log = logging.getLogger(__name__)
 _FIXED_SEED = 20_200_101
 """Of the validation and probe windows: the same for every run."""
 
@@ -63,7 +67,7 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
         raise ValueError(f"data.datasets={config.data.datasets}: no trace in the dev split, so nothing to validate on")
     traces = Traces.from_table(training)
     window = config.model.window_samples
-    return TrainingData(
+    data = TrainingData(
         plan=train_plan(config.data, traces, config.train.seed),
         fingerprint=fingerprint(corpus),
         contents={"sets": summary(corpus), "leaks": leak_report(corpus)},
@@ -72,3 +76,38 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
         probe_fit=fixed_windows(training, config.probe.fit_windows, window, _FIXED_SEED + 1, labelled=True),
         probe_score=fixed_windows(dev, config.probe.score_windows, window, _FIXED_SEED + 2, labelled=True),
     )
+    if lacks := probe_lacks(config, data):
+        log.warning("there will be no probe/* scores: %s", lacks)
+    return data
+
+
+def probe_lacks(config: RunConfig, data: TrainingData) -> str:
+    """Returns which labels the probe needs and does not find, with those of every data set; empty where it finds all."""
+    center = np.array([config.model.encoder.frame_center(frame) for frame in range(config.model.num_frames)])
+    lacks = []
+    for split, name in (("train", "probe_fit"), ("dev", "probe_score")):
+        labels = frame_labels(data.get(name), center, config.probe)
+        lacks += [f"{wave} in {split}" for wave, number in (("P", P), ("S", S)) if not (labels == number).any()]
+    if not lacks:
+        return ""
+    sets = [f"{row['dataset']} P {row['p_labels']}, S {row['s_labels']}" for row in data.contents["sets"]]
+    return f"no onsets of {', '.join(lacks)} (labelled traces in all splits: {'; '.join(sets)})"
+
+
+def check_objective(config: RunConfig, data: TrainingData, *, ranks: bool = False) -> None:
+    """Raises a ValueError if something goes by `search.objective` and that is a score of a probe without labels.
+
+    Args:
+        config: of the run.
+        data: that it reads.
+        ranks: trials are ranked by the objective; else only `train.patience` goes by it, if it is set.
+    """
+    patience, objective = config.train.patience, config.search.objective
+    if not (ranks or patience is not None) or not objective.startswith("probe/"):
+        return
+    if lacks := probe_lacks(config, data):
+        who, instead = ("a sweep", "") if ranks else (f"train.patience={patience}", ", or --train.patience None")
+        raise ValueError(
+            f"{who} goes by search.objective={objective!r}, and there are {lacks}: take --search.objective val/top1_tie"
+            f"{instead}, or data sets with picks of both"
+        )

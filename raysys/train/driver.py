@@ -20,9 +20,9 @@ from raysys.console import configure_logging
 from raysys.credentials import refuse_credentials
 from raysys.lease import hold
 from raysys.location import Location
-from raysys.ray_internals import CHECKPOINT_LIST, InterruptibleTrainer, WorkersNotStarted
+from raysys.ray_internals import CHECKPOINT_LIST, InterruptibleTrainer, WorkersNotStarted, free_abandoned_groups
 from raysys.record import note_devices, run_record, write_run
-from raysys.train.data import prepare_training_data
+from raysys.train.data import check_objective, prepare_training_data
 from raysys.train.loop import Budget, Trainer
 from raysys.train.reporter import TrainReporter
 from raysys.train.stages import BUDGET, plan_stages, planned_workers
@@ -54,6 +54,7 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
 
 def _pretrain(config: RunConfig, run: Location) -> dict[str, Any]:
     data = prepare_training_data(config)
+    check_objective(config, data)
     stages = plan_stages(run, config, data.plan.epoch_windows)
     record = run_record(config, data.fingerprint, data.contents) | {"stages": stages}
     began = write_run(run.url, config, record, may_change=MAY_CHANGE | BUDGET)
@@ -94,6 +95,7 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
     run, waiting_since = run_location(config), None
     while True:
         before = _newest(run)
+        free_abandoned_groups()  # of the attempt before
         try:
             result = _fit_once(config, arguments)
         except ray.train.WorkerGroupError as error:

@@ -260,7 +260,12 @@ class RunLog:
 
 
 def _words(texts: dict[str, str], metrics: dict[str, float]) -> str:
-    return "  ".join(text.format(metrics[name]) for name, text in texts.items() if name in metrics)
+    return "  ".join(text.format(metrics[name]) for name, text in texts.items() if _is_told(name, metrics))
+
+
+def _is_told(name: str, metrics: dict[str, float]) -> bool:
+    """A probe without labels has no score: the run has said so at its start."""
+    return name in metrics and not (name.startswith("probe/") and math.isnan(metrics[name]))
 
 
 def exported_name(name: str) -> str:

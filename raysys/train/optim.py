@@ -85,7 +85,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device)
             "params": parameters,
             "weight_decay": config.weight_decay if decays else 0.0,
             "lr": torch.tensor(0.0, device=device),
-            "peak_lr": (config.quantizer_lr or config.lr) if in_quantizer else config.lr,
+            "peak_lr": config.lr if not in_quantizer or config.quantizer_lr is None else config.quantizer_lr,
         }
         for (in_quantizer, decays), parameters in groups.items()
     ]

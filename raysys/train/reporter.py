@@ -81,9 +81,18 @@ class TrainReporter:
 
 
 class TuneReporter:
-    """Reports to Ray Tune from a plain trial function."""
+    """Reports to Ray Tune from a plain trial function.
+
+    Args:
+        remote_logs: uploaded with every report.
+    """
+
+    def __init__(self, remote_logs: RemoteLogs | None = None):
+        self._remote_logs = remote_logs
 
     def report(self, metrics: Metrics, save: Callable[[Path], None]) -> None:
+        if self._remote_logs:
+            self._remote_logs.upload()  # before the report, at which the trial may be stopped
         with tempfile.TemporaryDirectory() as folder:
             save(Path(folder))
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))

@@ -18,8 +18,17 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
 from raysys.location import Location
-from raysys.ray_internals import SESSION_STATE, forgive_failure, num_failures, session_files
+from raysys.ray_internals import (
+    SEARCH_STATES,
+    SESSION_STATE,
+    forgive_failure,
+    free_abandoned_groups,
+    num_failures,
+    renew_search,
+    session_files,
+)
 from raysys.train.checkpoint import FILES
+from raysys.tune.outcome import last_failure, nested_checkpoint
 
 log = logging.getLogger(__name__)
 JOURNAL = "optuna.log"
@@ -35,13 +44,14 @@ class ThinCheckpoints(tune.Callback):
 
     Args:
         budget: windows of a trial in full.
+        workers: folder in which nested trials keep their checkpoints.
     """
 
-    def __init__(self, budget: int):
-        self._budget = budget
+    def __init__(self, budget: int, workers: Location):
+        self._budget, self._workers = budget, workers
 
     def on_trial_complete(self, iteration, trials, trial, **info):
-        path = trial.checkpoint.path if trial.checkpoint else trial.last_result.get("checkpoint_path")
+        path = trial.checkpoint.path if trial.checkpoint else nested_checkpoint(self._workers, trial.last_result)
         if path is None or trial.last_result.get("windows", self._budget) >= self._budget:
             return
         fs, file = trial.storage.storage_filesystem, f"{path}/optim.safetensors"
@@ -88,6 +98,31 @@ class ForgiveLostNodes(tune.Callback):
                 del self._suspects[name]
 
 
+class FreeAbandonedGroups(tune.Callback):
+    """Gives back the resources of nested trials whose workers could not start; see `free_abandoned_groups`."""
+
+    _WATCH_S, _PAUSE_S = 60.0, 2.0
+    """For so long after a failure, or the start, since Ray notices the end of a controller a little later; and how often."""
+
+    def __init__(self):
+        self._next = time.monotonic()
+        self._until = self._next + self._WATCH_S
+
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        self._until = time.monotonic() + self._WATCH_S
+
+    on_trial_error = on_trial_recover
+
+    def on_step_begin(self, iteration, trials, **info):
+        now = time.monotonic()
+        if self._next <= now < self._until:
+            self._next = now + self._PAUSE_S
+            if freed := free_abandoned_groups():
+                log.warning(
+                    "%d trials whose workers could not start had kept their resources, which are free now", freed
+                )
+
+
 class OptunaJournal(tune.Callback):
     """Writes every report of every trial into an Optuna journal: `optuna-dashboard results/my-sweep/optuna.log`.
 
@@ -122,7 +157,7 @@ class OptunaJournal(tune.Callback):
     def on_trial_error(self, iteration, trials, trial, **info):
         if self._path:
             storage, number = self._trial(trial)
-            storage.set_trial_user_attr(number, "reason", str(trial.get_error()).strip().split("\n")[-1])
+            storage.set_trial_user_attr(number, "reason", last_failure(trial))
             storage.set_trial_state_values(number, TrialState.FAIL)
 
     def _trial(self, trial) -> tuple[JournalStorage, int]:
@@ -196,7 +231,7 @@ def repair_state(sweep: Location) -> bool:
     """
     sweep.refresh()  # Ray Tune writes through a file system of its own
     if not (sweep / STATE).exists():  # killed before it was written, or begun without it
-        return tune.Tuner.can_restore(sweep.url)
+        return bool(sweep.glob(SESSION_STATE.format("*")))
     with zipfile.ZipFile(io.BytesIO((sweep / STATE).read())) as archive:
         for file in sweep.glob(SESSION_STATE.format("*")):
             file.remove()  # Ray Tune takes the newest, which may be half a file
@@ -207,6 +242,14 @@ def repair_state(sweep: Location) -> bool:
         if not _is_whole(sweep / checkpoint):
             _replace(sweep, checkpoint)
     return True
+
+
+def renew_state(sweep: Location, num_samples: int, max_concurrent: int | None) -> None:
+    """Makes the state of a sweep (`repair_state`) one of so many samples, so many trials at a time, and of where it lies now."""
+    for pattern in SEARCH_STATES:
+        for file in sweep.glob(pattern.format("*"))[-1:]:
+            storage = sweep.url.removesuffix(f"/{sweep.name}")
+            file.write(renew_search(file.read(), storage, num_samples, max_concurrent))
 
 
 def _is_whole(checkpoint: Location) -> bool:

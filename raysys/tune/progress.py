@@ -6,6 +6,7 @@ import time
 from ray import tune
 
 from raysys.console import duration
+from raysys.tune.outcome import last_failure
 
 log = logging.getLogger(__name__)
 _DONE = ("TERMINATED", "ERROR")
@@ -34,8 +35,13 @@ class ProgressLines(tune.Callback):
             self._standing(trials, trial, result),
         )
 
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        log.warning("trial %s failed and goes on from its last checkpoint: %s", trial.trial_id, last_failure(trial))
+
     def on_trial_error(self, iteration, trials, trial, **info):
-        log.warning("trial %s failed: %s", trial.trial_id, trial.error_file or "see its folder")
+        log.warning(
+            "trial %s failed: %s (%s)", trial.trial_id, last_failure(trial), trial.error_file or "see its folder"
+        )
 
     def _standing(self, trials, trial, result) -> str:
         """Trials done, running and waiting, and what is left without early stopping, at the pace since this process began."""

@@ -9,6 +9,7 @@ from ray.tune import Result, ResultGrid
 
 from raysys.config import RunConfig
 from raysys.location import Location
+from raysys.tune.outcome import nested_checkpoint, reason_of
 from raysys.tune.ranking import REPEAT_OF, ranked, with_means
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def write_results(
 
     Args:
         sweep: its folder or URL.
-        config: of the sweep.
+        config: that the sweep was started with, before `trial_config`: who trains the best one wants its own workers and reader.
         grids: of the search and, where there are any, of the repeated trials.
         budget_windows: windows of a trial in full.
         resources: CPUs and GPUs that a trial holds.
@@ -52,11 +53,8 @@ def trial_rows(grid: ResultGrid, budget_windows: int, resources: dict[str, float
 
 
 def tuned_values(grid: ResultGrid) -> list[dict[str, Any]]:
-    """Returns trial, tuned (dotted key -> value) and checkpoint (path or None) of every trial."""
-    return [
-        {"trial": _name(r), "tuned": _tuned(r), "checkpoint": _checkpoint(r), REPEAT_OF: _repeat_of(r)}
-        for r in _sorted(grid)
-    ]
+    """Returns trial, tuned (dotted key -> value) and the trial that it repeats ("": none), of every trial."""
+    return [{"trial": _name(r), "tuned": _tuned(r), REPEAT_OF: _repeat_of(r)} for r in _sorted(grid)]
 
 
 def _best(sweep: Location, config: RunConfig, grids: list[ResultGrid], trials: pd.DataFrame) -> dict[str, Any]:
@@ -68,15 +66,16 @@ def _best(sweep: Location, config: RunConfig, grids: list[ResultGrid], trials: p
     if "mean" in top and not math.isnan(top["mean"]):
         spread = None if math.isnan(top["spread"]) else float(top["spread"])
         more = {"value": float(top["mean"]), "spread": spread, "seeds": int(top["seeds"])}
-    found = next(row for row in tuned_values(grids[0]) if row["trial"] == top["trial"])
+    result = next(one for one in grids[0] if _name(one) == top["trial"])
+    tuned = _tuned(result)
     return {
         "trial": top["trial"],
         "objective": config.search.objective,
         "value": float(top["objective"]),
         **more,
-        "tuned": found["tuned"],
-        "checkpoint": found["checkpoint"],
-        "config": config.override(found["tuned"]).override({"name": f"{config.name}-best"}).to_dict(),
+        "tuned": tuned,
+        "checkpoint": _checkpoint(sweep, result),
+        "config": config.override(tuned).override({"name": f"{config.name}-best"}).to_dict(),
     }
 
 
@@ -88,7 +87,7 @@ def _trial_row(result: Result, budget_windows: int, resources: dict[str, float])
         "trial": _name(result),
         REPEAT_OF: _repeat_of(result),
         "status": status,
-        "reason": _reason(result.error) if result.error else metrics.get("reason", ""),
+        "reason": reason_of(str(result.error)) or repr(result.error) if result.error else metrics.get("reason", ""),
         "failures": _failures(result),
         "windows": windows,
         "budget_windows": budget_windows,
@@ -100,12 +99,6 @@ def _trial_row(result: Result, budget_windows: int, resources: dict[str, float])
         **_tuned(result),
         **{name: value for name, value in metrics.items() if name.startswith(_SCALARS)},
     }
-
-
-def _reason(error: BaseException) -> str:
-    """The exception that ended a trial, on one line."""
-    lines = [line.strip() for line in str(error).strip().split("\n") if line.strip()]
-    return next((line for line in lines if "died" in line or "killed" in line), lines[-1] if lines else repr(error))
 
 
 def _failures(result: Result) -> int:
@@ -146,7 +139,7 @@ def _name(result: Result) -> str:
     return (result.metrics or {}).get("trial_id") or result.path.rstrip("/").split("/")[-1]
 
 
-def _checkpoint(result: Result) -> str | None:
+def _checkpoint(sweep: Location, result: Result) -> str | None:
     if result.checkpoint is not None:
         return result.checkpoint.path
-    return (result.metrics or {}).get("checkpoint_path")
+    return nested_checkpoint(sweep / "workers", result.metrics or {})

@@ -10,7 +10,7 @@ from ray.tune.search import sample
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.searcher import Searcher
 
-from raysys.config import RunConfig
+from raysys.config import RunConfig, check_key
 from raysys.ray_internals import enter_rung, set_burn_in
 from raysys.train.loop import Budget
 
@@ -21,17 +21,19 @@ _CHANGEABLE = ("loss.", "mask.", "optim.")
 
 
 def check_space(config: RunConfig, space: dict[str, Any]) -> None:
-    """Checks that the scheduler can work with a search space.
+    """Checks that every value of a search space is one that its key may have, and that the scheduler can work with it.
 
     Args:
         config: with `search.scheduler`, `search.grace` and `optim.warmup`.
         space: dotted key -> domain (`raysys.tune.space.parse_space`).
 
     Raises:
-        ValueError: ASHA, PBT or PB2 would act inside the learning-rate warm-up, or PBT or PB2 would change a value
+        ValueError: a value that a key can never have; ASHA, PBT or PB2 would act inside the learning-rate warm-up, or PBT or PB2 would change a value
             that cannot change or that they cannot handle.
     """
     search = config.search
+    for key, domain in space.items():
+        _check_values(config, key, domain)
     if search.scheduler == "none":
         return
     warmup = _largest(space["optim.warmup"]) if "optim.warmup" in space else config.optim.warmup
@@ -128,6 +130,25 @@ def _inside(domain: Any, value: Any) -> Any:
     if isinstance(domain, sample.Categorical):
         return value
     return min(max(value, domain.lower), domain.upper - isinstance(domain, sample.Integer))
+
+
+def _check_values(config: RunConfig, key: str, domain: Any) -> None:
+    """Checks every choice, or the first and the last number of a range, whose end is not drawn."""
+    if isinstance(domain, dict):
+        values = domain["grid_search"]
+    elif isinstance(domain, sample.Categorical):
+        values = domain.categories
+    elif isinstance(domain, sample.Integer):
+        values = (domain.lower, domain.upper - 1)
+    else:
+        values = (domain.lower, math.nextafter(domain.upper, domain.lower))
+    for value in values:
+        try:
+            check_key(config, key, value)
+        except ValueError as error:
+            raise ValueError(f"search.space: {error}") from None
+        except TypeError:  # no number at all: the trial says so
+            continue
 
 
 def _largest(domain: Any) -> float:

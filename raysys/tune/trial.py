@@ -5,9 +5,11 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
 import ray
 import ray.train
 import torch
@@ -23,6 +25,7 @@ from raysys.train.data import TrainingData
 from raysys.train.driver import check_cuda, run_location, scaling, worker_devices
 from raysys.train.loop import Trainer
 from raysys.train.reporter import Metrics, Reporter, TrainReporter, TuneReporter
+from raysys.train.storage import RemoteLogs
 from raysys.tune.ranking import REPEAT_OF, WORST, judge
 
 log = logging.getLogger(__name__)
@@ -62,23 +65,45 @@ class JudgingReporter:
         self._reporter.report(metrics | judge(metrics, self._config) | place, save)
 
 
+def trial_folder(trial: str) -> str:
+    """Returns the name of a trial's folder among those of its sweep."""
+    return f"trial_{trial}"
+
+
 def single_worker_trial(
-    tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]
+    tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any], folder: Location
 ) -> None:
-    """Trains one trial in the process of its Tune function: about a second to start."""
-    where = {"rank": 0, "world": 1, "log_folder": Path.cwd()}
-    train_trial(tuned, config, data, record, **where, reporter=TuneReporter(), report=tune.report)
+    """Trains one trial in the process of its Tune function: about a second to start.
+
+    Args:
+        tuned: see `train_trial`.
+        config: of `trial_config`.
+        data: the same for all trials.
+        record: what every checkpoint says of its run.
+        folder: that holds the folders of the trials.
+    """
+    with _logs(folder / trial_folder(tune.get_context().get_trial_id())) as (log_folder, remote_logs):
+        where = {"rank": 0, "world": 1, "log_folder": log_folder, "reporter": TuneReporter(remote_logs)}
+        train_trial(tuned, config, data, record, **where, report=tune.report)
 
 
-def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any]) -> None:
-    """Trains one trial as a Ray Train run of several workers; Ray's dashboard must be on, or stopped trials leak."""
+def multi_worker_trial(
+    tuned: dict[str, Any], *, config: RunConfig, data: TrainingData, record: dict[str, Any], folder: Location
+) -> None:
+    """Trains one trial as a Ray Train run of several workers; Ray's dashboard must be on, or stopped trials leak.
+
+    Args: those of `single_worker_trial`.
+    """
     trial = tune.get_context().get_trial_id()
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, num_workers=config.search.workers_per_trial)
     )
     TorchTrainer(
         _train_worker,
-        train_loop_config={"tuned": tuned, "config": config, "data": data, "record": record},
+        train_loop_config={
+            "trial": {"tuned": tuned, "config": config, "data": data, "record": record},
+            "folder": folder / trial_folder(trial),
+        },
         scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
             name=f"train-{trial}",
@@ -93,8 +118,25 @@ def multi_worker_trial(tuned: dict[str, Any], *, config: RunConfig, data: Traini
 
 def _train_worker(args: dict[str, Any]) -> None:
     context = ray.train.get_context()
-    where = {"rank": context.get_world_rank(), "world": context.get_world_size(), "log_folder": None}
-    train_trial(**args, **where, reporter=TrainReporter(), report=ray.train.report)
+    where = {"rank": context.get_world_rank(), "world": context.get_world_size(), "report": ray.train.report}
+    with _logs(args["folder"] if where["rank"] == 0 else None) as (log_folder, remote_logs):
+        reporter = TrainReporter(remote_logs=remote_logs)
+        train_trial(**args["trial"], **where, log_folder=log_folder, reporter=reporter)
+
+
+@contextmanager
+def _logs(folder: Location | None):
+    """Gives the local folder that a trial's logs are written to, and what copies them to its own folder, if it is not that one."""
+    if folder is None:
+        yield None, None
+    elif folder.is_local:
+        yield Path(folder.make_folder().path), None
+    else:
+        remote = RemoteLogs(pafs.PyFileSystem(pafs.FSSpecHandler(folder.fs)), folder.path)
+        try:
+            yield remote.folder, remote
+        finally:
+            remote.upload()  # also what was written after the last report
 
 
 def train_trial(

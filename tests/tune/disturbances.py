@@ -30,26 +30,26 @@ NODE = {"num_cpus": 1, "object_store_memory": 200_000_000}
 FIRST = "00000"
 
 
-def held_trial(tuned: dict[str, Any], *, config: RunConfig, data, record) -> None:
+def held_trial(tuned: dict[str, Any], *, config: RunConfig, data, record, folder) -> None:
     """A trial that writes down its process and does not begin its last quarter, but for the first, and the one in `released`."""
     from ray import tune
 
     from raysys.train.loop import Trainer
     from raysys.tune.trial import single_worker_trial
 
-    step, folder = Trainer._train_step, Path(config.storage) / config.name
+    step, sweep = Trainer._train_step, Path(config.storage) / config.name
     name = tune.get_context().get_trial_id()
 
     def held_step(self, batches) -> None:
         time.sleep(STEP_S)
         if self.windows >= 0.75 * self.budget.windows and not name.endswith(FIRST):
-            (folder / f"waits {name} {os.getpid()}").touch()
-            while (folder / "released").read_text() != name:
+            (sweep / f"waits {name} {os.getpid()}").touch()
+            while (sweep / "released").read_text() != name:
                 time.sleep(0.1)
         step(self, batches)
 
     Trainer._train_step = held_step
-    single_worker_trial(tuned, config=config, data=data, record=record)
+    single_worker_trial(tuned, config=config, data=data, record=record, folder=folder)
 
 
 def waiting(folder: Path) -> dict[int, str]:

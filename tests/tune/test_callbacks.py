@@ -7,8 +7,9 @@ import pyarrow.fs
 import pytest
 import ray
 
-from raysys.tune import progress
-from raysys.tune.callbacks import ForgiveLostNodes, ThinCheckpoints
+from raysys.location import Location
+from raysys.tune import callbacks, progress
+from raysys.tune.callbacks import ForgiveLostNodes, FreeAbandonedGroups, ThinCheckpoints
 from raysys.tune.progress import ProgressLines
 
 
@@ -35,19 +36,51 @@ def test_a_line_names_the_trial_as_its_folder_and_tells_how_far_it_and_the_sweep
     ]
 
 
+def test_a_trial_that_failed_says_why_in_one_line(caplog, tmp_path):
+    lines, failed = ProgressLines(1, budget=1), trial("ab_00000", error_file="error.txt", local_path=str(tmp_path))
+    error = tmp_path / "error.txt"
+    error.write_text(
+        "Failure # 1 (now)\nit died\nFailure # 2 (then)\nTraceback:\n  File x\nValueError: too much of it\n"
+    )
+    lines.on_trial_recover(0, [failed], failed)
+    lines.on_trial_error(0, [failed], failed)
+    error.unlink()
+    lines.on_trial_error(0, [failed], failed)
+    assert [record.message for record in caplog.records] == [
+        "trial ab_00000 failed and goes on from its last checkpoint: ValueError: too much of it",
+        "trial ab_00000 failed: ValueError: too much of it (error.txt)",
+        "trial ab_00000 failed: no reason was given (error.txt)",
+    ]
+
+
+def test_abandoned_resources_are_looked_for_at_the_start_and_after_a_failure(monkeypatch):
+    clock, looked = [0.0], []
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(callbacks, "free_abandoned_groups", lambda: looked.append(clock[0]))
+    free = FreeAbandonedGroups()
+    for now in (0.0, 1.0, 2.0, 61.0):
+        clock[0] = now
+        free.on_step_begin(0, [])
+    free.on_trial_error(0, [], trial())
+    free.on_step_begin(0, [])
+    assert looked == [0.0, 2.0, 61.0]
+
+
 @pytest.mark.parametrize("registered", [True, False])
 @pytest.mark.parametrize(("windows", "left"), [(99, {"model"}), (100, {"model", "optim"})])
 def test_only_trials_that_were_stopped_lose_their_optimiser_state(tmp_path, registered, windows, left):
+    checkpoint = tmp_path / "workers" / "train-x" / "step4"
+    checkpoint.mkdir(parents=True)
     for name in ("model", "optim"):
-        (tmp_path / f"{name}.safetensors").write_text("")
+        (checkpoint / f"{name}.safetensors").write_text("")
     stopped = trial(storage=SimpleNamespace(storage_filesystem=pyarrow.fs.LocalFileSystem()))
     stopped.last_result = {"windows": windows}
     if registered:
-        stopped.checkpoint = SimpleNamespace(path=str(tmp_path))
+        stopped.checkpoint = SimpleNamespace(path=str(checkpoint))
     else:
-        stopped.last_result["checkpoint_path"] = str(tmp_path)
-    ThinCheckpoints(budget=100).on_trial_complete(0, [], stopped)
-    assert {path.stem for path in tmp_path.iterdir()} == left
+        stopped.last_result["checkpoint_path"] = "/where/it/was/workers/train-x/step4"
+    ThinCheckpoints(100, Location(tmp_path / "workers")).on_trial_complete(0, [], stopped)
+    assert {path.stem for path in checkpoint.iterdir()} == left
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def journal(tmp_path):
 
 def report(journal, name, *windows_and_scores, **more):
     """A trial that has reported these scores, the last of them with `more`."""
-    trial = SimpleNamespace(trial_id=name, config=TUNED, last_result={}, get_error=lambda: "line 1\nOSError: gone\n")
+    trial = SimpleNamespace(trial_id=name, config=TUNED, last_result={}, local_path=None)
     for windows, score in windows_and_scores:
         trial.last_result = {"windows": windows, "objective": score, **more}
         journal.on_trial_result(0, [], trial, trial.last_result)
@@ -49,7 +49,10 @@ def test_every_trial_is_shown_with_its_values_scores_and_outcome(journal, tmp_pa
     stopped = report(journal, "b", (50, 0.2), reason="collapsed")
     journal.on_trial_complete(0, [], stopped)
     journal.on_trial_complete(0, [], whole)
-    journal.on_trial_error(0, [], report(journal, "c", (50, 0.1)))
+    failed = report(journal, "c", (50, 0.1))
+    failed.local_path = str(tmp_path)
+    (tmp_path / "error.txt").write_text("line 1\nOSError: gone\n")
+    journal.on_trial_error(0, [], failed)
     report(journal, "d", (50, 0.7))
     study = optuna.load_study(study_name="mine", storage=JournalStorage(JournalFileBackend(str(tmp_path / JOURNAL))))
     assert study.direction == StudyDirection.MAXIMIZE

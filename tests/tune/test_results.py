@@ -23,7 +23,12 @@ def result(name, windows=BUDGET, objective=0.5, error=None, healthy=True, reason
         for w, score in ((windows // 2, objective / 2), (windows, objective))
     ]
     config = config or {"mask.ratio": 0.5}
-    last = reports[-1] | {"trial_id": name, "reason": reason, "config": config, "checkpoint_path": f"/runs/{name}/last"}
+    last = reports[-1] | {
+        "trial_id": name,
+        "reason": reason,
+        "config": config,
+        "checkpoint_path": f"/was/train-{name}/last",
+    }
     return Result(last, None, error, f"/runs/trial_{name}", pd.DataFrame(reports))
 
 
@@ -68,7 +73,8 @@ def test_the_best_is_healthy_and_went_furthest_and_its_file_repeats_it(tmp_path)
         result("d", objective=0.99, healthy=False),
     ]
     best = write_results(Location(tmp_path), CONFIG, [grid], BUDGET, HOLDS)
-    wanted = ("a", 0.6, {"optim.lr": 2e-3}, "/runs/a/last", "probe/macro_ap")
+    checkpoint = str(tmp_path / "workers" / "train-a" / "last")
+    wanted = ("a", 0.6, {"optim.lr": 2e-3}, checkpoint, "probe/macro_ap")
     assert tuple(best[key] for key in ("trial", "value", "tuned", "checkpoint", "objective")) == wanted
     assert json.loads((tmp_path / "best.json").read_text()) == json.loads(json.dumps(best))
     assert read_config(str(tmp_path)) == CONFIG.override({"optim.lr": 2e-3, "name": "smoke-best"})

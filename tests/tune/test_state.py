@@ -131,6 +131,9 @@ def test_a_folder_without_a_state_is_a_new_sweep(sweep_folder):
     assert not repair_state(Location(sweep_folder))
 
 
-def test_a_folder_that_only_ray_tune_wrote_is_gone_on_with(sweep_folder):
+def test_a_folder_that_only_ray_tune_wrote_is_gone_on_with_if_it_holds_a_state(sweep_folder):
+    """Without one Ray Tune would begin anew, and with one trial only."""
     (sweep_folder / "tuner.pkl").write_text("")
+    assert not repair_state(Location(sweep_folder))
+    (sweep_folder / next(iter(SAVED))).write_text("{}")
     assert repair_state(Location(sweep_folder))

@@ -71,7 +71,7 @@ def test_trials_run_to_the_budget_and_the_largest_objective_wins(config, tmp_pat
 
 def test_repeats_run_in_full_in_a_folder_of_their_own(config, tmp_path):
     points = [{"repeat_of": trial, "train.seed": seed} for trial in "ab" for seed in (1, 2)]
-    tuner = module._repeats(config(max_concurrent=3), points, lambda config: None, BUDGET)
+    tuner = module._repeats(config(max_concurrent=3), "seeds", points, lambda config: None, BUDGET)
     run, callbacks = told(tuner)
     assert run[:3] == ({"windows": 1000}, str(tmp_path / "mine"), "seeds")
     assert tuner._local_tuner.param_space == {"repeat": {"grid_search": points}}
