@@ -22,7 +22,7 @@ def test_a_lost_node_a_dead_trial_a_killed_driver_and_ctrl_c_repeat_nothing(smok
         "search.num-trials": 4,
         "search.scheduler": "none",
         "search.rungs-per-budget": 4,
-        "search.min-used-fraction": 0.0,
+        "search.min-perplexity-fraction": 0.0,
         "search.cpus-per-trial": 1.0,
         "search.max-failures": 1,
     }
