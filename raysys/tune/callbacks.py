@@ -101,7 +101,7 @@ class ForgiveLostNodes(tune.Callback):
 class FreeAbandonedGroups(tune.Callback):
     """Gives back the resources of nested trials whose workers could not start; see `free_abandoned_groups`."""
 
-    _WATCH_S, _PAUSE_S = 60.0, 2.0
+    _WATCH_S, _PAUSE_S = 60.0, 5.0
     """For so long after a failure, or the start, since Ray notices the end of a controller a little later; and how often."""
 
     def __init__(self):

@@ -188,7 +188,7 @@ def _tuner(
                 ProgressLines(num_trials, budget.windows),
                 ThinCheckpoints(budget.windows, run_location(config) / "workers"),
                 ForgiveLostNodes(),
-                FreeAbandonedGroups(),
+                *([FreeAbandonedGroups()] if config.search.workers_per_trial > 1 else []),
                 KeepState(),
                 *callbacks,
             ],

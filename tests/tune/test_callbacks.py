@@ -58,12 +58,12 @@ def test_abandoned_resources_are_looked_for_at_the_start_and_after_a_failure(mon
     monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(callbacks, "free_abandoned_groups", lambda: looked.append(clock[0]))
     free = FreeAbandonedGroups()
-    for now in (0.0, 1.0, 2.0, 61.0):
+    for now in (0.0, 1.0, 5.0, 61.0):
         clock[0] = now
         free.on_step_begin(0, [])
     free.on_trial_error(0, [], trial())
     free.on_step_begin(0, [])
-    assert looked == [0.0, 2.0, 61.0]
+    assert looked == [0.0, 5.0, 61.0]
 
 
 @pytest.mark.parametrize("registered", [True, False])
