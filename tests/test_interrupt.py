@@ -79,7 +79,7 @@ def test_ctrl_c_ends_a_run_soon(cluster, smoke, tmp_path, line, values, wait_s):
     words += ["--train.cpus-per-worker=0.5"]
     code, said, seconds = interrupted(words, cluster, line, wait_s)
     assert code == 130, said[-4000:]
-    assert seconds < 20, said[-4000:]  # 8 s on a machine with nothing else to do
+    assert seconds < 20, said[-4000:]  # 15 s, and some for a busy machine
     assert f"Go on with:\npython -m jobs.pretrain smoke {' '.join(words)}\n" in said
     ours = said[said.rindex("interrupted;") :].splitlines()
     assert not any("Traceback" in one for one in ours if "(PlacementGroupCleaner " not in one), said[
