@@ -27,7 +27,7 @@ KEEPS = (
 """Biases, norms, gates, the causal convolution, and numbers that are no maps."""
 
 
-@pytest.mark.parametrize(("quantizer_lr", "expected"), [(None, 0.004), (0.03, 0.03)])
+@pytest.mark.parametrize(("quantizer_lr", "expected"), [(None, 0.004), (0.03, 0.03), (0.0, 0.0)])
 def test_every_parameter_has_the_decay_and_the_rate_of_its_kind(quantizer_lr, expected):
     values = {"loss.temperature_mode": "learned", "optim.lr": 0.004, "optim.weight_decay": 0.3}
     config = SMOKE.override(values | {"optim.quantizer_lr": quantizer_lr})
