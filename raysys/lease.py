@@ -177,6 +177,8 @@ def _release(run: Location, mine: dict[str, Any]) -> None:
     with contextlib.suppress(Exception):
         if (_read(run) or {}).get("id") == mine["id"]:
             (run / LEASE).remove()
+            if run.is_local:
+                os.rmdir(run.path)  # of a start that was refused; one that holds anything stays
 
 
 def _read(run: Location) -> dict[str, Any] | None:

@@ -118,3 +118,12 @@ def test_a_broken_lease_and_a_storage_that_fails_hold_nobody_up(run, monkeypatch
         monkeypatch.setattr(lease, "_read", read)
     assert "could not be renewed" in caplog.text
     assert not (run / LEASE).exists()
+
+
+def test_a_start_that_was_refused_leaves_no_folder_and_one_that_wrote_keeps_it(tmp_path):
+    with pytest.raises(ValueError, match="bad data"), hold(Location(tmp_path / "refused")):
+        raise ValueError("bad data")
+    assert not (tmp_path / "refused").exists()
+    with hold(Location(tmp_path / "begun")):
+        (tmp_path / "begun/config.json").write_text("{}")
+    assert [file.name for file in (tmp_path / "begun").iterdir()] == ["config.json"]
