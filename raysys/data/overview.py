@@ -88,6 +88,8 @@ def _lines(row: dict, part: pa.Table) -> Iterator[str]:
     for wave in "ps":
         yield f"{wave.upper()} picks: {_picks(part, wave)}"
     yield f"left out: {_counts(row.get('left_out', {}))}"
+    if row.get("ignored"):
+        yield f"not used: {_counts(row['ignored'])}"
     flaws = _counts(row.get("kept", {})) if row.get("scanned") else "unknown, nobody has looked (--data.scan does)"
     yield f"flaws of the others: {flaws}"
 

@@ -70,3 +70,12 @@ def test_a_root_that_is_a_data_set_itself_is_refused(config):
     for names in (("all",), ("STEAD",), ("all8",)):
         with pytest.raises(ValueError, match=r"data\.root=.*/stead is itself a data set: give its parent folder"):
             resolve(names, f"{config.root}/stead")
+
+
+def test_what_looks_like_a_pick_and_is_not_understood_is_named(tmp_path):
+    columns = {"split": ["train"] * 2, "trace_P_arrival_sample": [100, -12345], "my_p_pick": [100, 200]}
+    write_set(tmp_path / "mine", list(np.ones((2, 3, 1000), np.float32)), columns=columns)
+    text = overview(DataConfig(root=str(tmp_path), datasets=("all",), cache=str(tmp_path / "cache")))
+    assert "  P picks: 1, from trace_P_arrival_sample (1)\n  S picks: none\n  left out: none\n  not used: " in text
+    for reason in ("onset that is impossible (outside the trace) 1", "my_p_pick"):
+        assert reason in text
