@@ -160,7 +160,11 @@ class Location:
         """
         data = content.encode() if isinstance(content, str) else content
         if not self.is_local:
-            self.fs.pipe_file(self.path, bytes(data))
+            try:
+                self.fs.pipe_file(self.path, bytes(data))
+            except FileNotFoundError:  # behind this URL are folders, which have to be made
+                self.fs.makedirs(os.path.dirname(self.path), exist_ok=True)
+                self.fs.pipe_file(self.path, bytes(data))
             return
         folder, name = os.path.split(self.path)
         os.makedirs(folder, exist_ok=True)

@@ -89,7 +89,7 @@ def test_every_job_runs_in_a_submitted_one(head, miniatures, tmp_path):
     printed = submit(
         head,
         "tests.jobs_in_a_row",
-        f"prepare smoke --data.root {miniatures} --data.datasets STEAD MLAAPDE PNW --out {shards} {common}",
+        f"prepare smoke --data.root {miniatures} --data.datasets STEAD InstanceCounts Iquique --out {shards} {common}",
         f"sweep smoke --name sweep --train.max-steps 4 --search.num-trials 2 --search.min-perplexity-fraction 0.0 {data}",
         f"pretrain --from-run {results}/sweep --name again {data}",
         f"report {results}/again {results}/sweep --out {page}",

@@ -87,7 +87,8 @@ def probe_lacks(config: RunConfig, data: TrainingData) -> str:
     lacks = []
     for split, name in (("train", "probe_fit"), ("dev", "probe_score")):
         labels = frame_labels(data.get(name), center, config.probe)
-        lacks += [f"{wave} in {split}" for wave, number in (("P", P), ("S", S)) if not (labels == number).any()]
+        where = f"in the {len(labels)} labelled windows of {split}"
+        lacks += [f"{wave} {where}" for wave, number in (("P", P), ("S", S)) if not (labels == number).any()]
     if not lacks:
         return ""
     sets = [f"{row['dataset']} P {row['p_labels']}, S {row['s_labels']}" for row in data.contents["sets"]]

@@ -147,7 +147,10 @@ def main(folder: Path, words: list[str]) -> dict[str, Any]:
     second = finished(folder)
 
     # A worker's last words may come later.
-    [command] = [line for line in logs[1].read_text().splitlines() if line.startswith("python -m")]
+    said = logs[1].read_text()
+    commands = [line for line in said.splitlines() if line.startswith("python -m")]
+    assert len(commands) == 1, said[-3000:]
+    [command] = commands
     with logs[2].open("w") as log:
         again = subprocess.run([sys.executable, *shlex.split(command)[1:]], stderr=log)
     return {
