@@ -167,6 +167,6 @@ if __name__ == "__main__":
         held_trial.__name__ = module.single_worker_trial.__name__  # Tune goes on with no other
         module.single_worker_trial = held_trial
         sys.argv[1:] = sys.argv[2:]
-        run(sweep_job)
+        run(sweep_job, goes_on=True)
     else:
         print(json.dumps(main(Path(sys.argv[1]), sys.argv[2:])))
