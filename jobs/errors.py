@@ -38,7 +38,10 @@ def plain_text(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException) -> Iterator[tuple[BaseException, str]]:
-    """Yields what was raised, with its traceback as text: that of a worker of Ray, which Ray keeps in the text of its error, or of this process."""
+    """Yields what was raised, with its traceback as text.
+
+    That is the traceback of this process, or that of a worker, which Ray keeps in the text of its error.
+    """
     # By names and not by classes: a command line that fails before Ray is needed does not wait for its import.
     around = error.__context__
     if _from_task(error):

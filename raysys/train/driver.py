@@ -41,7 +41,8 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     new stage with a learning-rate schedule of its own.
 
     Raises:
-        ValueError: the name is taken by a run with another configuration, a sweep, or a run that another driver writes, or bad data (naming file and fix).
+        ValueError: the name is taken by a run with another configuration, by a sweep, or by a run that another driver
+            writes; or bad data (naming file and fix).
         ray.train.TrainingFailedError: more failures in a row than `train.max_failures`.
     """
     refuse_credentials(config)

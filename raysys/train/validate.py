@@ -21,9 +21,9 @@ BATCH = 128
 def validate(model: PretrainModel, config: RunConfig, data: TrainingData, rank: int, world: int, device: torch.device):
     """Returns val/*, codebook/* and probe/* metrics, and "counts" (G, V), equal on all ranks.
 
-    It computes in the precision of training, by the same kernels. Perplexity and used fraction are those of the hard codes of the whole validation set; a health gate can rely on
-    them. Losses are those of the run's own task and compare only with themselves; `val/top1_tie` and the probe
-    compare between runs.
+    It computes in the precision of training, by the same kernels. Perplexity and used fraction are those of the hard
+    codes of the whole validation set; a health gate can rely on them. Losses are those of the run's own task and compare
+    only with themselves; `val/top1_tie` and the probe compare between runs.
     """
     was_training = model.training
     model.eval()

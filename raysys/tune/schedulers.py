@@ -28,8 +28,8 @@ def check_space(config: RunConfig, space: dict[str, Any]) -> None:
         space: dotted key -> domain (`raysys.tune.space.parse_space`).
 
     Raises:
-        ValueError: a value that a key can never have; ASHA, PBT or PB2 would act inside the learning-rate warm-up, or PBT or PB2 would change a value
-            that cannot change or that they cannot handle.
+        ValueError: a value that a key can never have; ASHA, PBT or PB2 would act inside the learning-rate warm-up, or
+            PBT or PB2 would change a value that cannot change or that they cannot handle.
     """
     search = config.search
     for key, domain in space.items():

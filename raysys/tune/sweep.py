@@ -51,8 +51,8 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     """Returns the best trial (`best.json`), after running the sweep to its end.
 
     The same configuration under the same name continues a sweep that was interrupted, without repeating finished
-    trials; trials that were given up go on from their last checkpoint. Keys of `SWEEP_MAY_CHANGE` may have changed. Written: trials.csv, history.csv, best.json,
-    config.json, record.json, optuna.log.
+    trials; trials that were given up go on from their last checkpoint. Keys of `SWEEP_MAY_CHANGE` may have changed.
+    Written: trials.csv, history.csv, best.json, config.json, record.json, optuna.log.
 
     Args:
         config: with `search`.
