@@ -44,7 +44,7 @@ def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
 def lacking(wanted: dict[str, float]) -> str:
     """Returns what the cluster has now of resources ("CPU", "GPU") of which it has less than wanted; empty if it has enough."""
     total = ray.cluster_resources()
-    return " and ".join(f"{total.get(name, 0):g} {name}s" for name, many in wanted.items() if total.get(name, 0) < many)
+    return " and ".join(_amount(total.get(name, 0), name) for name, many in wanted.items() if total.get(name, 0) < many)
 
 
 def require(wanted: dict[str, float], who: str) -> None:
@@ -59,13 +59,17 @@ def require(wanted: dict[str, float], who: str) -> None:
     """
     if not (has := lacking(wanted)):
         return
-    text = f"{who} want {' and '.join(f'{many:g} {name}s' for name, many in wanted.items())}, and there are {has}"
+    text = f"{who}: {' and '.join(_amount(many, name) for name, many in wanted.items())} wanted, {has} there"
     fix = "fewer workers (train.num_workers, train.cpus_per_worker)" + (
         ", or train.device=cpu" if "GPU" in wanted else ""
     )
     if _own:
-        raise ValueError(f"{text} on this machine: {fix}, or run it on a cluster")
+        raise ValueError(f"{text}, on this machine: {fix}, or run it on a cluster")
     log.warning("waiting for nodes: %s now (`ray status` says what comes). If no more will come: %s", text, fix)
+
+
+def _amount(many: float, name: str) -> str:
+    return f"{many:g} {name}" + ("" if many == 1 else "s")
 
 
 @contextmanager

@@ -127,9 +127,9 @@ def test_what_never_comes_is_refused_and_what_may_come_is_waited_for(monkeypatch
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
     monkeypatch.setattr(cluster, "_own", True)
     cluster.require({"CPU": 4.0}, "2 workers")
-    message = r"2 workers want 5 CPUs and 2 GPUs, and there are 4 CPUs and 0 GPUs on this machine: .*train\.device=cpu"
+    message = r"2 workers: 5 CPUs and 2 GPUs wanted, 4 CPUs and 0 GPUs there, on this machine: .*train\.device=cpu"
     with pytest.raises(ValueError, match=message):
         cluster.require({"CPU": 5.0, "GPU": 2.0}, "2 workers")
     monkeypatch.setattr(cluster, "_own", False)
     cluster.require({"CPU": 4.0, "GPU": 1.0}, "1 worker")
-    assert "waiting for nodes: 1 worker want 4 CPUs and 1 GPUs, and there are 0 GPUs now" in caplog.text
+    assert "waiting for nodes: 1 worker: 4 CPUs and 1 GPU wanted, 0 GPUs there now" in caplog.text

@@ -25,5 +25,5 @@ def test_nodes_with_gpus_start_for_a_run_a_sweep_and_a_nested_sweep_and_go(smoke
         # Ray Train prepares the exchange of gradients before it calls the worker.
         assert re.search("NCCL built in|finds no CUDA device on node", lines[name]["said"]), lines[name]["said"][-3000:]
         assert "waiting for nodes: " in lines[name]["said"]
-    assert "2 workers of a run want" in lines["run"]["said"]
+    assert "a run of 2 workers: 1.25 CPUs and 2 GPUs wanted" in lines["run"]["said"]
     assert "finds no CUDA device on node" in lines["sweep"]["said"]

@@ -47,7 +47,8 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     """
     refuse_credentials(config)
     connect()
-    require(wanted(config), f"{least_workers(config)} workers of a run")
+    workers = least_workers(config)
+    require(wanted(config), f"a run of {workers} worker{'s' if workers > 1 else ''}")
     run = run_location(config)
     with hold(run):
         return _pretrain(config, run)

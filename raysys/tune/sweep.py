@@ -73,7 +73,7 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
     check_space(config, space)
     connect()
     own, config = config, trial_config(config)
-    require(trial_resources(config), "trials of a sweep")
+    require(trial_resources(config), "a trial of a sweep")
     folder = run_location(config)
     with hold(folder):
         return _sweep(own, config, space, folder, callbacks)
