@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from raysys.data.onsets import Onsets
 from raysys.data.windows import RATE_HZ, Traces, read_windows
 
 _MARGIN = 0.1
@@ -62,45 +62,22 @@ def fixed_windows(table: pa.Table, count: int, window: int, seed: int = 0, *, la
         seed: of the choice of traces and crops.
         labelled: only traces with a pick, and traces that are known to be noise.
     """
-    noise = _is_noise(table)
-    rows = np.arange(len(table))
-    if labelled:
-        picked = ~np.isnan(table["p_s"].to_numpy()) | ~np.isnan(table["s_s"].to_numpy())
-        rows = rows[picked | noise]
+    onsets = Onsets.from_table(table)
+    rows = np.flatnonzero(onsets.labelled) if labelled else np.arange(len(table))
     rng = np.random.default_rng((seed, len(rows)))
     offset = rng.random()
     rows = rows[((np.arange(min(count, len(rows))) + offset) * len(rows) / max(1, min(count, len(rows)))).astype(int)]
     traces = Traces.from_table(table)
     starts = _starts(traces, rows, window, rng)
     waveform, num_valid = read_windows(traces, rows, starts, window)
-    inside = []
-    for first, later in ((traces.p_s, "p_more_s"), (traces.s_s, "s_more_s"), (np.full(len(table), np.nan), "other_s")):
-        sample = np.column_stack([first[rows], _padded(table[later].take(rows))]) * RATE_HZ - starts[:, None]
-        sample = np.where((sample >= 0) & (sample < num_valid[:, None]), sample, np.nan)
-        inside.append(np.sort(sample, axis=1))  # NaN last
-    p, s, other = inside
+    inside = onsets.take(rows).inside(starts, num_valid)
+    p, s, other = inside.p, inside.s, inside.other
     width = max(p.shape[1] - 1, s.shape[1] - 1, other.shape[1])
     further = np.full((len(rows), 3, width), np.nan)
-    for k, onsets in enumerate((p[:, 1:], s[:, 1:], other)):
-        further[:, k, : onsets.shape[1]] = onsets
-    columns = (waveform, num_valid, p[:, 0], s[:, 0], noise[rows], traces.dataset[rows], traces.datasets)
+    for k, later in enumerate((p[:, 1:], s[:, 1:], other)):
+        further[:, k, : later.shape[1]] = later
+    columns = (waveform, num_valid, p[:, 0], s[:, 0], inside.noise, traces.dataset[rows], traces.datasets)
     return FixedWindows(*columns, further if np.isfinite(further).any() else None)
-
-
-def _padded(lists: pa.ChunkedArray) -> np.ndarray:
-    """Lists of numbers as the rows of an array, with NaN behind them."""
-    lists = lists.combine_chunks()
-    lengths = lists.value_lengths().to_numpy()
-    out = np.full((len(lists), int(lengths.max(initial=0))), np.nan)
-    out[np.arange(out.shape[1]) < lengths[:, None]] = lists.flatten().to_numpy()
-    return out
-
-
-def _is_noise(table: pa.Table) -> np.ndarray:
-    category = pc.utf8_lower(table["category"])
-    noise = pc.match_substring(category, "noise").to_numpy(zero_copy_only=False)
-    silent = pc.equal(pc.list_value_length(table["other_s"]), 0).to_numpy(zero_copy_only=False)
-    return noise & silent & np.isnan(table["p_s"].to_numpy()) & np.isnan(table["s_s"].to_numpy())
 
 
 def _starts(traces: Traces, rows: np.ndarray, window: int, rng) -> np.ndarray:
