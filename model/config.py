@@ -81,16 +81,31 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PickerConfig:
-    """The head of a phase picker, on top of the backbone."""
+class HeadConfig:
+    """What stands on top of the backbone when it is fine-tuned, and how it is regularised."""
 
     width: Count = 64
     """Channels of the head."""
     kernel: Count = 7
     """Samples that each of its two wide convolutions sees."""
+    waveform: bool = True
+    """The head sees the waveform beside the context, so that an onset has a place to the sample and not to the frame."""
+    dropout: BelowOne = 0.0
+    """Of the channels of the head's input."""
+    span_mask: BelowOne = 0.0
+    """Fraction of the frames that are hidden from the backbone in training, in spans of `span_frames`."""
+    span_frames: Count = 10
+    channel_mask: BelowOne = 0.0
+    """Fraction of the encoder's channels that are zero in training, drawn for each window."""
+    label_width_s: Positive = 0.2
+    """Standard deviation of the Gaussian around an onset that a picker learns."""
+    classes: tuple[str, ...] = ("earthquake", "noise")
+    """Names of the classes of a classifier."""
 
     def __post_init__(self):
-        check_bounds(self, "picker")
+        check_bounds(self, "head")
+        if len(set(self.classes)) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"head.classes={self.classes} has to name two classes or more, each once")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.backbone import Backbone
-from model.config import ModelConfig, PickerConfig
+from model.config import HeadConfig, ModelConfig
 from model.preprocess import standardize
 
 LABELS = "PSN"
@@ -20,13 +20,13 @@ class PhasePicker(nn.Module):
 
     Args:
         model: Configuration of the backbone.
-        picker: Of the head.
+        head: Of what stands on top of it.
     """
 
-    def __init__(self, model: ModelConfig, picker: PickerConfig = PickerConfig()):
+    def __init__(self, model: ModelConfig, head: HeadConfig = HeadConfig()):
         super().__init__()
-        self.model_config, self.picker_config = model, picker
-        width, kernel = self.picker_config.width, self.picker_config.kernel
+        self.model_config, self.head_config = model, head
+        width, kernel = head.width, head.kernel
         self.backbone = Backbone(model)
         self.head = nn.Sequential(
             nn.Conv1d(model.backbone.width + 3, width, kernel, padding="same"),

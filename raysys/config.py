@@ -24,7 +24,7 @@ from model.bounds import (
     check_bounds,
     check_value,
 )
-from model.config import LossConfig, MaskConfig, ModelConfig
+from model.config import HeadConfig, LossConfig, MaskConfig, ModelConfig
 from raysys.codebook_health import COLLAPSED_BELOW
 
 
@@ -175,6 +175,51 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FinetuneConfig:
+    """Fine-tuning on labelled traces."""
+
+    init: str = "scratch"
+    """What training begins with: a pretraining run or one of its checkpoints (folder), "scratch" for the same network without
+    pretraining, or, for picking, a network of SeisBench's without any training: "phasenet", "eqtransformer"."""
+    label_fraction: AboveZero = 1.0
+    """Part of the labelled training traces of every data set, drawn by event; a smaller part lies inside a larger one."""
+    label_draw: Whole = 0
+    """Which of the ways to draw them."""
+    at_picks: Part = 0.67
+    """Fraction of the training windows that are placed so as to hold an onset, where the trace has one."""
+    frozen: BelowOne = 0.15
+    """Fraction of the budget in which a pretrained backbone stays as it is."""
+    backbone_lr: NotNegative | None = None
+    """Learning rate of the backbone over that of the head (`optim.lr`); None: 0.15 for a pretrained one, 0.5 for one from
+    scratch."""
+    classes_file: str = ""
+    """For `task=classify`, a CSV file or URL with the columns trace_name and class, and dataset where names repeat; without it
+    traces are "noise" or "earthquake" by their category."""
+
+    def __post_init__(self):
+        check_bounds(self, "finetune")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """What is done to the windows that a network is fine-tuned on. (A window's place in its trace is always drawn.)"""
+
+    flip: Part = 0.5
+    """Fraction of windows whose polarity is reversed."""
+    drop_component: BelowOne = 0.05
+    """Probability that a component is zero."""
+    noise: NotNegative = 0.5
+    """Largest deviation of white noise that is added, over that of the component."""
+    real_noise: NotNegative = 0.5
+    """The same for windows of noise traces of the same batch."""
+    gap: Part = 0.0
+    """Fraction of windows with a gap of zeros of up to a quarter of the window; frames in it have no label."""
+
+    def __post_init__(self):
+        check_bounds(self, "augment")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig:
     """A sweep: what varies, how trials are ranked and stopped."""
 
@@ -185,8 +230,8 @@ class SearchConfig:
         "mask.ratio=uniform(0.35, 0.8)",
     )
     """Dotted key = uniform(a, b), loguniform(a, b), randint(a, b), choice(...) or grid(...)."""
-    objective: Literal["probe/macro_ap", "val/top1_tie"] = "probe/macro_ap"
-    """What trials are ranked by; both follow a protocol that no tuned value changes."""
+    objective: Literal["probe/macro_ap", "val/top1_tie", "dev/score"] = "probe/macro_ap"
+    """What trials are ranked by; each follows a protocol that no tuned value changes. "dev/score" is that of fine-tuning."""
     num_trials: Count = 24
     """Configurations that are tried."""
     searcher: Literal["random", "tpe"] = "random"
@@ -236,9 +281,15 @@ class RunConfig:
     """Name of the run; the same name and storage continue an interrupted run."""
     storage: str = "results"
     """Folder or URL under which runs are written."""
+    task: Literal["pretrain", "pick", "detect", "classify"] = "pretrain"
+    """What is learnt: to predict hidden frames from records without labels, or, from labelled ones, onsets of P and S, where
+    an earthquake is in a record, or the class of a record."""
     model: ModelConfig = field(default_factory=ModelConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

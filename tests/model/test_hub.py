@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.backbone import Backbone
-from model.config import BackboneConfig, PickerConfig
+from model.config import BackboneConfig, HeadConfig
 from model.hub import CONFIG, WEIGHTS, decode, from_pretrained, load_strict, save_pretrained
 from model.picker import LABELS, PhasePicker
 from model.pretrain import PretrainModel
@@ -28,11 +28,11 @@ def test_round_trip(pretrain, tmp_path, kind):
 
 
 def test_picker_round_trip_and_shapes(tiny, tmp_path):
-    picker = PhasePicker(tiny(), PickerConfig(width=24, kernel=5)).eval()
+    picker = PhasePicker(tiny(), HeadConfig(width=24, kernel=5)).eval()
     save_pretrained(picker, tmp_path)
     again = from_pretrained(tmp_path)
     assert type(again) is PhasePicker
-    assert again.picker_config == picker.picker_config
+    assert again.head_config == picker.head_config
     for num_samples in (256, 301, 3001):
         x = torch.randn(2, 3, num_samples)
         probs = picker(x)
@@ -56,7 +56,7 @@ def test_picker_starts_from_pretraining(pretrain, tiny):
 
 def test_picker_learns_to_place_an_onset(tiny):
     """An impulse at a random sample is found to the sample: the waveform beside the frames must be in use."""
-    picker = PhasePicker(tiny(dropout=0.0), PickerConfig(width=16))
+    picker = PhasePicker(tiny(dropout=0.0), HeadConfig(width=16))
     optimizer = torch.optim.AdamW(picker.parameters(), lr=3e-3)
     for _ in range(50):
         x, onset = 0.02 * torch.randn(8, 3, 256), torch.randint(16, 240, (8,))

@@ -5,14 +5,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.config import PickerConfig
+from model.config import HeadConfig
 from model.picker import LABELS, PhasePicker
 from model.preprocess import standardize
 
 
 @pytest.fixture
 def picker(tiny):
-    return PhasePicker(tiny(), PickerConfig(width=8)).eval()
+    return PhasePicker(tiny(), HeadConfig(width=8)).eval()
 
 
 def test_channels_are_p_then_s_then_noise():
@@ -48,7 +48,7 @@ def test_padding_has_no_say(picker):
 
 def test_head_sees_the_samples_of_two_kernels(tiny):
     """Two convolutions of 7 samples reach 6 samples to each side; the waveform is the head's input beside the context."""
-    head = PhasePicker(tiny(), PickerConfig(width=8, kernel=7)).head.double()
+    head = PhasePicker(tiny(), HeadConfig(width=8, kernel=7)).head.double()
     x = torch.randn(1, 35, 64, dtype=torch.float64, requires_grad=True)
     (grad,) = torch.autograd.grad(head(x)[0, :, 30].sum(), x)
     assert (grad[0].abs().sum(0) > 0).nonzero().flatten().tolist() == list(range(24, 37))
