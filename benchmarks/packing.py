@@ -36,7 +36,7 @@ def built_step(config: RunConfig, device: torch.device):
     set_lr(optimizer, 0.1)
     batch, samples = config.train.batch_size, config.model.window_samples
     number = torch.full((batch,), samples, device=device, dtype=torch.int32)
-    windows = [Batch(torch.randn(batch, 3, samples, device=device), number, number, number, number)]
+    windows = [Batch(torch.randn(batch, 3, samples, device=device), number, number, number, number, number)]
     step = TrainStep(model, optimizer, StepGuard(device), config, device)
     if captures:
         model.compile_parts()

@@ -56,7 +56,7 @@ def our_step(model: PretrainModel, compiled: bool = True, captured: bool = True)
     optimizer = build_optimizer(model, OptimConfig(), DEVICE)
     set_lr(optimizer, 0.1)
     number = torch.zeros(BATCH, device=DEVICE, dtype=torch.int32)
-    batch = Batch(windows(), torch.full_like(number, SAMPLES), number, number, number)
+    batch = Batch(windows(), torch.full_like(number, SAMPLES), number, number, number, number)
     step = TrainStep(model.train(), optimizer, StepGuard(DEVICE), RunConfig(), DEVICE)
     if captured:
         step = CapturedStep(step)

@@ -32,6 +32,18 @@ ZERO_MEANS = {
     "model.quantizer.commitment": "no such loss",
     "model.quantizer.revive_below": "no code is revived",
     "loss.diversity_lambda": "no such loss",
+    "head.dropout": "none",
+    "head.span_mask": "none",
+    "head.channel_mask": "none",
+    "finetune.label_draw": "a seed",
+    "finetune.at_picks": "windows lie anywhere",
+    "finetune.frozen": "the backbone learns from the first step on",
+    "finetune.backbone_lr": "the backbone stays as it is",
+    "augment.flip": "none",
+    "augment.drop_component": "none",
+    "augment.noise": "none",
+    "augment.real_noise": "none",
+    "augment.gap": "none",
 }
 """Key -> what its zero does."""
 

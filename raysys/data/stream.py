@@ -37,6 +37,8 @@ class Batch(NamedTuple):
     """(B,) int32, samples that are data; zeros follow them."""
     trace: torch.Tensor
     """(B,) int64, number of the trace in the training split."""
+    start: torch.Tensor
+    """(B,) int32, first sample of the window in its trace."""
     dataset: torch.Tensor
     """(B,) int32, number of its data set."""
     epoch: torch.Tensor

@@ -1,6 +1,7 @@
 """AdamW with the parameter groups and the schedule of a run."""
 
 import math
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -70,24 +71,35 @@ class AdamW(torch.optim.AdamW):
         self._many.locate([p.grad for p in parameters])
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> AdamW:
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, device: torch.device, lrs: Mapping[str, float] | None = None
+) -> AdamW:
     """Returns fused AdamW; weight decay spares norms, biases, gates and the codebook (Loshchilov & Hutter 2019).
 
     Learning rates are tensors, so that a schedule changes them without a recompilation or a new CUDA graph.
+
+    Args:
+        model: whose parameters it gets.
+        config: peak learning rate, betas and weight decay.
+        device: of the parameters.
+        lrs: part of the model ("quantizer", "backbone") -> peak learning rate in place of `config.lr`.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    lrs = quantizer_lr(config) if lrs is None else lrs
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and not any(word in name for word in _NO_DECAY)
-            groups.setdefault((name.startswith("quantizer."), decays), []).append(parameter)
+            part = name.split(".")[0]
+            groups.setdefault((part if part in lrs else "", decays), []).append(parameter)
     parameter_groups = [
         {
             "params": parameters,
             "weight_decay": config.weight_decay if decays else 0.0,
             "lr": torch.tensor(0.0, device=device),
-            "peak_lr": config.lr if not in_quantizer or config.quantizer_lr is None else config.quantizer_lr,
+            "peak_lr": lrs.get(part, config.lr),
+            "part": part,
         }
-        for (in_quantizer, decays), parameters in groups.items()
+        for (part, decays), parameters in groups.items()
     ]
     return AdamW(parameter_groups, config.betas, device)
 
@@ -104,10 +116,15 @@ def lr_factor(progress: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
-def set_lr(optimizer: AdamW, factor: float) -> None:
-    """Sets every group to `factor` times its peak."""
+def quantizer_lr(config: OptimConfig) -> dict[str, float]:
+    """Returns the learning rate of pretraining's quantizer, where it has one of its own."""
+    return {} if config.quantizer_lr is None else {"quantizer": config.quantizer_lr}
+
+
+def set_lr(optimizer: AdamW, factor: float, frozen: Container[str] = ()) -> None:
+    """Sets every group to `factor` times its peak, and those of the `frozen` parts of the model to 0."""
     for group in optimizer.param_groups:
-        group["lr"].fill_(group["peak_lr"] * factor)
+        group["lr"].fill_(0.0 if group["part"] in frozen else group["peak_lr"] * factor)
 
 
 def _judge(

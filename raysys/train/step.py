@@ -1,29 +1,62 @@
 """One optimiser step of one worker, and the same step recorded as a CUDA graph."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.pretrain import Losses, PretrainModel
+from model.pretrain import PretrainModel
 from raysys.config import RunConfig
 from raysys.data.stream import Batch
 from raysys.train.gradients import GradientMean
 from raysys.train.optim import AdamW, StepGuard
 
 
+Losses = tuple[Tensor, dict[str, Tensor]]
+"""What is minimised, and the numbers that are logged; 0-dim."""
+
+
+def contrastive_losses(model: PretrainModel, batch: Batch) -> Losses:
+    """Returns the loss of pretraining, and its parts."""
+    losses = model(batch.waveform, batch.num_valid)
+    return losses.total, {
+        "train/loss": losses.total,
+        "train/contrastive": losses.contrastive,
+        "train/diversity": losses.diversity,
+        "train/accuracy": losses.accuracy,
+        "train/mask_ratio": losses.mask_ratio,
+        "train/temperature": losses.temperature,
+        "codebook/perplexity": losses.perplexity.sum(),
+        "codebook/batch_used_fraction": losses.used_fraction,
+        **{f"codebook/perplexity_{g}": value for g, value in enumerate(losses.perplexity)},
+    }
+
+
 class TrainStep:
-    """Forward and backward pass of every micro-batch, clipping, and the guarded step of the optimiser."""
+    """Forward and backward pass of every micro-batch, clipping, and the guarded step of the optimiser.
+
+    Args:
+        model: that is trained.
+        optimizer: of its parameters.
+        guard: decides whether the step is taken.
+        config: of the run.
+        device: of this worker.
+        world: number of workers.
+        losses: of the model and a batch.
+    """
 
     def __init__(
         self,
-        model: PretrainModel,
+        model: nn.Module,
         optimizer: AdamW,
         guard: StepGuard,
         config: RunConfig,
         device: torch.device,
         world: int = 1,
+        losses: Callable[[nn.Module, Batch], Losses] = contrastive_losses,
     ):
+        self._losses = losses
         self.model, self.optimizer, self.guard, self.config, self.device = model, optimizer, guard, config, device
         self._mean = GradientMean(model.parameters()) if world > 1 else None
 
@@ -31,14 +64,14 @@ class TrainStep:
         """Returns the scalars of the last micro-batch, as 0-dim tensors on the device."""
         for micro, batch in enumerate(batches, start=1):
             with autocast(self.config, self.device):
-                losses = self.model(batch.waveform, batch.num_valid)
+                loss, scalars = self._losses(self.model, batch)
             # Outside: autocast is for the forward pass, and would round products of the backward pass that are in float32.
             with self._mean.of_backward() if self._mean and micro == len(batches) else nullcontext():
-                (losses.total / len(batches)).backward()
+                (loss / len(batches)).backward()
         norm = self.optimizer.grad_norm()
         self.guard.step(self.optimizer, norm, self.config.optim.clip)
         self.optimizer.zero_grad(set_to_none=True)
-        return _scalars(losses) | {"train/grad_norm": norm}
+        return scalars | {"train/grad_norm": norm}
 
 
 class CapturedStep:
@@ -65,8 +98,8 @@ class CapturedStep:
         if self._graph is None:
             self._record(batches)
         for static, batch in zip(self._batches, batches, strict=True):
-            static.waveform.copy_(batch.waveform)
-            static.num_valid.copy_(batch.num_valid)
+            for into, tensor in zip(static, batch, strict=True):
+                into.copy_(tensor)
         self._graph.replay()
         return dict(zip(self._names, self._values.clone().unbind(), strict=True))
 
@@ -85,17 +118,3 @@ def autocast(config: RunConfig, device: torch.device):
     """Returns the autocast context of the run's precision."""
     bf16 = config.train.precision == "bf16" or (config.train.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
-
-
-def _scalars(losses: Losses) -> dict[str, Tensor]:
-    return {
-        "train/loss": losses.total,
-        "train/contrastive": losses.contrastive,
-        "train/diversity": losses.diversity,
-        "train/accuracy": losses.accuracy,
-        "train/mask_ratio": losses.mask_ratio,
-        "train/temperature": losses.temperature,
-        "codebook/perplexity": losses.perplexity.sum(),
-        "codebook/batch_used_fraction": losses.used_fraction,
-        **{f"codebook/perplexity_{g}": value for g, value in enumerate(losses.perplexity)},
-    }

@@ -50,7 +50,7 @@ def windows(device: torch.device | str) -> Batch:
     """Four windows of noise."""
     samples = CONFIG.model.window_samples
     ids = torch.full((4,), samples, device=device, dtype=torch.int32)
-    return Batch(torch.randn(4, 3, samples, device=device), ids, ids, ids, ids)
+    return Batch(torch.randn(4, 3, samples, device=device), ids, ids, ids, ids, ids)
 
 
 def losses(recorded: bool, steps: int, config: RunConfig = CONFIG) -> list[float]:

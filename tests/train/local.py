@@ -40,7 +40,7 @@ def made_batch(count: int, samples: int, seed: int = 0) -> Batch:
     x = torch.randn(count, 3, samples, generator=torch.Generator().manual_seed(seed))
     x[:, :, samples // 2 :] *= 5
     numbers = torch.zeros(count, dtype=torch.long)
-    return Batch(x, torch.full((count,), samples), numbers, numbers, numbers)
+    return Batch(x, torch.full((count,), samples), numbers, numbers, numbers, numbers)
 
 
 def read_double(trainer: Trainer) -> Trainer:
