@@ -1,5 +1,6 @@
 """Windows that stay the same for a whole project: validation and probe sets, with their picks."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ class FixedWindows:
         dataset: (n,) number of the data set in `datasets`.
         datasets: names.
         further: (n, 3, K) later onsets of P and of S in the window, and all of other phases; NaN pads. None: there are none.
+        row: (n,) number of the row of the table that a window was cut from.
     """
 
     waveform: np.ndarray
@@ -35,6 +37,7 @@ class FixedWindows:
     dataset: np.ndarray
     datasets: tuple[str, ...]
     further: np.ndarray | None = None
+    row: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.num_valid)
@@ -42,8 +45,13 @@ class FixedWindows:
     def take(self, ids: slice | np.ndarray) -> "FixedWindows":
         """Returns some of the windows."""
         columns = (self.waveform, self.num_valid, self.p_sample, self.s_sample, self.noise, self.dataset)
-        further = None if self.further is None else self.further[ids]
-        return FixedWindows(*(column[ids] for column in columns), self.datasets, further)
+        further, row = (None if column is None else column[ids] for column in (self.further, self.row))
+        return FixedWindows(*(column[ids] for column in columns), self.datasets, further, row)
+
+    def batches(self, size: int) -> Iterator["FixedWindows"]:
+        """Yields the windows in order, `size` at a time."""
+        for first in range(0, len(self), size):
+            yield self.take(slice(first, first + size))
 
     def onsets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns all onsets of P, of S and of other phases, (n, any number) each, in order and padded with NaN."""
@@ -77,7 +85,7 @@ def fixed_windows(table: pa.Table, count: int, window: int, seed: int = 0, *, la
     for k, later in enumerate((p[:, 1:], s[:, 1:], other)):
         further[:, k, : later.shape[1]] = later
     columns = (waveform, num_valid, p[:, 0], s[:, 0], inside.noise, traces.dataset[rows], traces.datasets)
-    return FixedWindows(*columns, further if np.isfinite(further).any() else None)
+    return FixedWindows(*columns, further if np.isfinite(further).any() else None, rows)
 
 
 def _starts(traces: Traces, rows: np.ndarray, window: int, rng) -> np.ndarray:

@@ -113,8 +113,7 @@ def _moments(encode, width: int, center: np.ndarray, windows: FixedWindows, conf
 
 def _features(encode, center: np.ndarray, windows: FixedWindows, config: ProbeConfig, batch: int):
     """Features (frames, D) in float64 and classes (frames,) of the labelled frames, batch by batch."""
-    for start in range(0, len(windows), batch):
-        part = windows.take(slice(start, start + batch))
+    for part in windows.batches(batch):
         with torch.no_grad():
             features = encode(torch.tensor(part.waveform), torch.tensor(part.num_valid))
         labels = frame_labels(part, center, config)

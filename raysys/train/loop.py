@@ -11,18 +11,17 @@ from typing import Any
 
 import torch
 
-from model.pretrain import PretrainModel
 from raysys.codebook_health import CodebookHealth
 from raysys.config import RunConfig, keys
 from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_batches, to_device
 from raysys.train.checkpoint import Snapshot, load_checkpoint
 from raysys.train.data import TrainingData
-from raysys.train.flops import peak_flops, training_flops
+from raysys.train.flops import peak_flops
 from raysys.train.metrics import Line, RunLog
 from raysys.train.optim import StepGuard, build_optimizer, lr_factor, set_lr
 from raysys.train.reporter import Reporter
 from raysys.train.step import CapturedStep, TrainStep
-from raysys.train.validate import validate
+from raysys.train.task import task_of
 
 log = logging.getLogger(__name__)
 
@@ -120,19 +119,14 @@ class Trainer:
         if compiles:
             torch.cuda.set_stream(torch.cuda.Stream(device))  # a graph cannot be recorded on the default stream
         torch.manual_seed(config.train.seed)  # the same initial weights on every rank
-        self.model = PretrainModel(config.model, config.mask, config.loss).to(device)
-        self.optimizer = build_optimizer(self.model, config.optim, device)
+        self.task = task_of(config, data, self.worker, device)
+        self.model = self.task.model
+        self.optimizer = build_optimizer(self.model, config.optim, device, self.task.lrs)
         self.guard = StepGuard(device)
         self.step, self.windows, self.best = 0, 0, Best()
         self._restore()
-        if compiles:
-            self.model.compile_parts()
-        step = TrainStep(self.model, self.optimizer, self.guard, config, device, world)
-        records = compiles and not self.model.quantizer.waits_for_host
-        if compiles and not records:
-            log.info(
-                "quantizer.kind=%s waits for the host: steps are compiled, not recorded", config.model.quantizer.kind
-            )
+        records = compiles and self.task.compile()
+        step = TrainStep(self.model, self.optimizer, self.guard, config, device, world, self.task.losses)
         self._take_step = CapturedStep(step) if records else step
         self.step_windows = self.worker.global_batch * config.optim.accumulate
         self.steps_left = 0 if self.finished else math.ceil((self.budget.windows - self.windows) / self.step_windows)
@@ -145,7 +139,7 @@ class Trainer:
             log_folder,
             self.step + self.steps_left,
             run=config.name,
-            flops_over_peak=training_flops(config) / (world * peak) if peak else None,
+            flops_over_peak=self.task.flops / (world * peak) if peak and self.task.flops else None,
             skipped=self.guard.skipped.item(),
             health=CodebookHealth.of(keys(config)),
         )
@@ -199,9 +193,9 @@ class Trainer:
 
     def _train_step(self, batches: Iterator[Batch]) -> None:
         self.model.train()
-        self.model.set_schedule(self.budget.annealed(self.windows))
+        self.task.set_schedule(self.budget.annealed(self.windows))
         after = min(self.budget.windows, self.windows + self.step_windows)
-        set_lr(self.optimizer, self._lr_factor(after))
+        set_lr(self.optimizer, self._lr_factor(after), self.task.frozen(self.budget.progress(self.windows)))
         torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
         scalars = self._take_step([next(batches) for _ in range(self.config.optim.accumulate)])
         self.step, self.windows = self.step + 1, after
@@ -220,8 +214,13 @@ class Trainer:
 
     def _end_line(self) -> Line:
         """Returns the log line of the steps since the last one."""
+        frozen = self.task.frozen(self.budget.progress(self.windows))
         known = {
             "optim/lr": self._lr_factor(self.windows) * self.config.optim.lr,
+            **{
+                f"optim/{part}_lr": 0.0 if part in frozen else self._lr_factor(self.windows) * peak
+                for part, peak in self.task.lrs.items()
+            },
             "train/windows": self.windows,
             "perf/checkpoint_wait_s": self.checkpoint_seconds,
         }
@@ -245,8 +244,9 @@ class Trainer:
         return lr_factor(self.budget.progress(windows), self.config.optim.warmup) * self.lr_scale
 
     def _validate(self) -> dict[str, Any]:
-        seen = validate(self.model, self.config, self.data, self.worker.rank, self.worker.world, self.device)
-        self.log.histogram("codebook/usage", seen.pop("counts"), self.step)
+        seen, histograms = self.task.validate()
+        for name, counts in histograms.items():
+            self.log.histogram(name, counts, self.step)
         self.log.write(seen, self.step)
         return seen
 
@@ -266,7 +266,7 @@ class Trainer:
     def _restore(self) -> None:
         with self.reporter.latest_checkpoint() as folder:
             if folder is None:
-                return
+                return self.task.begin()
             tensors, state = load_checkpoint(folder, self.model, self.optimizer)
         self.guard.load(tensors)
         self.step, self.windows = state["step"], state["windows"]

@@ -12,7 +12,6 @@ from raysys.data.stream import Batch
 from raysys.train.gradients import GradientMean
 from raysys.train.optim import AdamW, StepGuard
 
-
 Losses = tuple[Tensor, dict[str, Tensor]]
 """What is minimised, and the numbers that are logged; 0-dim."""
 

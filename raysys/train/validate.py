@@ -66,8 +66,8 @@ def _losses(model: PretrainModel, mine: FixedWindows, rank: int, world: int, dev
     """Sums over all ranks: loss, contrastive and accuracy times windows, tie score, tie frames, windows; code counts."""
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     counts = torch.zeros(model.quantizer.code_shape, dtype=torch.float64, device=device)
-    for start in range(0, len(mine), BATCH):
-        part = mine.take(slice(start, start + BATCH))
+    for batch, part in enumerate(mine.batches(BATCH)):
+        start = batch * BATCH
         waveform, num_valid = (torch.tensor(x, device=device) for x in (part.waveform, part.num_valid))
         # Masks and negatives follow the window's place in the whole set, not the rank that happens to see it.
         window_id = (torch.arange(start, start + len(part), device=device)) * world + rank

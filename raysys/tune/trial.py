@@ -197,14 +197,9 @@ def train_trial(
 @torch.no_grad()
 def _not_finite(trainer: Trainer) -> str:
     """Which numbers of a model are not finite, the same text on all ranks; empty where all are."""
-    model = trainer.model.eval()
-    for name, weight in model.named_parameters():
+    for name, weight in trainer.model.eval().named_parameters():
         if not weight.isfinite().all():
             return f"step {trainer.step}: the weights are not finite ({name})"
-    for windows in (trainer.data.get("probe_fit"), trainer.data.get("probe_score")):
-        for first in range(0, len(windows), 32):
-            part = windows.take(slice(first, first + 32))
-            waveform, num_valid = (torch.tensor(x, device=trainer.device) for x in (part.waveform, part.num_valid))
-            if not model.features(waveform, num_valid).isfinite().all():
-                return f"step {trainer.step}: the features are not finite"
+    if not all(output.isfinite().all() for output in trainer.task.outputs()):
+        return f"step {trainer.step}: the features are not finite"
     return ""
