@@ -13,8 +13,8 @@ from ray.data.block import BlockMetadata
 from ray.data.extensions import ArrowTensorArray
 
 from raysys.data.allocator import keep_freed_memory
-from raysys.data.plan import Plan, crop_starts
-from raysys.data.windows import Traces, read_windows
+from raysys.data.plan import Plan, crop_starts, one_onset, onset_starts, uniform
+from raysys.data.windows import RATE_HZ, Traces, read_windows
 
 _ROW_BYTES = 36
 _LOADED: dict[str, Traces] = {}
@@ -25,7 +25,7 @@ def cut_windows(
 ) -> dict[str, np.ndarray]:
     """Returns the windows of some visits: waveform (n, 3, window), num_valid, trace, start, dataset and epoch (n,)."""
     ids = visits % len(traces)
-    starts = crop_starts(visits, epochs, plan.seed, traces.output_samples(ids) - window)
+    starts = _starts(traces, plan, epochs, visits, window)
     waveform, num_valid = read_windows(traces, ids, starts, window)
     return {
         "waveform": waveform,
@@ -35,6 +35,19 @@ def cut_windows(
         "dataset": traces.dataset[ids],
         "epoch": epochs,
     }
+
+
+def _starts(traces: Traces, plan: Plan, epochs: np.ndarray, visits: np.ndarray, window: int) -> np.ndarray:
+    """First samples of the windows of some visits."""
+    ids = visits % len(traces)
+    room = traces.output_samples(ids) - window
+    starts = crop_starts(visits, epochs, plan.seed, room)
+    if not plan.at_onsets:
+        return starts
+    wanted, wave, place = uniform(visits, epochs, plan.seed, 3)
+    onset = one_onset(traces.p_s[ids], traces.s_s[ids], wave) * RATE_HZ
+    moved = onset_starts(np.maximum(0, room), onset, window, place)
+    return np.where((wanted < plan.at_onsets) & ~np.isnan(onset), moved, starts)
 
 
 class Blocks(NamedTuple):

@@ -7,10 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from raysys.data.onsets import Onsets
+from raysys.data.plan import one_onset, onset_starts
 from raysys.data.windows import RATE_HZ, Traces, read_windows
-
-_MARGIN = 0.1
-"""Picks lie at least this fraction of a window away from its ends, where the trace allows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +89,6 @@ def fixed_windows(table: pa.Table, count: int, window: int, seed: int = 0, *, la
 def _starts(traces: Traces, rows: np.ndarray, window: int, rng) -> np.ndarray:
     """First samples: a random place, but one that holds a pick where there is one, P and S in turn."""
     room = np.maximum(0, traces.output_samples(rows) - window)
-    draw = rng.random(len(rows))
-    p, s = traces.p_s[rows] * RATE_HZ, traces.s_s[rows] * RATE_HZ
-    pick = np.where(np.isnan(s) | (~np.isnan(p) & (rng.random(len(rows)) < 0.5)), p, s)
-    low = np.clip(np.nan_to_num(pick - (1 - _MARGIN) * window, nan=0.0), 0, room)
-    high = np.clip(np.nan_to_num(pick - _MARGIN * window, nan=np.inf), low, room)
-    return np.floor(low + draw * (high - low)).astype(np.int64)
+    place, wave = rng.random(len(rows)), rng.random(len(rows))
+    onset = one_onset(traces.p_s[rows], traces.s_s[rows], wave) * RATE_HZ
+    return onset_starts(room, onset, window, place)

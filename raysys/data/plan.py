@@ -24,6 +24,7 @@ class Plan:
         crops: windows cut at each visit.
         run_rows: neighbouring traces that stay together until the shuffle.
         shuffle_rows: windows shuffled among each other.
+        at_onsets: fraction of the windows that are placed so as to hold an onset.
     """
 
     sizes: tuple[int, ...]
@@ -32,6 +33,7 @@ class Plan:
     crops: int = 1
     run_rows: int = 16
     shuffle_rows: int = 8192
+    at_onsets: float = 0.0
 
     @property
     def epoch_windows(self) -> int:
@@ -143,6 +145,36 @@ def crop_starts(visits: np.ndarray, epochs: np.ndarray, seed: int, room: np.ndar
     with np.errstate(over="ignore"):
         x = visits.astype(np.uint64) ^ _mix(epochs.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B9))
         return (_mix(x) % (np.maximum(room, 0).astype(np.uint64) + np.uint64(1))).astype(np.int64)
+
+
+MARGIN = 0.1
+"""Onsets lie at least this fraction of a window away from its ends, where the trace allows it."""
+
+
+def onset_starts(room: np.ndarray, onset: np.ndarray, window: int, draw: np.ndarray) -> np.ndarray:
+    """Returns first samples of windows that hold an onset, (n,), or that lie anywhere where there is none.
+
+    Args:
+        room: last possible first sample of each window, (n,).
+        onset: samples from the start of the trace, NaN where there is none.
+        window: samples of a window.
+        draw: uniform in [0, 1); of the place.
+    """
+    low = np.clip(np.nan_to_num(onset - (1 - MARGIN) * window, nan=0.0), 0, room)
+    high = np.clip(np.nan_to_num(onset - MARGIN * window, nan=np.inf), low, room)
+    return np.floor(low + draw * (high - low)).astype(np.int64)
+
+
+def one_onset(p: np.ndarray, s: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """Returns P or S of each trace, (n,), each in half of the cases where there are both, NaN where there is neither."""
+    return np.where(np.isnan(s) | (~np.isnan(p) & (draw < 0.5)), p, s)
+
+
+def uniform(visits: np.ndarray, epochs: np.ndarray, seed: int, count: int) -> list[np.ndarray]:
+    """Returns `count` arrays of numbers in [0, 1), each a pure function of its arguments."""
+    with np.errstate(over="ignore"):
+        x = visits.astype(np.uint64) ^ _mix(epochs.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B9))
+        return [(_mix(_mix(x) + np.uint64(k + 1)) >> np.uint64(11)) / 2.0**53 for k in range(count)]
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -76,12 +76,18 @@ def assign_missing_split(table: pa.Table, name: str, seed: int) -> tuple[pa.Tabl
 
 def _keys(table: pa.Table) -> tuple[pa.DictionaryArray, np.ndarray]:
     """What traces that belong together share, and whether it is an event or a day of a station."""
-    rows = table.select(["event", "station", "start_time", "trace_name"]).combine_chunks()
-    event, station, time, trace = (pc.if_else(pc.equal(c, ""), None, c) for c in rows.columns)
-    event = _joined(event.combine_chunks(), table["more_events"].combine_chunks())
+    rows = table.select(["station", "start_time", "trace_name"]).combine_chunks()
+    station, time, trace = (pc.if_else(pc.equal(c, ""), None, c) for c in rows.columns)
+    event = joint_events(table)
     day = pc.binary_join_element_wise(pc.fill_null(station, ""), _day(time), "/")
     key = pc.coalesce(event, day, station, trace).combine_chunks().dictionary_encode()
     return key, pc.or_(pc.is_valid(event), pc.is_valid(time)).to_numpy()
+
+
+def joint_events(table: pa.Table) -> pa.Array:
+    """Returns the event of each row of an index, one name for all events that share a trace, and null where there is none."""
+    event = table["event"].combine_chunks()
+    return _joined(pc.if_else(pc.equal(event, ""), None, event), table["more_events"].combine_chunks())
 
 
 def _day(time: pa.ChunkedArray) -> pa.Array:
