@@ -25,7 +25,7 @@ def cut_windows(
 ) -> dict[str, np.ndarray]:
     """Returns the windows of some visits: waveform (n, 3, window), num_valid, trace, start, dataset and epoch (n,)."""
     ids = visits % len(traces)
-    starts = _starts(traces, plan, epochs, visits, window)
+    starts = _starts(traces, plan, epochs, visits, ids, window)
     waveform, num_valid = read_windows(traces, ids, starts, window)
     return {
         "waveform": waveform,
@@ -37,9 +37,8 @@ def cut_windows(
     }
 
 
-def _starts(traces: Traces, plan: Plan, epochs: np.ndarray, visits: np.ndarray, window: int) -> np.ndarray:
-    """First samples of the windows of some visits."""
-    ids = visits % len(traces)
+def _starts(traces: Traces, plan: Plan, epochs, visits, ids: np.ndarray, window: int) -> np.ndarray:
+    """First samples of the windows of some visits, to the traces `ids`."""
     room = traces.output_samples(ids) - window
     starts = crop_starts(visits, epochs, plan.seed, room)
     if not plan.at_onsets:

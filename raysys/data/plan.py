@@ -143,8 +143,9 @@ def mixture(sizes: dict[str, int], alpha: float, weights: dict[str, float]) -> d
 def crop_starts(visits: np.ndarray, epochs: np.ndarray, seed: int, room: np.ndarray) -> np.ndarray:
     """Returns the first sample of every window, uniform in 0 .. room (inclusive), a pure function of its arguments."""
     with np.errstate(over="ignore"):
-        x = visits.astype(np.uint64) ^ _mix(epochs.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B9))
-        return (_mix(x) % (np.maximum(room, 0).astype(np.uint64) + np.uint64(1))).astype(np.int64)
+        return (_of_visit(visits, epochs, seed) % (np.maximum(room, 0).astype(np.uint64) + np.uint64(1))).astype(
+            np.int64
+        )
 
 
 MARGIN = 0.1
@@ -173,8 +174,12 @@ def one_onset(p: np.ndarray, s: np.ndarray, draw: np.ndarray) -> np.ndarray:
 def uniform(visits: np.ndarray, epochs: np.ndarray, seed: int, count: int) -> list[np.ndarray]:
     """Returns `count` arrays of numbers in [0, 1), each a pure function of its arguments."""
     with np.errstate(over="ignore"):
-        x = visits.astype(np.uint64) ^ _mix(epochs.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B9))
-        return [(_mix(_mix(x) + np.uint64(k + 1)) >> np.uint64(11)) / 2.0**53 for k in range(count)]
+        x = _of_visit(visits, epochs, seed)
+        return [(_mix(x + np.uint64(k + 1)) >> np.uint64(11)) / 2.0**53 for k in range(count)]
+
+
+def _of_visit(visits: np.ndarray, epochs: np.ndarray, seed: int) -> np.ndarray:
+    return _mix(visits.astype(np.uint64) ^ _mix(epochs.astype(np.uint64) + np.uint64(seed) * np.uint64(0x9E3779B9)))
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
