@@ -20,15 +20,15 @@ class CodebookHealth:
     """The limit of one run or sweep."""
 
     num_codes: int
-    """Of all groups together; 0 for continuous targets, which have no codebook that could collapse."""
+    """Of all groups together; 0 for continuous targets and for fine-tuning, which have no codebook that could collapse."""
     min_fraction: float = COLLAPSED_BELOW
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Returns the limit of a configuration, given as dotted key -> value (`raysys.config.keys`)."""
         codes = values.get("model.quantizer.num_groups", 0) * values.get("model.quantizer.num_codes", 0)
-        continuous = values.get("model.quantizer.kind") == "none"
-        return cls(0 if continuous else codes, values.get("search.min_perplexity_fraction", COLLAPSED_BELOW))
+        without = values.get("model.quantizer.kind") == "none" or values.get("task", "pretrain") != "pretrain"
+        return cls(0 if without else codes, values.get("search.min_perplexity_fraction", COLLAPSED_BELOW))
 
     def fraction(self, metrics: Mapping[str, Any]) -> float:
         """Returns the hard perplexity as a fraction of all codes; NaN where there are no codes or no such metric."""

@@ -174,6 +174,10 @@ class ProbeConfig:
         check_bounds(self, "probe")
 
 
+SEISBENCH_NETWORKS = ("phasenet", "eqtransformer")
+"""Networks of SeisBench's that can be trained in place of ours, to compare with."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig:
     """Fine-tuning on labelled traces."""
@@ -185,7 +189,7 @@ class FinetuneConfig:
     """Part of the labelled training traces of every data set, drawn by event; a smaller part lies inside a larger one."""
     label_draw: Whole = 0
     """Which of the ways to draw them."""
-    at_picks: Part = 0.67
+    at_onsets: Part = 0.67
     """Fraction of the training windows that are placed so as to hold an onset, where the trace has one."""
     frozen: BelowOne = 0.15
     """Fraction of the budget in which a pretrained backbone stays as it is."""
@@ -295,6 +299,18 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+
+    def __post_init__(self):
+        pretrains, objective = self.task == "pretrain", self.search.objective
+        if pretrains == (objective == "dev/score"):
+            fit = "probe/macro_ap or val/top1_tie" if pretrains else "dev/score"
+            raise ValueError(
+                f"search.objective={objective!r} is no score of task={self.task!r}: set --search.objective {fit}"
+            )
+        if self.finetune.init in SEISBENCH_NETWORKS and self.task in ("detect", "classify"):
+            raise ValueError(
+                f"finetune.init={self.finetune.init!r} is a picker: set --task pick, or begin with a run or from scratch"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the tree as nested plain dictionaries."""

@@ -36,7 +36,7 @@ ZERO_MEANS = {
     "head.span_mask": "none",
     "head.channel_mask": "none",
     "finetune.label_draw": "a seed",
-    "finetune.at_picks": "windows lie anywhere",
+    "finetune.at_onsets": "windows lie anywhere",
     "finetune.frozen": "the backbone learns from the first step on",
     "finetune.backbone_lr": "the backbone stays as it is",
     "augment.flip": "none",

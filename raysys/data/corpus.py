@@ -72,8 +72,8 @@ def select(corpus: pa.Table, split: str) -> pa.Table:
     return corpus.filter(pc.equal(corpus["split"], split))
 
 
-def train_plan(config: DataConfig, traces: Traces, seed: int) -> Plan:
-    """Returns the order in which the training split is delivered.
+def train_plan(config: DataConfig, traces: Traces, seed: int, at_onsets: float = 0.0) -> Plan:
+    """Returns the order in which the training split is delivered, a fraction of its windows placed at onsets.
 
     Raises:
         ValueError: the split is empty.
@@ -91,6 +91,7 @@ def train_plan(config: DataConfig, traces: Traces, seed: int) -> Plan:
         crops=config.crops_per_visit,
         run_rows=config.run_rows,
         shuffle_rows=config.shuffle_rows,
+        at_onsets=at_onsets,
     )
 
 

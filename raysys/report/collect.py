@@ -12,7 +12,7 @@ import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raysys.location import Location
-from raysys.train.checkpoint import FILES
+from raysys.train.storage import whole_checkpoints
 from raysys.tune.ranking import REPEAT_OF
 
 logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it announces the end of every file
@@ -100,7 +100,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_run(path: Location) -> Run:
     notes: list[str] = []
-    checkpoints = [folder for folder in path.glob("step*[0-9]") if all((folder / name).exists() for name in FILES)]
+    checkpoints = whole_checkpoints(path)
     return Run(
         path=path,
         config=_json(path / "config.json", {}, notes),

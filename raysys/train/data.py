@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 
 from raysys.config import RunConfig
 from raysys.data.corpus import fingerprint, load_corpus, select, summary, train_plan
 from raysys.data.fixed_windows import FixedWindows, fixed_windows
 from raysys.data.in_memory import load_into_memory
+from raysys.data.labels import TraceLabels, draw_labelled
 from raysys.data.leakage import leak_report
 from raysys.data.plan import Plan
 from raysys.data.windows import Traces
@@ -33,13 +35,18 @@ class TrainingData:
     plan: Plan
     fingerprint: str
     contents: dict[str, Any]
-    """For the record: "sets" (`raysys.data.corpus.summary`) and "leaks" (`raysys.data.leakage.leak_report`)."""
+    """For the record: "sets" (`raysys.data.corpus.summary`), "leaks" (`raysys.data.leakage.leak_report`), and, of fine-tuning,
+    "labels", how many of the labelled traces are learnt from."""
     traces: Any
     validation: Any
-    probe_fit: Any
-    probe_score: Any
+    probe_fit: Any = None
+    probe_score: Any = None
+    labels: Any = None
+    """Of the training traces (`raysys.data.labels.TraceLabels`); None in pretraining."""
+    groups: np.ndarray | None = None
+    """Classes of the traces that validation windows are cut from, by their `row`; None in pretraining."""
 
-    _LARGE = ("traces", "validation", "probe_fit", "probe_score")
+    _LARGE = ("traces", "validation", "probe_fit", "probe_score", "labels")
 
     def shared(self) -> "TrainingData":
         """Returns the data with its large fields in the object store (needs a running Ray)."""
@@ -65,6 +72,8 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
     training, dev = select(corpus, "train"), select(corpus, "dev")
     if not len(dev):
         raise ValueError(f"data.datasets={config.data.datasets}: no trace in the dev split, so nothing to validate on")
+    if config.task != "pretrain":
+        return _labelled_data(config, corpus, training, dev)
     traces = Traces.from_table(training)
     window = config.model.window_samples
     data = TrainingData(
@@ -81,6 +90,44 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
     return data
 
 
+def _labelled_data(config: RunConfig, corpus: pa.Table, training: pa.Table, dev: pa.Table) -> TrainingData:
+    """What fine-tuning reads: a part of the labelled training traces, and the labelled traces of the dev split."""
+    tuning = config.finetune
+    every, dev = _known(training, config, "training"), _known(dev, config, "dev")
+    mine = every.filter(pa.array(draw_labelled(every, tuning.label_fraction, tuning.label_draw)))
+    traces, labels, of_dev = (
+        Traces.from_table(mine),
+        TraceLabels.from_table(mine, config),
+        TraceLabels.from_table(dev, config),
+    )
+    counts = {
+        name: [mine["dataset"].to_pylist().count(name), every["dataset"].to_pylist().count(name)]
+        for name in every["dataset"].unique().to_pylist()
+    }
+    log.info("labelled traces to learn from: %d of %d", len(mine), len(every))
+    told = {"traces": len(mine), "of": len(every), "by_dataset": counts, "dev": len(dev)}
+    return TrainingData(
+        plan=train_plan(config.data, traces, config.train.seed, tuning.at_onsets),
+        fingerprint=fingerprint(corpus),
+        contents={"sets": summary(corpus), "leaks": leak_report(corpus), "labels": told},
+        traces=traces,
+        validation=fixed_windows(dev, config.train.val_windows, config.model.window_samples, _FIXED_SEED),
+        labels=labels,
+        groups=of_dev.group,
+    )
+
+
+def _known(table: pa.Table, config: RunConfig, split: str) -> pa.Table:
+    """The rows that the task can learn from."""
+    known = TraceLabels.from_table(table, config).known(config.task)
+    if not known.any():
+        raise ValueError(
+            f"data.datasets={config.data.datasets}: none of the {len(table)} {split} traces has a label for task="
+            f"{config.task!r}: look what was read with python -m jobs.data"
+        )
+    return table.filter(pa.array(known))
+
+
 def probe_lacks(config: RunConfig, data: TrainingData) -> str:
     """Returns which labels the probe needs and does not find, with those of every data set; empty where it finds all."""
     center = np.array([config.model.encoder.frame_center(frame) for frame in range(config.model.num_frames)])
@@ -95,6 +142,18 @@ def probe_lacks(config: RunConfig, data: TrainingData) -> str:
     return f"no onsets of {', '.join(lacks)} (labelled traces in all splits: {'; '.join(sets)})"
 
 
+def _dev_lacks(config: RunConfig, data: TrainingData) -> str:
+    """Returns what dev windows lack for a score of fine-tuning; empty where they have all."""
+    windows = data.get("validation")
+    if config.task == "classify":
+        there = set(data.groups[windows.row].tolist())
+        return ", ".join(repr(name) for k, name in enumerate(config.head.classes) if k not in there)
+    p, s, _ = windows.onsets()
+    if config.task == "detect":
+        return "" if (~np.isnan(p[:, 0])).any() else "onset of P"
+    return " and no ".join(f"onset of {w}" for w, x in (("P", p), ("S", s)) if np.isnan(x[:, 0]).all())
+
+
 def check_objective(config: RunConfig, data: TrainingData, *, ranks: bool = False) -> None:
     """Raises a ValueError if something goes by `search.objective` and that is a score of a probe without labels.
 
@@ -104,7 +163,13 @@ def check_objective(config: RunConfig, data: TrainingData, *, ranks: bool = Fals
         ranks: trials are ranked by the objective; else only `train.patience` goes by it, if it is set.
     """
     patience, objective = config.train.patience, config.search.objective
-    if not (ranks or patience is not None) or not objective.startswith("probe/"):
+    if not (ranks or patience is not None):
+        return
+    if objective == "dev/score" and (lacks := _dev_lacks(config, data)):
+        raise ValueError(
+            f"search.objective=dev/score has no value, as the dev split has no {lacks}: take other data sets"
+        )
+    if not objective.startswith("probe/"):
         return
     if lacks := probe_lacks(config, data):
         who, instead = ("a sweep", "") if ranks else (f"train.patience={patience}", ", or --train.patience None")

@@ -256,7 +256,8 @@ class Trainer:
     def _report(self, metrics: dict[str, Any]) -> None:
         start = time.perf_counter()
         if self.worker.rank == 0:
-            state, guard = self._state() | {"best": asdict(self.best)}, self.guard.state()
+            score = metrics.get(self.config.search.objective)
+            state, guard = self._state() | {"score": score, "best": asdict(self.best)}, self.guard.state()
             save = Snapshot.take(self.model, self.optimizer, guard, state, metrics, self.config, self.record).write
         else:
             save = _nothing

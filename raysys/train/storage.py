@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import re
 import shutil
 import tempfile
@@ -184,9 +185,14 @@ def repair_checkpoint_list(run: Location) -> None:
     file = run / CHECKPOINT_LIST
     if not file.exists() or _is_good(file.read(), run):
         return
-    whole = [folder for folder in run.glob("step*[0-9]") if all((folder / name).exists() for name in FILES)]
+    whole = whole_checkpoints(run)
     file.write_json(checkpoint_list({folder.name: (folder / "state.json").read_json() for folder in whole}))
     log.warning("%s was broken and is made anew from %d checkpoints", file, len(whole))
+
+
+def whole_checkpoints(run: Location) -> list[Location]:
+    """Returns the checkpoints in the folder of a run that have all their files, the oldest first."""
+    return [folder for folder in run.glob("step*[0-9]") if all((folder / name).exists() for name in FILES)]
 
 
 def newest_checkpoint(run: Location) -> str | None:
@@ -196,6 +202,14 @@ def newest_checkpoint(run: Location) -> str | None:
         return (run / CHECKPOINT_LIST).read_json()["latest_checkpoint_result"]["checkpoint_dir_name"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
+
+
+def best_checkpoint(run: Location) -> Location | None:
+    """Returns the whole checkpoint of a run with the best `search.objective`, the newest of several, or None without any."""
+    whole = whole_checkpoints(run)
+    scores = [(folder / "state.json").read_json().get("score") for folder in whole]
+    scores = [-math.inf if score is None or math.isnan(score) else score for score in scores]
+    return max(zip(scores, range(len(whole)), whole, strict=True), default=(0, 0, None))[-1]
 
 
 def _is_good(content: bytes, run: Location) -> bool:

@@ -62,6 +62,7 @@ def _first_steps(config: RunConfig, data: TrainingData) -> None:
     steps = CapturedStep.WARM_UP + 2 if config.train.compile else 2
     few = {"train.max_steps": steps, "train.validate_every": steps, "train.num_workers": 1, "data.reader": "process"}
     fixed = {name: data.get(name) for name in ("validation", "probe_fit", "probe_score")}
+    fixed = {name: windows for name, windows in fixed.items() if windows is not None}
     # A whole batch, and the shorter one at the end.
     fixed = {name: windows.take(slice(BATCH + len(windows) % BATCH)) for name, windows in fixed.items()}
     where = {"rank": 0, "world": 1, "log_folder": None, "report": log.info}
