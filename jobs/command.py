@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
@@ -17,10 +17,12 @@ from raysys.config import RunConfig
 from raysys.console import configure_logging
 from raysys.credentials import mask, mask_words, refuse_credentials
 from raysys.location import Location
-from raysys.presets import PRESETS
+from raysys.presets import PRESETS, finetuning
 from raysys.record import free_name, read_config
 
 log = logging.getLogger(__name__)
+SHORT = {"--init": "--finetune.init", "--label-fraction": "--finetune.label-fraction"}
+"""Options that stand for a key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,7 @@ def parse(
     argv: list[str] | None = None,
     preset: str = "base",
     defaults: dict[str, Any] | None = None,
+    task: str = "pretrain",
 ) -> tuple[RunConfig, Any]:
     """Returns the configuration and the job's options: `JOB [PRESET] [--optim.lr 3e-4 ...] [--dry-run]`.
 
@@ -59,11 +62,15 @@ def parse(
         argv: arguments; None takes those of the process.
         preset: that is taken where none is named.
         defaults: dotted keys in which this job's defaults differ from the preset's.
+        task: that is taken where none is named.
     """
     configure_logging()
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [_long(word) for word in (sys.argv[1:] if argv is None else argv)]
     source, config = _start(argv, preset)
-    config = config.override(defaults or {})
+    try:
+        config = _as_task(config, argv, task).override(defaults or {})
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
     if {"-h", "--help"} & set(argv):
         print(short_help(doc, source, config, options))
         raise SystemExit
@@ -85,6 +92,29 @@ def parse(
         config = _with_own_name(config)
         sys.argv += ["--name", config.name]  # what `run` says how to go on with
     return config, options
+
+
+def _long(word: str) -> str:
+    option, equals, value = word.partition("=")
+    return f"{SHORT.get(option, option)}{equals}{value}"
+
+
+def _as_task(config: RunConfig, argv: list[str], task: str) -> RunConfig:
+    """The configuration with the defaults of fine-tuning, where the arguments ask for it and it does not come from such a run."""
+    task = _value(argv, "--task") or (task if config.task == "pretrain" else config.task)
+    if task in ("pretrain", config.task) or task not in get_args(get_type_hints(RunConfig)["task"]):
+        return config  # what is none of the tasks is refused with the other arguments
+    return finetuning(config, task, _value(argv, "--finetune.init") or config.finetune.init)
+
+
+def _value(argv: list[str], option: str) -> str | None:
+    """What follows an option, after a space or an equals sign; the last one counts."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name == option:
+            found = value if equals else following
+    return found
 
 
 def _gives_name(argv: list[str]) -> bool:

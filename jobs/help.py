@@ -9,7 +9,7 @@ import types
 from itertools import pairwise
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from raysys.config import OFTEN_CHANGED, RunConfig, keys
+from raysys.config import CHANGED_IN_FINETUNING, OFTEN_CHANGED, RunConfig, keys
 from raysys.presets import PRESETS
 
 _WIDTH = 113
@@ -27,6 +27,7 @@ def short_help(doc: str, preset: str, config: RunConfig, options: type[Any]) -> 
     what, example = re.fullmatch(r"(.*): (python -m .*)", doc.strip().splitlines()[0]).groups()
     job = " ".join(example.split()[:3])
     about = inspect.cleandoc(PRESETS[preset].__doc__).splitlines() if preset in PRESETS else []
+    often = OFTEN_CHANGED if config.task == "pretrain" else CHANGED_IN_FINETUNING
     lines = [
         f"{what}.",
         "",
@@ -40,7 +41,7 @@ def short_help(doc: str, preset: str, config: RunConfig, options: type[Any]) -> 
         *(_entry(name.replace("_", "-"), *told) for name, told in _fields(options(), options).items()),
         "",
         f"keys that people change, with the values of {preset}:",
-        *(_entry(key.replace("_", "-"), *_of_key(config, key)) for key in OFTEN_CHANGED),
+        *(_entry(key.replace("_", "-"), *_of_key(config, key)) for key in often),
         "",
         f"`--help-all` shows all {len(keys(config))} keys.",
     ]

@@ -8,14 +8,14 @@ from raysys.record import set_aside
 def main() -> None:
     config, options = parse(__doc__, RunOptions)
     if options.dry_run:
-        from raysys.train.forecast import pretraining_forecast
+        from raysys.train.forecast import run_forecast
 
-        return print(pretraining_forecast(config))
-    from raysys.train.driver import pretrain
+        return print(run_forecast(config))
+    from raysys.train.driver import train_run
 
     if options.fresh:
         set_aside(Location(config.storage) / config.name)
-    pretrain(config)
+    train_run(config)
 
 
 if __name__ == "__main__":

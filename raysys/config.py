@@ -388,6 +388,15 @@ OFTEN_CHANGED = (
 """The keys that `--help` shows."""
 
 
+CHANGED_IN_FINETUNING = (
+    *("finetune.init", "finetune.label_fraction", "finetune.label_draw", "finetune.frozen", "finetune.backbone_lr"),
+    *("head.dropout", "head.span_mask", "head.channel_mask", "augment.noise", "augment.real_noise"),
+    *("name", "storage", "data.root", "data.datasets", "optim.lr", "train.max_steps", "train.batch_size"),
+    *("train.num_workers", "train.patience", "train.seed", "search.space"),
+)
+"""The same for a task of fine-tuning."""
+
+
 FORMER_NAMES = {"search.min_used_fraction": "search.min_perplexity_fraction"}
 """Of keys in runs that were written earlier."""
 

@@ -11,7 +11,7 @@ from raysys.config import RunConfig
 from raysys.data.shards import prepare
 from raysys.miniature import write_miniatures, write_obspy_examples
 from raysys.report.write import write_report
-from raysys.train.driver import pretrain
+from raysys.train.driver import train_run
 from raysys.tune.sweep import sweep
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def run_demo(config: RunConfig, *, generate: bool = False) -> Path:
     prepare(config, f"{folder}/shards")
     config = config.override({"data.root": f"{folder}/shards"})
     stage(f"3/5 pretraining with {config.train.num_workers} workers")
-    run = pretrain(config)
+    run = train_run(config)
     stage(f"4/5 searching: {config.search.num_trials} trials with early stopping")
     best = sweep(config.override({"name": f"{config.name}-sweep", "train.max_steps": config.train.max_steps // 3}))
     stage("5/5 writing the report")

@@ -3,7 +3,17 @@
 from collections.abc import Callable
 
 from model.config import BackboneConfig, EncoderConfig, LossConfig, MaskConfig, ModelConfig, QuantizerConfig
-from raysys.config import DataConfig, OptimConfig, ProbeConfig, RunConfig, SearchConfig, TrainConfig
+from raysys.config import (
+    SEISBENCH_NETWORKS,
+    DataConfig,
+    OptimConfig,
+    ProbeConfig,
+    RunConfig,
+    SearchConfig,
+    TrainConfig,
+    keys,
+)
+from raysys.location import Location
 
 
 def base() -> RunConfig:
@@ -102,6 +112,51 @@ def smoke() -> RunConfig:
         probe=ProbeConfig(fit_windows=32, score_windows=16),
         search=SearchConfig(num_trials=4, rungs_per_budget=4, reduction_factor=2),
     )
+
+
+FINETUNING = {
+    "search.objective": "dev/score",
+    "search.space": (
+        "optim.lr=loguniform(5e-4, 5e-3)",
+        "finetune.backbone_lr=loguniform(0.03, 0.6)",
+        "head.dropout=uniform(0, 0.4)",
+        "head.span_mask=uniform(0, 0.3)",
+    ),
+    "data.datasets": ("all",),
+    "optim.lr": 2e-3,
+    "optim.warmup": 0.1,
+    "optim.weight_decay": 0.01,
+    "train.compile": False,
+}
+"""What fine-tuning changes of a preset."""
+_LR = {"phasenet": 1e-2, "eqtransformer": 1e-3}
+"""Peak learning rates that are usual for the networks of SeisBench's."""
+
+
+def finetuning(config: RunConfig, task: str, init: str) -> RunConfig:
+    """Returns a preset as a task of fine-tuning: so many steps whatever the fraction of the labels, and the model of `init`.
+
+    Raises:
+        FileNotFoundError: `init` names a folder without a model.
+    """
+    values = FINETUNING | {"name": f"{config.name}-{task}", "task": task, "finetune.init": init}
+    if config.train.max_steps is None:
+        values |= {"train.max_steps": 800, "train.batch_size": 32, "train.validate_every": 100}
+    if init in _LR:
+        values["optim.lr"] = _LR[init]
+    elif init != "scratch":
+        values |= _model_of(init)
+    return config.override(values)
+
+
+def _model_of(init: str) -> dict[str, object]:
+    """The keys of the model in a run, a checkpoint or a model's folder."""
+    file = Location(init) / "config.json"
+    if not file.exists():
+        peers = " or ".join(("scratch", *SEISBENCH_NETWORKS))
+        raise FileNotFoundError(f"finetune.init={init}: no config.json there: name a pretraining run, or {peers}")
+    config = RunConfig.from_dict({"model": file.read_json()["model"]})
+    return {key: value for key, value in keys(config).items() if key.startswith("model.")}
 
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {f.__name__: f for f in (smoke, demo, base, large)}

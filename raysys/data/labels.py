@@ -51,6 +51,13 @@ class TraceLabels:
         return type(self)(self.onsets.take(ids), self.group[ids])
 
 
+def labelled_part(table: pa.Table, config: RunConfig) -> pa.Table:
+    """Returns the rows that a run learns from: the drawn part of those with a label for its task."""
+    known = table.filter(pa.array(TraceLabels.from_table(table, config).known(config.task)))
+    tuning = config.finetune
+    return known.filter(pa.array(draw_labelled(known, tuning.label_fraction, tuning.label_draw)))
+
+
 def draw_labelled(table: pa.Table, fraction: float, draw: int) -> np.ndarray:
     """Returns which traces belong to a part of the labelled ones, (n,) bool.
 

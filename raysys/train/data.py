@@ -13,7 +13,7 @@ from raysys.config import RunConfig
 from raysys.data.corpus import fingerprint, load_corpus, select, summary, train_plan
 from raysys.data.fixed_windows import FixedWindows, fixed_windows
 from raysys.data.in_memory import load_into_memory
-from raysys.data.labels import TraceLabels, draw_labelled
+from raysys.data.labels import TraceLabels, labelled_part
 from raysys.data.leakage import leak_report
 from raysys.data.plan import Plan
 from raysys.data.windows import Traces
@@ -92,14 +92,9 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
 
 def _labelled_data(config: RunConfig, corpus: pa.Table, training: pa.Table, dev: pa.Table) -> TrainingData:
     """What fine-tuning reads: a part of the labelled training traces, and the labelled traces of the dev split."""
-    tuning = config.finetune
     every, dev = _known(training, config, "training"), _known(dev, config, "dev")
-    mine = every.filter(pa.array(draw_labelled(every, tuning.label_fraction, tuning.label_draw)))
-    traces, labels, of_dev = (
-        Traces.from_table(mine),
-        TraceLabels.from_table(mine, config),
-        TraceLabels.from_table(dev, config),
-    )
+    mine = labelled_part(every, config)
+    traces, labels = Traces.from_table(mine), TraceLabels.from_table(mine, config)
     counts = {
         name: [mine["dataset"].to_pylist().count(name), every["dataset"].to_pylist().count(name)]
         for name in every["dataset"].unique().to_pylist()
@@ -107,13 +102,13 @@ def _labelled_data(config: RunConfig, corpus: pa.Table, training: pa.Table, dev:
     log.info("labelled traces to learn from: %d of %d", len(mine), len(every))
     told = {"traces": len(mine), "of": len(every), "by_dataset": counts, "dev": len(dev)}
     return TrainingData(
-        plan=train_plan(config.data, traces, config.train.seed, tuning.at_onsets),
+        plan=train_plan(config.data, traces, config.train.seed, config.finetune.at_onsets),
         fingerprint=fingerprint(corpus),
         contents={"sets": summary(corpus), "leaks": leak_report(corpus), "labels": told},
         traces=traces,
         validation=fixed_windows(dev, config.train.val_windows, config.model.window_samples, _FIXED_SEED),
         labels=labels,
-        groups=of_dev.group,
+        groups=TraceLabels.from_table(dev, config).group,
     )
 
 

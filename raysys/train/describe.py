@@ -2,8 +2,8 @@
 
 from torch.overrides import TorchFunctionMode
 
-from model.pretrain import PretrainModel
 from raysys.config import RunConfig
+from raysys.networks import build_network
 
 
 class _WithoutValues(TorchFunctionMode):
@@ -17,7 +17,26 @@ class _WithoutValues(TorchFunctionMode):
 def describe(config: RunConfig) -> str:
     """Returns the shapes of the U-Net, the parameters by part and a memory estimate, in lines."""
     with _WithoutValues():
-        model = PretrainModel(config.model, config.mask, config.loss)
+        model = build_network(config)
+    ours = hasattr(model, "backbone")
+    lines = (
+        _shapes(config) if ours else [f"{config.finetune.init} of SeisBench's, {config.model.window_samples} samples"]
+    )
+    lines += ["", "parameters:"]
+    total = sum(p.numel() for p in model.parameters())
+    parts = {name: child for name, child in model.named_children() if name != "backbone"}
+    parts |= dict(model.backbone.named_children()) if ours else {}
+    for name, part in parts.items():
+        if count := sum(p.numel() for p in part.parameters()):
+            lines.append(f"  {name:12s} {count:>12,}")
+    lines.append(f"  {'total':12s} {total:>12,}")
+    lines += ["", f"memory of weights, gradients and AdamW: {total * 16 / 2**30:.2f} GiB a worker"]
+    if ours:
+        lines.append(f"activations kept for the backward pass (estimate): {_activation_gib(config):.1f} GiB a worker")
+    return "\n".join(lines)
+
+
+def _shapes(config: RunConfig) -> list[str]:
     lines = ["shapes (frames x width):"]
     frames, width = config.model.num_frames, config.model.backbone.width
     lines.append(f"  waveform 3 x {config.model.window_samples} -> encoder {frames} x {config.model.encoder.width}")
@@ -25,20 +44,10 @@ def describe(config: RunConfig) -> str:
         lines.append(f"  level {level}: {frames} x {width}, {config.model.backbone.num_layers} layers a stage")
         if level < len(config.model.backbone.pool):
             frames, width = frames // config.model.backbone.pool[level], width * config.model.backbone.expand
-    masked = round(config.mask.ratio * config.model.num_frames)
-    lines.append(f"  masked frames: {masked} of {config.model.num_frames}; negatives: {config.loss.num_negatives}")
-    lines += ["", "parameters:"]
-    total = sum(p.numel() for p in model.parameters())
-    parts = {name: child for name, child in model.named_children() if name != "backbone"} | dict(
-        model.backbone.named_children()
-    )
-    for name, part in parts.items():
-        if count := sum(p.numel() for p in part.parameters()):
-            lines.append(f"  {name:12s} {count:>12,}")
-    lines.append(f"  {'total':12s} {total:>12,}")
-    lines += ["", f"memory of weights, gradients and AdamW: {total * 16 / 2**30:.2f} GiB a worker"]
-    lines.append(f"activations kept for the backward pass (estimate): {_activation_gib(config):.1f} GiB a worker")
-    return "\n".join(lines)
+    if config.task == "pretrain":
+        masked = round(config.mask.ratio * config.model.num_frames)
+        lines.append(f"  masked frames: {masked} of {config.model.num_frames}; negatives: {config.loss.num_negatives}")
+    return lines
 
 
 def _activation_gib(config: RunConfig) -> float:

@@ -1,4 +1,4 @@
-"""A pretraining run on a Ray cluster: the driver side."""
+"""A run on a Ray cluster, of pretraining or of fine-tuning: the driver side."""
 
 import logging
 import signal
@@ -33,7 +33,7 @@ _PAUSE_S = 5.0
 _NAME_BYTES = 64
 
 
-def pretrain(config: RunConfig) -> dict[str, Any]:
+def train_run(config: RunConfig) -> dict[str, Any]:
     """Returns the metrics of the last report, after training to the end of the budget.
 
     The same configuration under the same name continues a run that was interrupted, from its last checkpoint. Keys of
@@ -51,10 +51,10 @@ def pretrain(config: RunConfig) -> dict[str, Any]:
     require(wanted(config), f"a run of {workers} worker{'s' if workers > 1 else ''}")
     run = run_location(config)
     with hold(run):
-        return _pretrain(config, run)
+        return _train_run(config, run)
 
 
-def _pretrain(config: RunConfig, run: Location) -> dict[str, Any]:
+def _train_run(config: RunConfig, run: Location) -> dict[str, Any]:
     data = prepare_training_data(config)
     check_objective(config, data)
     stages = plan_stages(run, config, data.plan.epoch_windows)
@@ -79,7 +79,7 @@ def _pretrain(config: RunConfig, run: Location) -> dict[str, Any]:
 
 
 def _told(run: Location, metrics: dict[str, Any]) -> dict[str, Any]:
-    """What `pretrain` returns, after saying what to do next."""
+    """What `train_run` returns, after saying what to do next."""
     log.info("next: python -m jobs.report %s", run)
     return {**metrics, "directory": run.url}
 

@@ -1,4 +1,4 @@
-"""What a pretraining run would do: its data, steps, windows and hours."""
+"""What a run would do: its data, steps, windows and hours."""
 
 import json
 import statistics
@@ -8,6 +8,7 @@ from pathlib import Path
 from raysys.config import RunConfig
 from raysys.console import duration
 from raysys.data.corpus import select, train_plan
+from raysys.data.labels import labelled_part
 from raysys.data.overview import find, index_only, quiet
 from raysys.data.windows import Traces
 from raysys.presets import PRESETS
@@ -28,7 +29,7 @@ class Rate:
     source: str
 
 
-def pretraining_forecast(config: RunConfig) -> str:
+def run_forecast(config: RunConfig) -> str:
     """Returns what a run would do, in lines; reads the index of the data, no waveform, and starts no Ray."""
     lines, epoch = data_lines(config)
     train = config.train
@@ -57,8 +58,12 @@ def data_lines(config: RunConfig) -> tuple[list[str], int | None]:
     for name in found:
         of_set = corpus.filter(corpus["dataset"].to_numpy(zero_copy_only=False) == name)
         lines.append(f"  {name}: {len(of_set):,} traces, {len(select(of_set, 'train')):,} to train on")
+    training = select(corpus, "train")
+    if config.task != "pretrain":
+        training = labelled_part(training, config)
+        lines.append(f"  labelled traces to learn from: {len(training):,} ({config.finetune.label_fraction:.0%})")
     with quiet():
-        plan = train_plan(config.data, Traces.from_table(select(corpus, "train")), config.train.seed)
+        plan = train_plan(config.data, Traces.from_table(training), config.train.seed)
     return [*lines, f"  an epoch: {plan.epoch_windows:,} windows"], plan.epoch_windows
 
 
@@ -77,7 +82,7 @@ def rate_of(config: RunConfig, workers: int, pattern: str) -> Rate | None:
             if rates := _rates(file):
                 return Rate(statistics.median(rates[-_RECENT:]), f"the last lines of {file}")
     for name, (rate, device) in MEASURED.items():
-        if PRESETS[name]().model == config.model:
+        if config.task == "pretrain" and PRESETS[name]().model == config.model:
             return Rate(rate * workers, f"{rate:,.0f} windows/s a worker measured for `{name}` on {device}")
     return None
 

@@ -33,6 +33,14 @@ _CONSOLE = {
 _VALIDATION = {
     "val/contrastive": "contrastive {:.3f}",
     "val/accuracy": "accuracy {:.1%}",
+    "dev/loss": "dev loss {:.3f}",
+    "dev/p_hit_0.1s": "P within 0.1 s {:.1%}",
+    "dev/p_hit_0.5s": "0.5 s {:.1%}",
+    "dev/s_hit_0.1s": "S within 0.1 s {:.1%}",
+    "dev/s_hit_0.5s": "0.5 s {:.1%}",
+    "dev/event_auc": "event AUC {:.3f}",
+    "dev/accuracy": "right {:.1%}",
+    "dev/score": "score {:.3f}",
     "probe/macro_ap": "probe {:.3f}",
     "codebook/used_fraction": "codes in use {:.0%}",
 }
@@ -124,7 +132,7 @@ class RunLog:
         self._health = health
         self._tick = (time.perf_counter(), 0.0, 0)
         self._pace: deque[tuple[float, int]] = deque(maxlen=_PACE_LINES)
-        if self._speaks:
+        if self._speaks and health and health.num_codes:
             log.info("\n".join(LEGEND))
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
@@ -265,7 +273,7 @@ def _words(texts: dict[str, str], metrics: dict[str, float]) -> str:
 
 def _is_told(name: str, metrics: dict[str, float]) -> bool:
     """A probe without labels has no score: the run has said so at its start."""
-    return name in metrics and not (name.startswith("probe/") and math.isnan(metrics[name]))
+    return name in metrics and not (name.startswith(("probe/", "dev/")) and math.isnan(metrics[name]))
 
 
 def exported_name(name: str) -> str:

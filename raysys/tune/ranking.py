@@ -21,13 +21,15 @@ def judge(metrics: dict[str, Any], config: RunConfig) -> dict[str, Any]:
     collapsed codebook has the smallest of all, so they have no part in it.
 
     Args:
-        metrics: of one validation; needs the objective and codebook/hard_perplexity.
+        metrics: of one validation; needs the objective and, of pretraining, codebook/hard_perplexity.
         config: names the objective and sets the gate.
     """
     value = float(metrics.get(config.search.objective, math.nan))
     health = CodebookHealth.of(keys(config))
     reason = ""
-    if not all(math.isfinite(float(metrics[name])) for name in ("train/loss", "val/loss") if name in metrics):
+    if not all(
+        math.isfinite(float(metrics[name])) for name in ("train/loss", "val/loss", "dev/loss") if name in metrics
+    ):
         reason = "the loss is not finite"
     elif not math.isfinite(value):
         reason = f"{config.search.objective} is not finite"

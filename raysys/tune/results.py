@@ -13,7 +13,7 @@ from raysys.tune.outcome import nested_checkpoint, reason_of
 from raysys.tune.ranking import REPEAT_OF, ranked, with_means
 
 log = logging.getLogger(__name__)
-_SCALARS = ("train/", "val/", "probe/", "codebook/", "perf/")
+_SCALARS = ("train/", "val/", "probe/", "codebook/", "dev/", "perf/")
 
 
 def write_results(

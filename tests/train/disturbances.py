@@ -138,7 +138,7 @@ def drive() -> None:
     """Runs the run that is disturbed."""
     configure_logging()
     driver.train_worker = held_worker
-    driver.pretrain(RunConfig.from_dict(json.loads(Path(sys.argv[1]).read_text())))
+    driver.train_run(RunConfig.from_dict(json.loads(Path(sys.argv[1]).read_text())))
 
 
 if __name__ == "__main__":

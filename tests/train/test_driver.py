@@ -204,12 +204,12 @@ def test_a_continued_run_keeps_the_workers_that_it_was_planned_for(smoke, monkey
     began = smoke.override({"storage": str(tmp_path), "train.num_workers": 4, "train.min_workers": 2})
     now = began.override({"train.num_workers": 1, "train.min_workers": None, "train.log_every": 3})
     for config in (began, now):
-        assert driver.pretrain(config) == {"step": 8, "directory": f"{tmp_path}/smoke"}
+        assert driver.train_run(config) == {"step": 8, "directory": f"{tmp_path}/smoke"}
     assert [config for config, _ in given] == [began, now]
     assert given[0][1]["config"] == began
     assert given[1][1]["config"] == began.override({"train.log_every": 3})
     assert given[1][1]["log_folder"] == f"{tmp_path}/smoke"
-    driver.pretrain(began.override({"storage": "memory://runs"}))
+    driver.train_run(began.override({"storage": "memory://runs"}))
     assert given[2][1]["log_folder"] is None, "nothing can be appended to there"
     assert (given[0][1]["start"], given[0][1]["run"]) == (0, f"{tmp_path}/smoke")
     assert not (tmp_path / "smoke" / LEASE).exists(), "given back"
@@ -227,7 +227,7 @@ def test_a_finished_run_starts_no_workers(smoke, monkeypatch, tmp_path):
         result = {"checkpoint_dir_name": "step000000008", "metrics": metrics}
         content = {"checkpoint_results": [result], "latest_checkpoint_result": result}
         (tmp_path / "smoke" / CHECKPOINT_LIST).write_text(json.dumps(content))
-        assert driver.pretrain(config)["step"] == step
+        assert driver.train_run(config)["step"] == step
 
 
 def test_a_second_driver_is_refused_while_the_first_trains(smoke, monkeypatch, tmp_path):
@@ -236,14 +236,14 @@ def test_a_second_driver_is_refused_while_the_first_trains(smoke, monkeypatch, t
     def fit(*_):
         before = (tmp_path / "smoke" / "record.json").read_text()
         with pytest.raises(ValueError, match=f"{tmp_path}/smoke is written by another driver"):
-            driver.pretrain(config)
+            driver.train_run(config)
         assert (tmp_path / "smoke" / "record.json").read_text() == before
         return SimpleNamespace(metrics={"step": 8})
 
     monkeypatch.setattr(driver, "connect", lambda: None)
     monkeypatch.setattr(TrainingData, "shared", lambda self: self)
     monkeypatch.setattr(driver, "_fit", fit)
-    assert driver.pretrain(config)["step"] == 8
+    assert driver.train_run(config)["step"] == 8
 
 
 def test_ctrl_c_means_what_it_did_before_once_ray_train_has_ended(smoke, monkeypatch):

@@ -7,11 +7,11 @@ import pytest
 
 from raysys.console import duration
 from raysys.presets import PRESETS
-from raysys.train.forecast import MEASURED, Rate, hours_text, pretraining_forecast, rate_of
+from raysys.train.forecast import MEASURED, Rate, hours_text, rate_of, run_forecast
 
 
 def test_a_dry_run_counts_traces_windows_and_steps(smoke, data):
-    text = pretraining_forecast(smoke.override({"train.max_steps": None, "train.epochs": 2.0, "train.num_workers": 2}))
+    text = run_forecast(smoke.override({"train.max_steps": None, "train.epochs": 2.0, "train.num_workers": 2}))
     windows = data.plan.epoch_windows
     assert f"  an epoch: {windows:,} windows" in text
     steps = -(-2 * windows // 8)
@@ -22,10 +22,10 @@ def test_a_dry_run_counts_traces_windows_and_steps(smoke, data):
 
 def test_a_dry_run_without_data_says_what_is_missing_and_what_it_does_not_know(smoke, tmp_path):
     config = PRESETS["base"]().override({"data.root": str(tmp_path / "nowhere")})
-    text = pretraining_forecast(config)
+    text = run_forecast(config)
     assert "not there: ETHZ, GEOFON" in text
     assert "steps and hours are unknown without the data" in text
-    text = pretraining_forecast(config.override({"train.max_steps": 9000}))
+    text = run_forecast(config.override({"train.max_steps": 9000}))
     assert "9,000 steps of 64 windows on each of 1 workers: 576,000 windows\n" in text
     assert "about 3 min at 3,305 windows/s" in text
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from raysys.train.driver import pretrain
+from raysys.train.driver import train_run
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ def test_two_workers_train_report_and_go_on_under_the_same_name(ray_cluster, smo
     run = tmp_path / config.name
     run.mkdir()
     (run / "step000000004.unfinished").write_text("a file where the checkpoint's folder should be")
-    metrics = pretrain(config)
+    metrics = train_run(config)
     assert metrics["step"] == config.train.max_steps
     assert metrics["windows"] == config.train.max_steps * 2 * config.train.batch_size
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -29,10 +29,10 @@ def test_two_workers_train_report_and_go_on_under_the_same_name(ray_cluster, smo
     }  # fmt: skip
     assert any((run / "tensorboard").iterdir())
 
-    again = pretrain(config)
+    again = train_run(config)
     assert again["step"] == metrics["step"], "a finished run is not trained again"
     assert again["val/loss"] == metrics["val/loss"]
-    longer = pretrain(config.override({"train.max_steps": 12}))
+    longer = train_run(config.override({"train.max_steps": 12}))
     assert (longer["step"], longer["windows"]) == (12, 96), "but it is extended"
     record = json.loads((run / "record.json").read_text())
     assert [(stage["from"], stage["to"]) for stage in record["stages"]] == [(0, 64), (64, 96)]
