@@ -104,7 +104,7 @@ def _classes_of(table: pa.Table, file: str, config: RunConfig) -> np.ndarray:
     place = Location(file)
     if not place.exists():
         raise FileNotFoundError(f"finetune.classes_file={file}: no such file")
-    given = pd.read_csv(io.BytesIO(place.read()), dtype=str)
+    given = pd.read_csv(io.BytesIO(place.read()), dtype=str, index_col=False)
     if lacking := {"trace_name", "class"} - set(given):
         raise ValueError(f"{file} lacks the column {' and '.join(sorted(lacking))}: it has {', '.join(given)}")
     classes = config.head.classes

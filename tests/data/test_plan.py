@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raysys.data.plan import Plan, _mix, crop_starts, epoch_order, mixture
+from raysys.data.plan import Plan, _mix, crop_starts, epoch_order, mixture, onset_starts, uniform
 
 PLAN = Plan(sizes=(1000, 200, 37, 0, 400), quotas=(1000, 200, 37, 0, 400), seed=3, shuffle_rows=256)
 
@@ -169,3 +169,24 @@ def test_the_hash_is_splitmix64():
     """The first numbers of the published generator from the seed 1234567."""
     states = (1234567 + np.arange(3, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
     assert _mix(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_numbers_of_a_visit_are_uniform_and_have_nothing_to_do_with_each_other():
+    visits, epochs = np.arange(20_000), np.zeros(20_000, int)
+    numbers = uniform(visits, epochs, 3, 3)
+    assert all(abs(x.mean() - 0.5) < 0.01 and x.min() >= 0 and x.max() < 1 for x in numbers)
+    assert np.abs(np.corrcoef(numbers) - np.eye(3)).max() < 0.03
+    again = uniform(visits[5:9], epochs[5:9], 3, 3)
+    assert all((one[5:9] == other).all() for one, other in zip(numbers, again, strict=True))
+    assert (uniform(visits, epochs, 4, 1)[0] != numbers[0]).all()
+    assert (uniform(visits, epochs + 1, 3, 1)[0] != numbers[0]).all()
+
+
+def test_a_window_at_an_onset_keeps_a_margin_where_the_trace_allows_it():
+    draw = np.linspace(0, 0.999, 50)
+    starts = onset_starts(np.full(50, 5000), np.full(50, 3000.0), 1000, draw)
+    assert starts.min() == 2100
+    assert starts.max() >= 2880
+    assert (onset_starts(np.full(50, 2000), np.full(50, 2995.0), 1000, draw) == 2000).all()  # near the end of the trace
+    assert (onset_starts(np.full(50, 2000), np.full(50, 5.0), 1000, draw) == 0).all()
+    assert onset_starts(np.full(50, 2000), np.full(50, np.nan), 1000, draw).max() > 1900
