@@ -1,0 +1,207 @@
+"""Fine-tuning by the loop of pretraining: what it begins with, learns from, freezes, repeats and scores."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.labels import Labels
+from raysys.config import RunConfig
+from raysys.data.corpus import load_corpus, select
+from raysys.data.onsets import Onsets
+from raysys.data.stream import Batch, process_batches
+from raysys.networks import load_network
+from raysys.presets import finetuning
+from raysys.train.data import TrainingData, prepare_training_data
+from raysys.train.finetuning import LabelTable
+from tests.train.local import local_trainer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pretrained(smoke, data, tmp_path_factory):
+    """The folder of a pretraining run of two steps."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    local_trainer(smoke.override({"train.max_steps": 2, "train.validate_every": 2}), data, folder).run()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picking(smoke) -> RunConfig:
+    """The smallest fine-tuning of a picker, from scratch."""
+    return finetuning(smoke, "pick", "scratch").override({"train.val_windows": 64})
+
+
+@pytest.fixture(scope="module")
+def labelled(picking) -> TrainingData:
+    return prepare_training_data(picking)
+
+
+@pytest.mark.parametrize("task", ["pick", "detect", "classify"])
+def test_every_task_trains_scores_and_its_network_is_read_again(picking, tmp_path, task):
+    config = picking.override({"task": task})
+    data = prepare_training_data(config)
+    metrics = local_trainer(config, data, tmp_path / "run", tmp_path / "log").run()
+    assert metrics["step"] == 8
+    assert math.isfinite(metrics["train/loss"])
+    assert math.isfinite(metrics["dev/loss"])
+    assert 0 <= metrics["dev/score"] <= 1
+    assert not any(name.startswith(("codebook/", "val/", "probe/")) for name in metrics)
+    loaded = load_network(str(tmp_path / "run"))
+    again = local_trainer(config, data, tmp_path / "run")
+    for name, value in again.model.state_dict().items():
+        torch.testing.assert_close(loaded.network.state_dict()[name], value)
+    card = (tmp_path / "run" / "step000000008" / "README.md").read_text()
+    assert "dev/score" in card
+    assert "load_network" in card
+
+
+@pytest.mark.parametrize("init", ["phasenet", "eqtransformer"])
+def test_networks_of_seisbench_are_trained_by_the_same_loop(picking, labelled, tmp_path, init):
+    config = picking.override({"finetune.init": init, "train.max_steps": 2})
+    metrics = local_trainer(config, labelled, tmp_path / init).run()
+    assert math.isfinite(metrics["dev/loss"])
+    assert load_network(str(tmp_path / init)).config.finetune.init == init
+
+
+def test_resume_gives_the_same_weights_as_an_undisturbed_run(picking, labelled, pretrained, tmp_path):
+    config = picking.override({"finetune.init": str(pretrained), "head.dropout": 0.2, "head.span_mask": 0.2})
+    local_trainer(config, labelled, tmp_path / "whole").run()
+    first = local_trainer(config, labelled, tmp_path / "parts")
+    first.steps_left = 4
+    first.run()
+    local_trainer(config, labelled, tmp_path / "parts").run()
+    for file in ("model.safetensors", "optim.safetensors"):
+        expected, got = (load_file(tmp_path / name / "step000000008" / file) for name in ("whole", "parts"))
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[key], got[key]) for key in expected), file
+
+
+def test_a_backbone_begins_with_a_run_stays_frozen_and_then_learns_at_its_own_rate(
+    picking, labelled, pretrained, tmp_path
+):
+    config = picking.override({"finetune.init": str(pretrained), "finetune.frozen": 0.5, "optim.warmup": 0.0})
+    source = load_file(pretrained / "step000000002" / "model.safetensors")
+    trainer = local_trainer(config, labelled, tmp_path / "run")
+    begun = {name: value.clone() for name, value in trainer.model.backbone.state_dict().items()}
+    assert all(torch.equal(value, source[f"backbone.{name}"]) for name, value in begun.items())
+    head = [value.clone() for value in trainer.model.head.parameters()]
+    batches = trainer._batches()
+    for _ in range(4):
+        trainer._train_step(batches)
+    assert all(torch.equal(value, begun[name]) for name, value in trainer.model.backbone.state_dict().items())
+    assert any(not torch.equal(*pair) for pair in zip(head, trainer.model.head.parameters(), strict=True))
+    trainer._train_step(batches)
+    assert any(not torch.equal(value, begun[name]) for name, value in trainer.model.backbone.state_dict().items())
+    rates = {group["part"]: float(group["lr"]) for group in trainer.optimizer.param_groups}
+    assert rates["backbone"] == pytest.approx(0.15 * rates[""])
+
+
+def test_from_scratch_nothing_is_frozen(picking, labelled, tmp_path):
+    trainer = local_trainer(picking, labelled, tmp_path)
+    assert trainer.task.frozen(0.0) == frozenset()
+    assert trainer.task.lrs == {"backbone": 0.5 * picking.optim.lr}
+    own = picking.override({"finetune.backbone_lr": 0.02})
+    assert local_trainer(own, labelled, tmp_path).task.lrs == {"backbone": pytest.approx(0.02 * picking.optim.lr)}
+
+
+def test_a_run_of_another_shape_is_refused_by_name(picking, labelled, pretrained, tmp_path):
+    other = picking.override({"finetune.init": str(pretrained), "model.backbone.width": 32})
+    with pytest.raises(ValueError, match=r"finetune.init=.*of another shape.*--model"):
+        local_trainer(other, labelled, tmp_path)
+
+
+def test_the_model_and_the_budget_of_fine_tuning_come_with_the_preset(smoke, pretrained):
+    config = finetuning(smoke.override({"model.backbone.width": 64}), "pick", str(pretrained))
+    assert config.model == smoke.model
+    assert (config.name, config.search.objective) == ("smoke-pick", "dev/score")
+    with pytest.raises(FileNotFoundError, match=r"finetune.init=/nowhere: no config.json there"):
+        finetuning(smoke, "pick", "/nowhere")
+    with pytest.raises(ValueError, match=r"search.objective='dev/score' is no score of task='pretrain'"):
+        smoke.override({"search.objective": "dev/score"})
+    with pytest.raises(ValueError, match=r"finetune.init='phasenet' is a picker"):
+        finetuning(smoke, "classify", "phasenet")
+
+
+def test_labels_of_a_batch_are_those_of_its_windows(picking, labelled):
+    """In the stored traces themselves: an onset that the table gives to a window is the catalogued one of that trace."""
+    table = select(load_corpus(picking.data), "train")
+    onsets = Onsets.from_table(table)
+    table = onsets.take(np.flatnonzero(onsets.labelled))
+    book = LabelTable(labelled.labels, CPU)
+    from raysys.data.stream import Worker
+
+    arguments = (labelled.plan, picking.data, picking.model.window_samples, Worker(0, 1, 16), 0, 6)
+    seen = 0
+    for batch in process_batches(labelled.traces, *arguments):
+        labels = book.of(batch)
+        for row, (trace, start, valid) in enumerate(zip(*(x.tolist() for x in batch[2:4]), batch.num_valid.tolist(), strict=True)):
+            for found, catalogued in ((labels.p, table.p), (labels.s, table.s), (labels.other, table.other)):
+                wanted = catalogued[trace] - start
+                wanted = np.sort(wanted[(wanted >= 0) & (wanted < valid)])
+                got = found[row][~found[row].isnan()].numpy()
+                np.testing.assert_allclose(got, wanted, atol=1e-3)
+                seen += len(wanted)
+            assert labels.noise[row] == table.noise[trace]
+    assert seen > 50
+
+
+def test_windows_at_onsets_hold_one_more_often(picking, labelled):
+    def share(at_onsets: float) -> float:
+        config = picking.override({"finetune.at_onsets": at_onsets})
+        data = prepare_training_data(config)
+        book, found = LabelTable(data.labels, CPU), []
+        from raysys.data.stream import Worker
+
+        for batch in process_batches(data.traces, data.plan, config.data, 512, Worker(0, 1, 32), 0, 8):
+            labels = book.of(batch)
+            quake = ~labels.noise
+            found += (~labels.p.isnan().all(1) | ~labels.s.isnan().all(1))[quake].tolist()
+        return float(np.mean(found))
+
+    assert share(1.0) == 1.0
+    assert share(0.0) < 0.6
+    assert share(0.0) < share(0.5) < 1.0
+
+
+def test_a_part_of_the_labels_is_told_and_leaves_dev_alone(picking, labelled, caplog):
+    with caplog.at_level(logging.INFO):
+        part = prepare_training_data(picking.override({"finetune.label_fraction": 0.2}))
+    told, every = part.contents["labels"], labelled.contents["labels"]
+    assert told["traces"] == len(part.traces) < len(labelled.traces) == every["traces"] == every["of"]
+    assert f"labelled traces to learn from: {told['traces']} of {told['of']}" in caplog.text
+    assert told["dev"] == every["dev"]
+    np.testing.assert_array_equal(part.validation.waveform, labelled.validation.waveform)
+    assert part.fingerprint == labelled.fingerprint
+
+
+def test_two_ranks_score_as_one(picking, labelled, tmp_path):
+    """The windows of the ranks together are those of one, in any number of pieces."""
+    trainer = local_trainer(picking, labelled, tmp_path / "one")
+    whole, _ = trainer.task.validate()
+    from raysys.train import finetuning as module
+
+    parts = []
+    for rank in range(2):
+        task = local_trainer(picking, labelled, tmp_path / "one", rank=rank, world=1).task
+        task._worker = module.Worker(rank, 2, 4)
+        gathered = []
+        original = module._gathered
+        module._gathered = lambda loss, read, count, worker, kept=gathered: kept.append((loss, read)) or original(0.0, read, count, worker)
+        try:
+            task._scores = lambda windows, columns: {}
+            task.validate()
+        finally:
+            module._gathered = original
+        parts.append(gathered[0])
+    merged = {}
+    for name in parts[0][1][0]:
+        columns = [np.concatenate([one[name] for one in read]) for _, read in parts]
+        merged[name] = np.empty((len(labelled.validation), *columns[0].shape[1:]), columns[0].dtype)
+        merged[name][0::2], merged[name][1::2] = columns
+    scores = trainer.task._scores(labelled.validation, merged)
+    assert {name: whole[name] for name in scores} == pytest.approx(scores, nan_ok=True)
