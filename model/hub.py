@@ -11,10 +11,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.backbone import Backbone
+from model.classifier import SequenceClassifier
+from model.detector import EventDetector
 from model.picker import PhasePicker
 from model.pretrain import PretrainModel
 
-CLASSES = {kind.__name__: kind for kind in (PretrainModel, PhasePicker, Backbone)}
+CLASSES = {kind.__name__: kind for kind in (PretrainModel, PhasePicker, EventDetector, SequenceClassifier, Backbone)}
+OF_TASK = {
+    "pretrain": "PretrainModel",
+    "pick": "PhasePicker",
+    "detect": "EventDetector",
+    "classify": "SequenceClassifier",
+}
+"""The class that a run of a task trains; runs that were written earlier name no task."""
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -22,7 +31,7 @@ def save_pretrained(model: nn.Module, directory: str | Path, config: dict | None
     """Writes the weights and all that is needed to build the model again; returns the folder.
 
     Args:
-        model: A PretrainModel, a PhasePicker or a Backbone, not wrapped by torch.compile.
+        model: One of `CLASSES`, not wrapped by torch.compile.
         directory: Is made where it does not exist.
         config: Anything JSON can hold that should travel along (the run's whole configuration), under the key "run".
 
@@ -55,7 +64,7 @@ def from_pretrained(directory: str | Path) -> nn.Module:
     """Returns a saved model, on the CPU and in evaluation mode, its temperatures as they were.
 
     Args:
-        directory: What `save_pretrained` wrote, a checkpoint of a pretraining run, or the run itself: its newest checkpoint.
+        directory: What `save_pretrained` wrote, a checkpoint of a run, or the run itself: its newest checkpoint.
 
     Raises:
         ValueError: a file or a key of the configuration is missing or unknown, or the weights do not fit; the message names
@@ -63,7 +72,8 @@ def from_pretrained(directory: str | Path) -> nn.Module:
     """
     directory = _newest_checkpoint(Path(directory))
     content = json.loads((directory / CONFIG).read_text())
-    name = content.get("class", "PretrainModel" if "loss" in content else None)  # a run's configuration names no class
+    of_run = OF_TASK.get(content.get("task", "pretrain")) if "loss" in content else None
+    name = content.get("class", of_run)  # a run's configuration names no class
     if name not in CLASSES:
         raise ValueError(f"{directory / CONFIG} names the class {name!r}, not {' or '.join(CLASSES)}")
     kind = CLASSES[name]

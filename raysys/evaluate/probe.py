@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from model.labels import may_hide_an_onset
 from raysys.config import ProbeConfig
 from raysys.data.fixed_windows import FixedWindows
 from raysys.data.windows import RATE_HZ
@@ -27,7 +28,7 @@ def frame_labels(windows: FixedWindows, center: np.ndarray, config: ProbeConfig)
     p, s, other = windows.onsets()
     labels = np.full((len(windows), len(center)), NOISE, np.int8)
     labels[np.isnan(p).all(axis=1) & np.isnan(s).all(axis=1) & ~windows.noise] = IGNORED
-    labels[_may_hide_an_onset(p, s, center)] = IGNORED
+    labels[may_hide_an_onset(*(torch.tensor(x) for x in (p, s, center))).numpy()] = IGNORED
     to_p, to_s, to_other = ((center - onset[:, :, None]) / RATE_HZ for onset in (p, s, other))
     for distance in (to_p, to_s, to_other):
         labels[((distance > -_GUARD_S) & (distance < config.after_s + _GUARD_S)).any(axis=1)] = IGNORED
@@ -35,18 +36,6 @@ def frame_labels(windows: FixedWindows, center: np.ndarray, config: ProbeConfig)
         labels[((distance >= -config.before_s) & (distance <= config.after_s)).any(axis=1)] = wave
     labels[center[None] >= windows.num_valid[:, None]] = IGNORED
     return labels
-
-
-def _may_hide_an_onset(p: np.ndarray, s: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """Which frames lie behind a P without an S, or before an S without a P, (n, frames) bool."""
-    end = np.full((len(p), 1), np.inf)
-    next_p, last_s = np.column_stack([np.nan_to_num(p[:, 1:], nan=np.inf), end]), np.column_stack([-end, s[:, :-1]])
-    follows = (s[:, None] >= p[:, :, None]) & (s[:, None] < next_p[:, :, None])
-    precedes = (p[:, None] <= s[:, :, None]) & (p[:, None] > last_s[:, :, None])
-    without_s = np.where(follows.any(axis=2), np.nan, p)[:, :, None]
-    without_p = np.where(precedes.any(axis=2), np.nan, s)[:, :, None]
-    behind = ((center > without_s) & (center < next_p[:, :, None])).any(axis=1)
-    return behind | ((center > last_s[:, :, None]) & (center < without_p)).any(axis=1)
 
 
 def probe_scores(

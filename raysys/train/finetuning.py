@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.distributed as dist
-from model.labels import Labels, event_targets
 from torch import Tensor, nn
 
+from model.labels import Labels, event_targets
 from raysys.config import SEISBENCH_NETWORKS, RunConfig
 from raysys.data.fixed_windows import FixedWindows
 from raysys.data.labels import TraceLabels
@@ -137,14 +137,10 @@ class LabelTable:
         self._noise, self._group = (torch.tensor(x, device=device) for x in (onsets.noise, labels.group))
 
     def of(self, batch: Batch) -> Labels:
-        """Returns the labels of the windows of a batch, in samples of each window."""
-        start, end = batch.start[:, None], batch.num_valid[:, None]
-
-        def inside(onsets: Tensor) -> Tensor:
-            sample = onsets[batch.trace] - start
-            return torch.where((sample >= 0) & (sample < end), sample, torch.nan).sort(dim=1).values  # NaN last
-
-        return Labels(*map(inside, self._onsets), self._noise[batch.trace], self._group[batch.trace])
+        """Returns the labels of the windows of a batch, in samples of each window; onsets outside of it are among them."""
+        start = batch.start[:, None]
+        onsets = (onset[batch.trace] - start for onset in self._onsets)
+        return Labels(*onsets, self._noise[batch.trace], self._group[batch.trace])
 
 
 def _gathered(loss: float, read: list[dict[str, np.ndarray]], count: int, worker: Worker):

@@ -8,11 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.labels import Labels
 from raysys.config import RunConfig
 from raysys.data.corpus import load_corpus, select
 from raysys.data.onsets import Onsets
-from raysys.data.stream import Batch, process_batches
+from raysys.data.stream import process_batches
 from raysys.networks import load_network
 from raysys.presets import finetuning
 from raysys.train.data import TrainingData, prepare_training_data
@@ -139,7 +138,9 @@ def test_labels_of_a_batch_are_those_of_its_windows(picking, labelled):
     seen = 0
     for batch in process_batches(labelled.traces, *arguments):
         labels = book.of(batch)
-        for row, (trace, start, valid) in enumerate(zip(*(x.tolist() for x in batch[2:4]), batch.num_valid.tolist(), strict=True)):
+        for row, (trace, start, valid) in enumerate(
+            zip(*(x.tolist() for x in batch[2:4]), batch.num_valid.tolist(), strict=True)
+        ):
             for found, catalogued in ((labels.p, table.p), (labels.s, table.s), (labels.other, table.other)):
                 wanted = catalogued[trace] - start
                 wanted = np.sort(wanted[(wanted >= 0) & (wanted < valid)])
@@ -191,7 +192,9 @@ def test_two_ranks_score_as_one(picking, labelled, tmp_path):
         task._worker = module.Worker(rank, 2, 4)
         gathered = []
         original = module._gathered
-        module._gathered = lambda loss, read, count, worker, kept=gathered: kept.append((loss, read)) or original(0.0, read, count, worker)
+        module._gathered = lambda loss, read, count, worker, kept=gathered: (
+            kept.append((loss, read)) or original(0.0, read, count, worker)
+        )
         try:
             task._scores = lambda windows, columns: {}
             task.validate()

@@ -1,0 +1,124 @@
+"""Networks of SeisBench's behind the interface of ours: trained by the same loop, evaluated on the same windows.
+
+This is one of the few files that import SeisBench, and only when such a network is asked for. Shapes: B windows, T samples.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.finetuned import every_sample, weighted_mean
+from model.labels import Labels, event_targets, pick_targets
+from model.picker import LABELS, RATE_HZ
+from model.preprocess import valid_samples
+
+CLASSES = {"phasenet": "PhaseNet", "eqtransformer": "EQTransformer"}
+WIDTH_S = 0.2
+"""Standard deviation of the labels that both learn."""
+LOSS_WEIGHTS = (0.05, 0.4, 0.55)
+"""Of detection, P and S in EQTransformer's loss (Mousavi et al. 2020)."""
+
+
+def build_peer(name: str, window_samples: int) -> nn.Module:
+    """Returns an untrained network of SeisBench's, "phasenet" or "eqtransformer", for windows of so many samples."""
+    import seisbench.models as sbm
+
+    if name == "phasenet":
+        return PhaseNetPicker(sbm.PhaseNet(phases=LABELS), window_samples)
+    return EQTransformerPicker(sbm.EQTransformer(in_samples=window_samples))
+
+
+def published(source: str) -> nn.Module:
+    """Returns weights that SeisBench publishes, in evaluation mode; offline they come from its cache.
+
+    Args:
+        source: "phasenet:instance", "eqtransformer:original" and the like.
+
+    Raises:
+        ValueError: no such weights, or neither network nor cache to take them from.
+    """
+    import seisbench.models as sbm
+
+    name, _, weights = source.partition(":")
+    try:
+        network = getattr(sbm, CLASSES[name]).from_pretrained(weights)
+    except Exception as error:  # of many kinds: no network, no such name, a damaged file
+        known = (
+            f"python -c 'import seisbench.models as m; print(m.{CLASSES[name]}.list_pretrained())' names what there is"
+        )
+        raise ValueError(f"{source}: SeisBench does not load these weights ({error}): {known}") from error
+    picker = PhaseNetPicker(network, network.in_samples) if name == "phasenet" else EQTransformerPicker(network)
+    return picker.eval()
+
+
+class _Peer(nn.Module):
+    """A network of SeisBench's with the preprocessing that it is used with."""
+
+    def __init__(self, network: nn.Module, window_samples: int):
+        super().__init__()
+        self.network, self.window_samples = network, window_samples
+
+    def _prepared(self, waveform: Tensor, num_valid: Tensor | None) -> Tensor:
+        """Returns the waveform as the network's own `annotate` would feed it, zero where there is no data.
+
+        SeisBench adds absolute constants to deviations, which ground motion in m/s would vanish beside: the largest value of the
+        three components is taken out first.
+        """
+        x = waveform.float()
+        inside = x.isfinite() & valid_samples(every_sample(x, num_valid), x.shape[-1])
+        x = torch.where(inside, x, 0)
+        x = (x - x.sum(dim=-1, keepdim=True) / inside.sum(dim=-1, keepdim=True).clamp_min(1)) * inside
+        peak = x.abs().amax(dim=(1, 2), keepdim=True)
+        return self.network.annotate_batch_pre(x / torch.where(peak > 0, peak, 1), {})
+
+
+class PhaseNetPicker(_Peer):
+    """PhaseNet (Zhu & Beroza 2019), with the soft labels that our picker learns."""
+
+    def forward(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
+        """Returns probabilities (B, 3, T) of P, S and noise."""
+        return self._logits(waveform, num_valid).softmax(dim=1)
+
+    def loss(self, waveform: Tensor, num_valid: Tensor | None, labels: Labels, keep: Tensor | None = None) -> Tensor:
+        """Returns the cross-entropy with the soft labels, 0-dim (`model.picker.PhasePicker.loss`)."""
+        valid = every_sample(waveform, num_valid)
+        targets, weight = pick_targets(labels, valid, waveform.shape[-1], WIDTH_S * RATE_HZ)
+        logits = self._logits(waveform, num_valid)
+        return weighted_mean(-(targets * logits.log_softmax(dim=1)).sum(dim=1), weight, keep)
+
+    def _logits(self, waveform: Tensor, num_valid: Tensor | None) -> Tensor:
+        order = [list(self.network.labels).index(wave) for wave in LABELS]
+        return self.network(self._prepared(waveform, num_valid), logits=True).float()[:, order]
+
+
+class EQTransformerPicker(_Peer):
+    """EQTransformer (Mousavi et al. 2020), with its own loss; the third of its probabilities is that of no detection."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__(network, network.in_samples)
+
+    def forward(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
+        """Returns probabilities (B, 3, T) of P, of S, and that no earthquake is there; they do not sum to 1."""
+        detection, p, s = (x.sigmoid() for x in self._logits(waveform, num_valid))
+        return torch.stack([p, s, 1 - detection], dim=1)
+
+    def loss(self, waveform: Tensor, num_valid: Tensor | None, labels: Labels, keep: Tensor | None = None) -> Tensor:
+        """Returns the weighted binary cross-entropies of detection, P and S, 0-dim."""
+        valid, samples = every_sample(waveform, num_valid), waveform.shape[-1]
+        picks, known = pick_targets(labels, valid, samples, WIDTH_S * RATE_HZ)
+        event, surely = event_targets(labels, valid, samples)
+        targets = (event[:, 0], picks[:, 0], picks[:, 1])
+        total = waveform.new_zeros(())
+        for weight, logits, target, of in zip(
+            LOSS_WEIGHTS, self._logits(waveform, num_valid), targets, (surely, known, known), strict=True
+        ):
+            each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+            total = total + weight * weighted_mean(each, of, keep)
+        return total
+
+    def _logits(self, waveform: Tensor, num_valid: Tensor | None) -> list[Tensor]:
+        if waveform.shape[-1] != self.window_samples:
+            raise ValueError(
+                f"EQTransformer reads windows of {self.window_samples} samples, not {waveform.shape[-1]}: cut them so long"
+            )
+        return [x.float() for x in self.network(self._prepared(waveform, num_valid), logits=True)]
