@@ -56,8 +56,8 @@ class TraceLabels:
 def draw_labelled(dataset: np.ndarray, unit: np.ndarray, fraction: float, draw: int) -> np.ndarray:
     """Returns which of the labelled traces belong to a part of them, (n,) bool.
 
-    In every data set whole events are taken, in an order that is a hash, until the part is reached; a trace without an event
-    counts as one. So a smaller part lies inside every larger one of the same draw, and holds every data set.
+    In every data set whole events are taken, in an order that is a hash, at least one and as many as come nearest to the part; a
+    trace without an event counts as one. So a smaller part lies inside every larger one of the same draw, and holds every data set.
 
     Args:
         dataset: of each trace, (n,).
@@ -73,7 +73,7 @@ def draw_labelled(dataset: np.ndarray, unit: np.ndarray, fraction: float, draw: 
     for name in np.unique(dataset):
         mine = np.flatnonzero(dataset == name)
         places, count = np.unique(place[mine], return_counts=True)
-        last = np.searchsorted(np.cumsum(count), max(1, round(fraction * len(mine))))
+        last = np.argmin(np.abs(np.cumsum(count) - fraction * len(mine)))  # as near as whole events come
         taken[mine] = place[mine] <= places[last]
     return taken
 
