@@ -79,7 +79,7 @@ def matrix_figure(evaluation: Evaluation, models: Sequence[str], metric: str) ->
 
 
 def _cell(ax, row: int, column: int, value: float, limits: tuple[float, float]) -> None:
-    shown, low, high = "–", *limits
+    shown, low, high = "-", *limits
     if math.isfinite(value):
         shown = f"{value:.2f}"
     dark = math.isfinite(value) and value - low > _DARK * (high - low)
@@ -177,7 +177,7 @@ def _reliability_line(ax, one: dict, name: str, color: str) -> None:
 
 def difference_figure(pairs: pd.DataFrame) -> Figure | None:
     """Returns differences of models with their intervals, one panel a metric and one row a pair, beside a line at 0."""
-    pairs = pairs.dropna(subset=["value"]).assign(pair=lambda p: p["a"] + " − " + p["b"])
+    pairs = pairs.dropna(subset=["value"]).assign(pair=lambda p: p["a"] + " - " + p["b"])
     metrics = [metric for metric in HEADLINES if (pairs["metric"] == metric).any()][:6]
     if not metrics:
         return None
