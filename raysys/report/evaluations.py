@@ -27,8 +27,8 @@ HEADLINES = {
     "test_S_f1_0.5s": "S F1, 0.5 s",
     "test_event_auc": "event AUC",
     "test_phase_mcc": "phase MCC",
-    "test_P_residual_mae_s": "P residual, MAE (s)",
-    "test_S_residual_mae_s": "S residual, MAE (s)",
+    "test_P_residual_mae_s": "P MAE (s)",
+    "test_S_residual_mae_s": "S MAE (s)",
     "test_det_auc": "detection AUC",
     "test_det_f1": "detection F1",
     "test_accuracy": "accuracy",
@@ -117,14 +117,20 @@ class Evaluation:
         return [name for name in self.scores["dataset"].unique() if name != ALL]
 
     def foremost(self, count: int) -> list[str]:
-        """Returns the pickers to show where there is room for a few: the best of every kind before a second of any."""
+        """Returns the pickers to show where there is room for a few: the best of every start first, then the best of every kind."""
         values = self.of(MAIN)["value"] if len(self.scores) else pd.Series(dtype=float)
         order = sorted(self.named("pick"), key=lambda name: -values.get(name, -math.inf))
-        first = {}
+        starts, kinds = {}, {}
         for name in order:
-            first.setdefault(str(self.kind(name)), name)
-        chosen = [*first.values(), *(name for name in order if name not in first.values())][:count]
+            init, fraction = self.kind(name)
+            starts.setdefault(init, name)
+            kinds.setdefault((init, str(fraction)), name)
+        chosen = list(dict.fromkeys([*starts.values(), *kinds.values(), *order]))[:count]
         return [name for name in order if name in chosen]
+
+    def starts(self) -> list[str]:
+        """Returns what the pickers began with, that of the best picker first."""
+        return list(dict.fromkeys(self.kind(name)[0] for name in self.foremost(len(self.models))))
 
 
 def evaluation_of(path: Location, content: dict[str, Any], notes: list[str]) -> Evaluation:
@@ -181,42 +187,3 @@ def _examples(file: Location, models: tuple[str, ...], notes: list[str]) -> Exam
 def init_name(told: dict[str, Any]) -> str:
     """Returns what a model began with, short: "scratch", a network's name, or the name of a run; empty where it is not known."""
     return str(told.get("init") or "").rstrip("/").split("/")[-1]
-
-
-def better(metric: str) -> int:
-    """Returns 1 where larger values of a metric are better, else -1."""
-    return -1 if (metric.endswith("_s") and "_hit_" not in metric and "_f1_" not in metric) or "_ece" in metric else 1
-
-
-@dataclass(frozen=True, slots=True)
-class Winner:
-    """The best model by a metric on all data sets together.
-
-    Attributes:
-        metric: its name.
-        model: the best one.
-        value: its score.
-        second: the best model of another kind; empty where there is none.
-        apart: whether the intervals of both do not overlap.
-    """
-
-    metric: str
-    model: str
-    value: float
-    second: str
-    apart: bool
-
-
-def winner(evaluation: Evaluation, metric: str) -> Winner | None:
-    """Returns the best model by a metric, or None where none has it."""
-    rows, sign = evaluation.of(metric), better(metric)
-    if rows.empty:
-        return None
-    order = rows.assign(rank=sign * rows["value"]).sort_values("rank", ascending=False, kind="stable")
-    first = order.index[0]
-    others = [name for name in order.index[1:] if str(evaluation.kind(name)) != str(evaluation.kind(first))]
-    if not others:
-        return Winner(metric, first, float(order["value"].iloc[0]), "", False)
-    a, b = order.loc[first], order.loc[others[0]]
-    apart = a["low"] > b["high"] if sign > 0 else a["high"] < b["low"]
-    return Winner(metric, first, float(a["value"]), others[0], bool(apart))

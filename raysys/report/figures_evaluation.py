@@ -10,16 +10,17 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from raysys.report.evaluations import ALL, HEADLINES, HITS, Evaluation
-from raysys.report.style import GREY, INK, RED, SCORE_MAP, SERIES, panels, reference_line
+from raysys.report.style import GREY, INK, RED, SERIES, panels, reference_line
 
-_DARK = 0.55
-"""Place on the colour scale from which numbers are written in white."""
+COMPARED = (*HITS[:2], "test_event_auc", *HITS[2:], "test_phase_mcc")
+"""Metrics in figures of many models, in the order of their panels."""
+_BESIDE = 14
+"""Columns of matrices that have room beside each other."""
 
 
 def ranking_figure(evaluation: Evaluation, models: Sequence[str]) -> Figure | None:
     """Returns hit rates, F1 and AUC of some models as points with their intervals, the first model on top."""
-    metrics = (*HITS[:2], "test_event_auc", *HITS[2:], "test_phase_mcc")
-    tables = {metric: evaluation.of(metric).reindex(models) for metric in metrics}
+    tables = {metric: evaluation.of(metric).reindex(models) for metric in COMPARED}
     tables = {metric: rows for metric, rows in tables.items() if rows["value"].notna().any()}
     if not tables:
         return None
@@ -27,7 +28,7 @@ def ranking_figure(evaluation: Evaluation, models: Sequence[str]) -> Figure | No
     rows = -(-len(tables) // columns)
     figure, axes = panels(rows, columns, 0.75 + 0.24 * len(models), sharey=True)
     for ax, (metric, table) in zip(axes, tables.items(), strict=False):
-        draw_intervals(ax, table, [color_of(models, name) for name in models])
+        draw_intervals(ax, table, [color_of(evaluation.starts(), evaluation.kind(name)[0]) for name in models])
         ax.set(title=HEADLINES[metric])
         ax.set_yticks(range(len(models)), models)
         ax.set_ylim(len(models) - 0.4, -0.6)
@@ -45,45 +46,46 @@ def draw_intervals(ax, table: pd.DataFrame, colors: Sequence[str]) -> None:
     ax.tick_params(axis="y", length=0)
 
 
-def matrix_figure(evaluation: Evaluation, models: Sequence[str], metric: str) -> Figure | None:
-    """Returns a metric of every model (rows) on every data set (columns); outlined where the model was trained on it."""
+def matrix_figure(evaluation: Evaluation, models: Sequence[str], metrics: Sequence[str]) -> Figure | None:
+    """Returns metrics of every model (rows) on every data set (columns), framed where the model was trained on it."""
     columns = [*evaluation.datasets(), ALL]
-    values = np.array([evaluation.of(metric, name)["value"].reindex(models).to_numpy(float) for name in columns]).T
-    kept = np.isfinite(values).any(axis=0) if values.size else np.zeros(0, bool)
-    if not kept.any():
+    tables = {
+        metric: pd.DataFrame({name: evaluation.of(metric, name)["value"].reindex(models) for name in columns})
+        for metric in metrics
+    }
+    tables = {
+        metric: table.dropna(axis=1, how="all") for metric, table in tables.items() if table.notna().any(axis=None)
+    }
+    if not tables:
         return None
-    columns, values = [name for name, keep in zip(columns, kept, strict=True) if keep], values[:, kept]
-    figure, (ax,) = panels(1, 1, 1.1 + 0.32 * len(models), width=min(10.4, 3.6 + 0.95 * len(columns)))
-    low, high = np.nanmin(values), np.nanmax(values)
-    ax.imshow(values, cmap=SCORE_MAP, vmin=low - 0.3 * (high - low), vmax=high + 1e-9, aspect="auto")
-    for row, model in enumerate(models):
+    beside = len(tables) if len(columns) * len(tables) <= _BESIDE else 1
+    figure, axes = panels(-(-len(tables) // beside), beside, 1.1 + 0.27 * len(models), sharey=True)
+    for ax, (metric, table) in zip(axes, tables.items(), strict=True):
+        _draw_matrix(ax, evaluation, metric, table)
+    return figure
+
+
+def _draw_matrix(ax, evaluation: Evaluation, metric: str, table: pd.DataFrame) -> None:
+    low, high = table.min(axis=None), table.max(axis=None)
+    ax.imshow(table, cmap="Blues", vmin=low - 0.1 * (high - low), vmax=high + 0.4 * (high - low) + 1e-9, aspect="auto")
+    for row, (model, values) in enumerate(table.iterrows()):
         home = {_plain(name) for name in evaluation.models[model].get("trained_on") or ()}
-        for column, name in enumerate(columns):
-            _cell(ax, row, column, values[row, column], (low, high))
+        for column, (name, value) in enumerate(values.items()):
+            ax.text(
+                column, row, f"{value:.2f}" if math.isfinite(value) else "-", ha="center", va="center", fontsize=8.5
+            )
             if _plain(name) in home:
-                ax.add_patch(
-                    Rectangle((column - 0.46, row - 0.43), 0.92, 0.86, fill=False, edgecolor=INK, linewidth=1.3)
-                )
-    counts = [evaluation.of(metric, name)["count"].max() for name in columns]
-    labels = [
-        f"{_wrapped(n)}\n{c:,.0f}" if math.isfinite(c) else _wrapped(n) for n, c in zip(columns, counts, strict=True)
-    ]
-    ax.set_xticks(range(len(columns)), labels, fontsize=7.5)
-    ax.set_yticks(range(len(models)), models)
-    ax.axvline(len(columns) - 1.5, color="white", linewidth=4)
+                frame = {"fill": False, "edgecolor": INK, "linewidth": 1.0}
+                ax.add_patch(Rectangle((column - 0.47, row - 0.43), 0.94, 0.86, **frame))
+    counts = [evaluation.of(metric, name)["count"].max() for name in table]
+    labels = [_wrapped(n) + (f"\n{c:,.0f}" if math.isfinite(c) else "") for n, c in zip(table, counts, strict=True)]
+    ax.set_xticks(range(len(labels)), labels, fontsize=7.5)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.axvline(len(labels) - 1.5, color="white", linewidth=4)
     ax.set_title(HEADLINES[metric])
     ax.grid(False)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    return figure
-
-
-def _cell(ax, row: int, column: int, value: float, limits: tuple[float, float]) -> None:
-    shown, low, high = "-", *limits
-    if math.isfinite(value):
-        shown = f"{value:.2f}"
-    dark = math.isfinite(value) and value - low > _DARK * (high - low)
-    ax.text(column, row, shown, ha="center", va="center", color="white" if dark else INK, fontsize=8.5)
 
 
 def efficiency_figure(evaluation: Evaluation, metrics: Sequence[str] = HITS) -> Figure | None:
@@ -95,7 +97,7 @@ def efficiency_figure(evaluation: Evaluation, metrics: Sequence[str] = HITS) -> 
     kinds = {name: evaluation.kind(name) for name in models}
     if len({fraction for _, fraction in kinds.values() if math.isfinite(fraction)}) < 2:
         return None
-    inits = sorted({init for init, fraction in kinds.values() if math.isfinite(fraction)})
+    inits = [init for init in evaluation.starts() if any(k[0] == init and math.isfinite(k[1]) for k in kinds.values())]
     metrics = [metric for metric in metrics if len(evaluation.of(metric))]
     if not metrics:
         return None
@@ -105,8 +107,9 @@ def efficiency_figure(evaluation: Evaluation, metrics: Sequence[str] = HITS) -> 
         rows = evaluation.of(metric)
         rows = rows[rows.index.isin(models)].assign(init=lambda r: [kinds[m][0] for m in r.index])
         rows["fraction"] = [kinds[m][1] for m in rows.index]
-        for i, init in enumerate(inits):
-            _efficiency_line(ax, rows[(rows["init"] == init) & rows["fraction"].notna()], init, SERIES[i % len(SERIES)])
+        for init in inits:
+            mine = rows[(rows["init"] == init) & rows["fraction"].notna()]
+            _efficiency_line(ax, mine, init, color_of(evaluation.starts(), init))
         for name, row in rows[rows["fraction"].isna()].iterrows():
             reference_line(ax, row["value"], f"{name}, as published")
         ax.set(title=HEADLINES[metric], xscale="log")
@@ -116,7 +119,7 @@ def efficiency_figure(evaluation: Evaluation, metrics: Sequence[str] = HITS) -> 
         ax.xaxis.set_minor_locator(NullLocator())
     for ax in axes[-columns:]:
         ax.set_xlabel("share of the labelled training traces")
-    axes[0].legend(loc="lower right")
+    axes[0].legend(loc="lower right", title="began with")
     return figure
 
 
@@ -178,11 +181,11 @@ def _reliability_line(ax, one: dict, name: str, color: str) -> None:
 def difference_figure(pairs: pd.DataFrame) -> Figure | None:
     """Returns differences of models with their intervals, one panel a metric and one row a pair, beside a line at 0."""
     pairs = pairs.dropna(subset=["value"]).assign(pair=lambda p: p["a"] + " - " + p["b"])
-    metrics = [metric for metric in HEADLINES if (pairs["metric"] == metric).any()][:6]
+    metrics = [metric for metric in COMPARED if (pairs["metric"] == metric).any()]
     if not metrics:
         return None
     names = list(dict.fromkeys(pairs["pair"]))
-    columns = min(2, len(metrics))
+    columns = min(3, len(metrics))
     figure, axes = panels(-(-len(metrics) // columns), columns, 0.75 + 0.24 * len(names), sharey=True)
     for ax, metric in zip(axes, metrics, strict=False):
         table = pairs[pairs["metric"] == metric].drop_duplicates("pair").set_index("pair").reindex(names)
@@ -196,9 +199,9 @@ def difference_figure(pairs: pd.DataFrame) -> Figure | None:
     return figure
 
 
-def color_of(models: Sequence[str], name: str) -> str:
-    """Returns the colour of a model, the same in all figures that show these models."""
-    return SERIES[list(models).index(name) % len(SERIES)]
+def color_of(names: Sequence[str], name: str) -> str:
+    """Returns the colour of one of several models or starts, the same in all figures that show these."""
+    return SERIES[list(names).index(name) % len(SERIES)]
 
 
 def _plain(name: str) -> str:

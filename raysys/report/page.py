@@ -170,8 +170,8 @@ def _cell(value: Any) -> str:
         shown = number(value.value, 3)
         shown = f"<b>{shown}</b>" if value.best else shown
         known = math.isfinite(value.low) and math.isfinite(value.high)
-        below = f"<small>{number(value.low, 3)} to {number(value.high, 3)}</small>" if known else ""
-        return f'<td class="number">{shown}{below}</td>'
+        below = f"<small>{number(value.low, 3)}&ndash;{number(value.high, 3)}</small>" if known else ""
+        return f'<td class="number estimate">{shown}{below}</td>'
     return f'<td class="number">{number(value)}</td>' if _is_number(value) else f"<td>{_breakable(value)}</td>"
 
 

@@ -1,20 +1,20 @@
 """An evaluation as a chapter of the report."""
 
 import math
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
 
 from raysys.report import examples, figures_evaluation
 from raysys.report.collect import flatten
-from raysys.report.evaluations import ALL, HEADLINES, HITS, MAIN, OF_TASK, Evaluation, Winner, better, init_name, winner
+from raysys.report.evaluations import ALL, HEADLINES, HITS, MAIN, OF_TASK, Evaluation, init_name
 from raysys.report.page import Chapter, Estimate, Section, figure, folded, note, number, pairs, paragraph, table
 from raysys.report.provenance import show
+from raysys.report.winners import better, evaluation_verdict, winner
 
 SHOWN = 8
 """Models in figures that would not be readable with more."""
-STRIPS = 4
+STRIPS = 5
 """Models under each window."""
 _AT_ONCE = 8
 """Windows in one figure."""
@@ -44,48 +44,6 @@ def evaluation_chapter(evaluation: Evaluation) -> Chapter:
         tiles=_tiles(evaluation),
         sections=(*sections, _tested(evaluation)),
     )
-
-
-def evaluation_verdict(evaluation: Evaluation) -> tuple[str, str]:
-    """Returns "good", "warn" or "bad", and which model is best at what in one sentence."""
-    if evaluation.scores.empty:
-        return (
-            "bad",
-            "The evaluation holds no metrics: it has not finished one model, or evaluation.json cannot be read.",
-        )
-    metrics = [metric for task in OF_TASK for metric in OF_TASK[task]]
-    winners = [found for metric in dict.fromkeys(metrics) if (found := winner(evaluation, metric))]
-    if not winners:
-        return "warn", "The evaluation holds none of the metrics that models are compared by on the test split."
-    if not any(one.second for one in winners):
-        said = ", ".join(f"{HEADLINES[one.metric]} {number(one.value, 3)}" for one in winners)
-        return "good", f"{winners[0].model}: {said}; there is no other kind of model to compare it with."
-    said = [
-        _of_model(name, list(wins)) for name, wins in groupby(sorted(winners, key=_order(winners)), lambda w: w.model)
-    ]
-    state = "good" if any(one.apart for one in winners) else "warn"
-    return state, "; ".join(said) + ("." if state == "good" else ": with these test data no two are told apart.")
-
-
-def _order(winners: list[Winner]):
-    """Sorts winners by model, the one that wins most first."""
-    count = {one.model: sum(other.model == one.model for other in winners) for one in winners}
-    return lambda one: (-count[one.model], one.model, list(HEADLINES).index(one.metric))
-
-
-def _of_model(model: str, wins: list[Winner]) -> str:
-    apart = [f"{HEADLINES[one.metric]} ({number(one.value, 3)})" for one in wins if one.apart]
-    close = [f"{HEADLINES[one.metric]} ({number(one.value, 3)})" for one in wins if not one.apart]
-    clauses = []
-    if apart:
-        clauses.append(f"at {_joined(apart)}, clear of the second best")
-    if close:
-        clauses.append(f"at {_joined(close)}, where its interval overlaps with that of the second best")
-    return f"{model} is best {' and '.join(clauses)}"
-
-
-def _joined(words: list[str]) -> str:
-    return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
 
 
 def _tiles(evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
@@ -118,12 +76,12 @@ def _headlines(evaluation: Evaluation, task: str) -> Section:
     )
     blocks = [table(("model", *(HEADLINES[metric] for metric in metrics)), rows, caption)]
     if task == "pick":
-        drawn = figures_evaluation.ranking_figure(evaluation, models) if len(models) <= 3 * SHOWN else None
+        drawn = figures_evaluation.ranking_figure(evaluation, evaluation.foremost(3 * SHOWN))
         words = (
-            "Points are scores on the test split, bars their 95 % intervals (bootstrap over events). Two models whose bars overlap may "
-            "still differ: they saw the same windows, so look at the paired differences below."
+            "Points are scores on the test split, bars their 95 % intervals (bootstrap over events); one colour is one way to begin. Two "
+            "models whose bars overlap may still differ: they saw the same windows, so look at the paired differences below."
         )
-        blocks.append(figure(drawn, words, f"No figure: it would have {len(models)} rows."))
+        blocks += [figure(drawn, words, "No figure: no metrics."), *_fewer(evaluation, 3 * SHOWN)]
     return Section(_TITLES[task], tuple(blocks))
 
 
@@ -147,24 +105,13 @@ def _confusion(evaluation: Evaluation) -> Section:
 
 
 def _matrix(evaluation: Evaluation) -> Section:
-    models = _in_order(evaluation, "pick")
     caption = (
-        "Rows are models, columns data sets with their number of P labels; darker is better. A dark outline marks a data set whose training split "
-        "the model has seen. Compare inside a column: data sets differ in how hard they are. A model that is dark only inside its "
-        "outlines does not transfer."
+        "Rows are models, columns data sets with their number of P labels; darker is better. A frame marks a data set whose training "
+        "split the model has seen. Compare inside a column, since data sets differ in how hard they are: a model that is ahead only inside its "
+        "frames does not transfer. Within 0.1 s the care counts, too, with which a data set was picked."
     )
-    short = "The same within 0.1 s. Here the care with which a data set was picked counts too: labels that scatter by 0.2 s set a limit."
-    return Section(
-        "Across data sets",
-        (
-            figure(figures_evaluation.matrix_figure(evaluation, models, MAIN), caption, "Left out: no hit rates."),
-            figure(
-                figures_evaluation.matrix_figure(evaluation, models, HITS[0]),
-                short,
-                "Left out: no hit rates within 0.1 s.",
-            ),
-        ),
-    )
+    drawn = figures_evaluation.matrix_figure(evaluation, _in_order(evaluation, "pick"), (MAIN, HITS[0]))
+    return Section("Across data sets", (figure(drawn, caption, "Left out: no hit rates."),))
 
 
 def _efficiency(evaluation: Evaluation) -> list[Section]:
@@ -180,27 +127,34 @@ def _efficiency(evaluation: Evaluation) -> list[Section]:
 
 
 def _differences(evaluation: Evaluation) -> Section:
-    title, pairs_of = "Paired differences", evaluation.differences.dropna(subset=["value"])
-    pairs_of = pairs_of[pairs_of["dataset"].isna() | (pairs_of["dataset"] == ALL)]
-    pairs_of = pairs_of[pairs_of["metric"].isin(HEADLINES)]
+    title, pairs_of = "Paired differences", _ordered_pairs(evaluation)
     if pairs_of.empty:
         return Section(title, (note("evaluation.json holds no differences: they need two models."),))
     sure = (pairs_of["low"] > 0) | (pairs_of["high"] < 0)
     told = f"{int(sure.sum())} of {len(pairs_of)} differences between two models have an interval without 0."
-    shown, best = pairs_of, evaluation.foremost(1)[0]
+    shown, best = pairs_of, evaluation.foremost(1)
     if len(pairs_of[["a", "b"]].drop_duplicates()) > 10:
-        few = evaluation.foremost(SHOWN)
-        shown = pairs_of[
-            ((pairs_of["a"] == best) | (pairs_of["b"] == best)) & pairs_of["a"].isin(few) & pairs_of["b"].isin(few)
-        ]
-        told += f" Shown are those between {best}, the best by {HEADLINES[MAIN]}, and the next of other kinds; the table beside this page has all."
+        shown = pairs_of[pairs_of["a"].isin(best) & pairs_of["b"].isin(evaluation.foremost(SHOWN))]
+        told += f" Shown are those between {best[0]}, the best by {HEADLINES[MAIN]}, and the next of other kinds; the table beside this page has all."
     caption = (
         "First model minus second, with the 95 % interval of the difference; blue where it does not hold 0. Both read the same windows, "
         "and every draw of the bootstrap takes the same events for both, so this tells more than the two intervals apart."
     )
-    return Section(
-        title, (paragraph(told), figure(figures_evaluation.difference_figure(shown), caption, "None to show."))
-    )
+    drawn = figures_evaluation.difference_figure(shown)
+    return Section(title, (paragraph(told), figure(drawn, caption, "No figure: none of them is of a hit rate.")))
+
+
+def _ordered_pairs(evaluation: Evaluation) -> pd.DataFrame:
+    """The differences of pickers in what they are compared by, the one first that is better by `MAIN`."""
+    pairs_of, order = evaluation.differences.dropna(subset=["value"]), _in_order(evaluation, "pick")
+    pairs_of = pairs_of[pairs_of["dataset"].isna() | (pairs_of["dataset"] == ALL)]
+    pairs_of = pairs_of[pairs_of["metric"].isin(HEADLINES) & pairs_of["a"].isin(order) & pairs_of["b"].isin(order)]
+    place = {name: i for i, name in enumerate(order)}
+    turned = pairs_of["a"].map(place) > pairs_of["b"].map(place)
+    other = pairs_of.rename(columns={"a": "b", "b": "a", "low": "high", "high": "low"})
+    other[["value", "low", "high"]] *= -1
+    pairs_of = pd.concat([pairs_of[~turned], other[turned]])
+    return pairs_of.sort_values(["a", "b"], key=lambda names: names.map(place), kind="stable")
 
 
 def _residuals(evaluation: Evaluation) -> Section:
@@ -226,13 +180,13 @@ def _calibration(evaluation: Evaluation) -> Section:
     rows = []
     for name in models:
         told = evaluation.models[name]
-        chosen = [_number((told.get("thresholds") or {}).get(key)) for key in ("P", "S", "det", "phase")]
-        ece = [_number(errors[metric].get(name)) for metric in errors]
-        rows.append([name, *chosen, _number(told.get("temperature")), *ece])
-    columns = ("model", "P", "S", "detection", "P or S", "temperature", "ECE before", "ECE after")
+        chosen = [(told.get("thresholds") or {}).get(key) for key in ("P", "S", "det", "phase")]
+        ece = [errors[metric].get(name) for metric in errors]
+        rows.append([name, *map(_alone, (*chosen, told.get("temperature"), *ece))])
+    columns = ("model", "P from", "S from", "detection from", "P, not S from", "temperature", "ECE before", "ECE after")
     words = (
-        "Thresholds, all chosen on the dev split of all data sets together and then applied to test: P and S by the F1 of picks within 0.5 s, "
-        "detection and P or S by the F1 of the pick benchmark. Hit rates and AUC need no threshold."
+        "Thresholds (from), all chosen on the dev split of all data sets together and then applied to test: P and S by the F1 of picks within "
+        "0.5 s, detection and P, not S by the F1 of the pick benchmark. Hit rates and AUC need no threshold."
     )
     return Section(
         "Probabilities and thresholds",
@@ -240,8 +194,8 @@ def _calibration(evaluation: Evaluation) -> Section:
     )
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
+def _alone(value: Any) -> Estimate:
+    return Estimate(math.nan if value is None else float(value), math.nan, math.nan)
 
 
 def _fewer(evaluation: Evaluation, most: int) -> tuple[str, ...]:

@@ -193,7 +193,9 @@ def _picks(skill, harder):
         found[f"test_{wave}_residual_mae_s"] = estimate(size * (1.5 - 0.5 * skill), 0.008)
     for name, value in (("test_ece", 0.2 - 0.1 * skill), ("test_ece_scaled", 0.03)):
         found[name] = estimate(value, 0.01)
-    return found if harder < 2 else found | {"test_event_auc": {k: None for k in ("value", "low", "high")} | {"count": 0}}
+    return (
+        found if harder < 2 else found | {"test_event_auc": dict.fromkeys(("value", "low", "high")) | {"count": 0}}
+    )
 
 
 def detector():
@@ -244,7 +246,8 @@ def example_arrays(models, windows, rng, samples=3000):
     for k, name in enumerate(models):
         late = rng.normal(0, 6 + 4 * k, windows)
         curves = [
-            np.nan_to_num(np.exp(-0.5 * ((t - x[:, None] - late[:, None]) / 20) ** 2)) * rng.uniform(0.4, 1, (windows, 1))
+            np.nan_to_num(np.exp(-0.5 * ((t - x[:, None] - late[:, None]) / 20) ** 2))
+            * rng.uniform(0.4, 1, (windows, 1))
             for x in (p, s)
         ]
         arrays[f"probability/{name}"] = np.stack([*curves, 1 - np.maximum(*curves)], axis=1).astype(np.float16)
