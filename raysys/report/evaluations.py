@@ -23,8 +23,8 @@ HEADLINES = {
     "test_P_hit_0.5s": "P within 0.5 s",
     "test_S_hit_0.1s": "S within 0.1 s",
     "test_S_hit_0.5s": "S within 0.5 s",
-    "test_P_f1_0.5s": "P F1, 0.5 s",
-    "test_S_f1_0.5s": "S F1, 0.5 s",
+    "test_P_f1_0.5s": "P F1 at 0.5 s",
+    "test_S_f1_0.5s": "S F1 at 0.5 s",
     "test_event_auc": "event AUC",
     "test_phase_mcc": "phase MCC",
     "test_P_residual_mae_s": "P MAE (s)",
@@ -141,7 +141,10 @@ def evaluation_of(path: Location, content: dict[str, Any], notes: list[str]) -> 
         content: of its evaluation.json; may be empty.
         notes: what could not be read; more is added.
     """
-    models = content.get("models") or {}
+    models = content.get("models") if isinstance(content, dict) else None
+    if not isinstance(models, dict):
+        notes.append(f"{EVALUATION_FILE} names no models")
+        content, models = {}, {}
     return Evaluation(
         path=path,
         data=content.get("data") or {},
@@ -179,7 +182,7 @@ def _examples(file: Location, models: tuple[str, ...], notes: list[str]) -> Exam
             names = ("waveform", "num_valid", "p", "s", "dataset", "trace")
             probability = {m: content[f"probability/{m}"] for m in models if f"probability/{m}" in content.files}
             return Examples(**{name: content[name] for name in names}, probability=probability)
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         notes.append(f"{file.name} is damaged ({error})")
         return None
 

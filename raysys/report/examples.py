@@ -11,7 +11,7 @@ from raysys.report.seismograms import WAVE_COLORS, draw_components, draw_onset
 
 _STRIP, _GAP = 0.42, 0.5
 """Heights in inches of a model's strip and of what lies between two windows."""
-_SEISMOGRAM = 1.55
+_SEISMOGRAM, _TITLE = 1.55, 0.2
 
 
 def example_figure(examples: Examples, models: Sequence[str], rows: Sequence[int]) -> Figure | None:
@@ -27,7 +27,8 @@ def example_figure(examples: Examples, models: Sequence[str], rows: Sequence[int
         return None
     lines = -(-len(rows) // 2)
     heights = [_SEISMOGRAM, *[_STRIP] * len(models), _GAP]
-    figure = Figure(figsize=(10.4, sum(heights) * lines), layout="none")
+    height = sum(heights) * lines + _TITLE
+    figure = Figure(figsize=(10.4, height), layout="none")
     grid = figure.add_gridspec(
         len(heights) * lines,
         2,
@@ -36,7 +37,7 @@ def example_figure(examples: Examples, models: Sequence[str], rows: Sequence[int
         wspace=0.16,
         left=0.075,
         right=0.99,
-        top=0.99,
+        top=1 - _TITLE / height,
         bottom=0,
     )
     for place, i in enumerate(rows):

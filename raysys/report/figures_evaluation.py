@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from raysys.report.evaluations import ALL, HEADLINES, HITS, Evaluation
 from raysys.report.style import GREY, INK, RED, SERIES, panels, reference_line
@@ -42,6 +42,7 @@ def draw_intervals(ax, table: pd.DataFrame, colors: Sequence[str]) -> None:
     for y, ((_, row), color) in enumerate(zip(table.iterrows(), colors, strict=True)):
         ax.plot([row["low"], row["high"]], [y, y], color=color, linewidth=2.2, alpha=0.55)
         ax.plot(row["value"], y, "o", color=color, markersize=5.5)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
 
@@ -67,7 +68,7 @@ def matrix_figure(evaluation: Evaluation, models: Sequence[str], metrics: Sequen
 
 def _draw_matrix(ax, evaluation: Evaluation, metric: str, table: pd.DataFrame) -> None:
     low, high = table.min(axis=None), table.max(axis=None)
-    ax.imshow(table, cmap="Blues", vmin=low - 0.1 * (high - low), vmax=high + 0.4 * (high - low) + 1e-9, aspect="auto")
+    ax.imshow(table, cmap="Blues", vmin=low - 0.1 * (high - low), vmax=high + 0.7 * (high - low) + 1e-9, aspect="auto")
     for row, (model, values) in enumerate(table.iterrows()):
         home = {_plain(name) for name in evaluation.models[model].get("trained_on") or ()}
         for column, (name, value) in enumerate(values.items()):

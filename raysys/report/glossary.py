@@ -72,8 +72,8 @@ _EVALUATION = {name: _FINETUNE[name] for name in ("dev split", "hit rate", "even
     "residual, MAE": "Time of a matched pick minus that of its label, in seconds; MAE is the mean of its size. Wrong arrivals within 0.5 s are in it.",
     "detection": "Earthquake or noise in windows of 30 s (Münchmeyer et al. 2022), by the largest 1 - noise.",
     "temperature, ECE": "Expected calibration error: mean distance between the probability of picks and the share of them that is right. 0.1 is ten "
-    "points off. Dividing log-probabilities by one number, the temperature (Guo et al. 2017), removes most of it and moves no peak; above 1 the "
-    "model was too sure.",
+    "points off. Dividing log-probabilities by one number, the temperature (Guo et al. 2017), removes most of it; above 1 the model was "
+    "too sure.",
     "published": "Weights as others trained and published them, not fine-tuned here. They may have seen records of the test splits.",
 }
 _SWEEP_NEEDS = ("step, window", "contrastive loss", "perplexity", "used fraction", "probe/macro_ap", "val/top1_tie")

@@ -167,12 +167,17 @@ def _section(section: Section, anchor: str) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, Estimate):
-        shown = number(value.value, 3)
+        shown = _three(value.value)
         shown = f"<b>{shown}</b>" if value.best else shown
         known = math.isfinite(value.low) and math.isfinite(value.high)
-        below = f"<small>{number(value.low, 3)}&ndash;{number(value.high, 3)}</small>" if known else ""
+        below = f"<small>{_three(value.low)}&ndash;{_three(value.high)}</small>" if known else ""
         return f'<td class="number estimate">{shown}{below}</td>'
     return f'<td class="number">{number(value)}</td>' if _is_number(value) else f"<td>{_breakable(value)}</td>"
+
+
+def _three(value: float) -> str:
+    """A number with three places, as scores between 0 and 1 compare."""
+    return f"{value:.3f}" if abs(value) < 10 else number(value, 3)
 
 
 def _is_number(value: Any) -> bool:

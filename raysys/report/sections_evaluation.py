@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from raysys.report import examples, figures_evaluation
-from raysys.report.collect import flatten
 from raysys.report.evaluations import ALL, HEADLINES, HITS, MAIN, OF_TASK, Evaluation, init_name
 from raysys.report.page import Chapter, Estimate, Section, figure, folded, note, number, pairs, paragraph, table
 from raysys.report.provenance import show
@@ -183,10 +182,19 @@ def _calibration(evaluation: Evaluation) -> Section:
         chosen = [(told.get("thresholds") or {}).get(key) for key in ("P", "S", "det", "phase")]
         ece = [errors[metric].get(name) for metric in errors]
         rows.append([name, *map(_alone, (*chosen, told.get("temperature"), *ece))])
-    columns = ("model", "P from", "S from", "detection from", "P, not S from", "temperature", "ECE before", "ECE after")
+    columns = (
+        "model",
+        "threshold P",
+        "threshold S",
+        "threshold detection",
+        "threshold P/S",
+        "temperature",
+        "ECE before",
+        "ECE after",
+    )
     words = (
-        "Thresholds (from), all chosen on the dev split of all data sets together and then applied to test: P and S by the F1 of picks within "
-        "0.5 s, detection and P, not S by the F1 of the pick benchmark. Hit rates and AUC need no threshold."
+        "Thresholds are chosen on the dev split of all data sets together and then applied to test: those of P and S by the F1 of picks within "
+        "0.5 s, that of detection, and of P/S, the largest P over the largest S, by the F1 of the pick benchmark. Hit rates and AUC need none."
     )
     return Section(
         "Probabilities and thresholds",
@@ -247,11 +255,13 @@ def _tested(evaluation: Evaluation) -> Section:
         for name, told in evaluation.models.items()
     ]
     columns = ("model", "task", "began with", "labels", "seed", "trained on", "weights")
-    facts = {key: show(value) for key, value in flatten(evaluation.data).items() if not isinstance(value, dict)}
-    return Section(
-        "What was tested",
-        (*notes, *([table(columns, rows)] if rows else []), *([pairs(facts)] if facts else [])),
-    )
+    blocks = [table(columns, rows)] if rows else []
+    sets = evaluation.data.get("datasets")
+    if isinstance(sets, dict):
+        told = [[name, *(one.get(key, "") for key in ("dev", "test", "fingerprint"))] for name, one in sets.items()]
+        blocks.append(table(("data set", "dev traces", "test traces", "fingerprint"), told))
+    facts = {key: show(value) for key, value in evaluation.data.items() if not isinstance(value, dict)}
+    return Section("What was tested", (*notes, *blocks, *([pairs(facts)] if facts else [])))
 
 
 def tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:

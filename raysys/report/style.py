@@ -90,4 +90,5 @@ def reference_line(ax, y: float, text: str, color: str = GREY) -> None:
         fontsize=8,
         va="bottom",
         ha="right",
+        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
     )

@@ -56,8 +56,9 @@ def evaluation_verdict(evaluation: Evaluation) -> tuple[str, str]:
     winners = [found for metric in metrics if (found := winner(evaluation, metric))]
     if not winners:
         return "warn", "The evaluation holds none of the metrics that models are compared by on the test split."
-    if not any(one.second for one in winners):
-        return "good", f"{winners[0].model}: {_listed(winners)}; there is no other kind of model to compare it with."
+    alone, winners = winners, [one for one in winners if one.second]
+    if not winners:
+        return "good", f"{alone[0].model}: {_listed(alone)}; there is no other kind of model to compare it with."
     models = sorted({one.model for one in winners}, key=lambda name: -sum(one.model == name for one in winners))
     said = [_of_model(name, [one for one in winners if one.model == name]) for name in models]
     state = "good" if any(one.apart for one in winners) else "warn"

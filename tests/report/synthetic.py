@@ -193,9 +193,7 @@ def _picks(skill, harder):
         found[f"test_{wave}_residual_mae_s"] = estimate(size * (1.5 - 0.5 * skill), 0.008)
     for name, value in (("test_ece", 0.2 - 0.1 * skill), ("test_ece_scaled", 0.03)):
         found[name] = estimate(value, 0.01)
-    return (
-        found if harder < 2 else found | {"test_event_auc": dict.fromkeys(("value", "low", "high")) | {"count": 0}}
-    )
+    return found if harder < 2 else found | {"test_event_auc": dict.fromkeys(("value", "low", "high")) | {"count": 0}}
 
 
 def detector():
@@ -239,7 +237,7 @@ def example_arrays(models, windows, rng, samples=3000):
             envelope = (t >= onset) * np.exp(-after / decay) * (1 - np.exp(-after / 12))
             for c, size in enumerate(sizes):
                 wave[i, c] += size * envelope * np.sin(after / rng.uniform(2, 5) + c) * rng.normal(1, 0.3, samples)
-    arrays = {"waveform": wave, "num_valid": np.full(windows, samples)}
+    arrays = {"waveform": wave, "num_valid": np.where(np.arange(windows) % 9 == 8, 2400, samples)}
     arrays |= {"p": np.stack([p, np.full(windows, np.nan)], axis=1), "s": s[:, None]}
     arrays |= {"dataset": np.array([DATASETS[i % 3] for i in range(windows)])}
     arrays |= {"trace": np.array([f"bucket{i % 7}${i},:3,:12000" for i in range(windows)])}
