@@ -38,6 +38,10 @@ class InMemorySamples:
         # Every process maps the parts for itself.
         return InMemorySamples, (self.parts, self.part, self.first, self.lengths)
 
+    def take(self, ids: np.ndarray) -> "InMemorySamples":
+        """Returns those of some of the traces."""
+        return InMemorySamples(self.parts, self.part[ids], self.first[ids], self.lengths[ids])
+
     def crop(self, ids: np.ndarray, starts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns what `raysys.data.windows.read_windows` reads, bit for bit."""
         out = np.zeros((len(ids), 3, window), np.float32)

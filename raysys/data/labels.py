@@ -23,10 +23,12 @@ class TraceLabels:
     Attributes:
         onsets: of P, S and other phases, and which traces are noise.
         group: (n,) int64, number of the class in `head.classes`, -1 where it is unknown.
+        unit: (n,) data set and event, or the trace where there is none: what a part of the labels is drawn by.
     """
 
     onsets: Onsets
     group: np.ndarray
+    unit: np.ndarray
 
     @classmethod
     def from_table(cls, table: pa.Table, config: RunConfig) -> Self:
@@ -40,7 +42,7 @@ class TraceLabels:
         if config.task == "classify":
             file = config.finetune.classes_file
             group = _classes_of(table, file, config) if file else _event_or_noise(onsets, config)
-        return cls(onsets, group)
+        return cls(onsets, group, _units(table))
 
     def known(self, task: str) -> np.ndarray:
         """Returns which traces a task can learn from, (n,) bool."""
@@ -48,40 +50,39 @@ class TraceLabels:
 
     def take(self, ids: slice | np.ndarray) -> Self:
         """Returns those of some of the traces."""
-        return type(self)(self.onsets.take(ids), self.group[ids])
+        return type(self)(self.onsets.take(ids), self.group[ids], self.unit[ids])
 
 
-def labelled_part(table: pa.Table, config: RunConfig) -> pa.Table:
-    """Returns the rows that a run learns from: the drawn part of those with a label for its task."""
-    known = table.filter(pa.array(TraceLabels.from_table(table, config).known(config.task)))
-    tuning = config.finetune
-    return known.filter(pa.array(draw_labelled(known, tuning.label_fraction, tuning.label_draw)))
-
-
-def draw_labelled(table: pa.Table, fraction: float, draw: int) -> np.ndarray:
-    """Returns which traces belong to a part of the labelled ones, (n,) bool.
+def draw_labelled(dataset: np.ndarray, unit: np.ndarray, fraction: float, draw: int) -> np.ndarray:
+    """Returns which of the labelled traces belong to a part of them, (n,) bool.
 
     In every data set whole events are taken, in an order that is a hash, until the part is reached; a trace without an event
     counts as one. So a smaller part lies inside every larger one of the same draw, and holds every data set.
 
     Args:
-        table: index rows of the labelled traces.
+        dataset: of each trace, (n,).
+        unit: what is drawn as a whole, (n,): `TraceLabels.unit`.
         fraction: of the traces of every data set, above 0.
         draw: number of the order.
     """
+    taken = np.ones(len(unit), bool)
     if fraction >= 1:
-        return np.ones(len(table), bool)
-    trace = pc.binary_join_element_wise("trace", table["chunk"], table["trace_name"], "/")
-    unit = pc.coalesce(joint_events(table), trace.combine_chunks()).to_pylist()
-    datasets = table["dataset"].to_pylist()
-    place = np.array([_place(f"{draw}/{dataset}/{name}") for dataset, name in zip(datasets, unit, strict=True)])
-    taken, datasets = np.zeros(len(table), bool), np.array(datasets)
-    for name in np.unique(datasets):
-        mine = np.flatnonzero(datasets == name)
+        return taken
+    names, code = np.unique(unit, return_inverse=True)
+    place = np.array([_place(f"{draw}/{name}") for name in names.tolist()])[code]
+    for name in np.unique(dataset):
+        mine = np.flatnonzero(dataset == name)
         places, count = np.unique(place[mine], return_counts=True)
         last = np.searchsorted(np.cumsum(count), max(1, round(fraction * len(mine))))
         taken[mine] = place[mine] <= places[last]
     return taken
+
+
+def _units(table: pa.Table) -> np.ndarray:
+    """The data set with the event of each row, or with the trace where it has none."""
+    trace = pc.binary_join_element_wise("trace", table["chunk"], table["trace_name"], "/")
+    unit = pc.coalesce(joint_events(table), trace.combine_chunks())
+    return np.array(pc.binary_join_element_wise(table["dataset"].combine_chunks(), unit, "/").to_pylist(), str)
 
 
 def _place(name: str) -> float:

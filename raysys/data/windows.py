@@ -3,6 +3,7 @@
 Only the bytes that a window needs are read, straight into the window where the file stores what it wants.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -27,6 +28,11 @@ _READ_BYTES = 16 << 20
 
 
 _LAYOUT = ("node_row", "start", "offset", "stride", "step")
+_OF_TRACES = (
+    *("dataset", "file", "node", *_LAYOUT, "num_samples", "num_components", "dtype", "scale", "order", "up", "down"),
+    *("p_s", "s_s"),
+)
+"""Columns with a value for each trace."""
 
 
 @lru_cache(maxsize=1024)
@@ -112,6 +118,12 @@ class Traces:
 
     def __len__(self) -> int:
         return len(self.offset)
+
+    def take(self, ids: np.ndarray) -> "Traces":
+        """Returns some of the traces, numbered anew."""
+        of_traces = {name: getattr(self, name)[ids] for name in _OF_TRACES}
+        in_memory = None if self.in_memory is None else self.in_memory.take(ids)
+        return dataclasses.replace(self, **of_traces, in_memory=in_memory)
 
     def output_samples(self, ids: np.ndarray) -> np.ndarray:
         """Returns the lengths of traces at 100 Hz, in samples."""

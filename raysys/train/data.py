@@ -13,7 +13,7 @@ from raysys.config import RunConfig
 from raysys.data.corpus import fingerprint, load_corpus, select, summary, train_plan
 from raysys.data.fixed_windows import FixedWindows, fixed_windows
 from raysys.data.in_memory import load_into_memory
-from raysys.data.labels import TraceLabels, labelled_part
+from raysys.data.labels import TraceLabels, draw_labelled
 from raysys.data.leakage import leak_report
 from raysys.data.plan import Plan
 from raysys.data.windows import Traces
@@ -43,14 +43,35 @@ class TrainingData:
     probe_score: Any = None
     labels: Any = None
     """Of the training traces (`raysys.data.labels.TraceLabels`); None in pretraining."""
-    groups: np.ndarray | None = None
-    """Classes of the traces that validation windows are cut from, by their `row`; None in pretraining."""
+    validation_labels: Any = None
+    """Of the traces that validation windows are cut from; None in pretraining."""
 
-    _LARGE = ("traces", "validation", "probe_fit", "probe_score", "labels")
+    _LARGE = ("traces", "validation", "probe_fit", "probe_score", "labels", "validation_labels")
 
     def shared(self) -> "TrainingData":
         """Returns the data with its large fields in the object store (needs a running Ray)."""
         return dataclasses.replace(self, **{name: ray.put(getattr(self, name)) for name in self._LARGE})
+
+    def of_run(self, config: RunConfig) -> "TrainingData":
+        """Returns the data of a run among those that share it: in its order, and with the part of the labels that it may see."""
+        if config.task == "pretrain":
+            return dataclasses.replace(self, plan=dataclasses.replace(self.plan, seed=config.train.seed))
+        traces, labels, tuning = self.get("traces"), self.get("labels"), config.finetune
+        taken = draw_labelled(traces.dataset, labels.unit, tuning.label_fraction, tuning.label_draw)
+        mine = traces.take(np.flatnonzero(taken))
+        counts = {
+            name: [int((mine.dataset == code).sum()), int((traces.dataset == code).sum())]
+            for code, name in enumerate(traces.datasets)
+        }
+        told = {"traces": len(mine), "of": len(traces), "by_dataset": counts, "dev": self.contents["dev_traces"]}
+        log.info("labelled traces to learn from: %d of %d", len(mine), len(traces))
+        return dataclasses.replace(
+            self,
+            plan=train_plan(config.data, mine, config.train.seed, tuning.at_onsets),
+            contents=self.contents | {"labels": told},
+            traces=ray.put(mine) if isinstance(self.traces, ray.ObjectRef) else mine,
+            labels=labels.take(taken),
+        )
 
     def load_into_memory(self) -> "TrainingData":
         """Returns the data with the training windows cut from the object store, where they fit (needs a running Ray)."""
@@ -63,7 +84,7 @@ class TrainingData:
 
 
 def prepare_training_data(config: RunConfig) -> TrainingData:
-    """Returns what a run of this configuration reads.
+    """Returns what runs of this configuration read; `TrainingData.of_run` makes it that of one of them.
 
     Raises:
         ValueError, FileNotFoundError: bad data sets (naming file and fix), or no validation windows.
@@ -91,24 +112,17 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
 
 
 def _labelled_data(config: RunConfig, corpus: pa.Table, training: pa.Table, dev: pa.Table) -> TrainingData:
-    """What fine-tuning reads: a part of the labelled training traces, and the labelled traces of the dev split."""
-    every, dev = _known(training, config, "training"), _known(dev, config, "dev")
-    mine = labelled_part(every, config)
-    traces, labels = Traces.from_table(mine), TraceLabels.from_table(mine, config)
-    counts = {
-        name: [mine["dataset"].to_pylist().count(name), every["dataset"].to_pylist().count(name)]
-        for name in every["dataset"].unique().to_pylist()
-    }
-    log.info("labelled traces to learn from: %d of %d", len(mine), len(every))
-    told = {"traces": len(mine), "of": len(every), "by_dataset": counts, "dev": len(dev)}
+    """What fine-tuning may read: all labelled traces of training and dev split."""
+    training, dev = _known(training, config, "training"), _known(dev, config, "dev")
+    traces = Traces.from_table(training)
     return TrainingData(
         plan=train_plan(config.data, traces, config.train.seed, config.finetune.at_onsets),
         fingerprint=fingerprint(corpus),
-        contents={"sets": summary(corpus), "leaks": leak_report(corpus), "labels": told},
+        contents={"sets": summary(corpus), "leaks": leak_report(corpus), "dev_traces": len(dev)},
         traces=traces,
         validation=fixed_windows(dev, config.train.val_windows, config.model.window_samples, _FIXED_SEED),
-        labels=labels,
-        groups=TraceLabels.from_table(dev, config).group,
+        labels=TraceLabels.from_table(training, config),
+        validation_labels=TraceLabels.from_table(dev, config),
     )
 
 
@@ -141,7 +155,7 @@ def _dev_lacks(config: RunConfig, data: TrainingData) -> str:
     """Returns what dev windows lack for a score of fine-tuning; empty where they have all."""
     windows = data.get("validation")
     if config.task == "classify":
-        there = set(data.groups[windows.row].tolist())
+        there = set(data.get("validation_labels").group[windows.row].tolist())
         return ", ".join(repr(name) for k, name in enumerate(config.head.classes) if k not in there)
     p, s, _ = windows.onsets()
     if config.task == "detect":

@@ -55,7 +55,7 @@ def train_run(config: RunConfig) -> dict[str, Any]:
 
 
 def _train_run(config: RunConfig, run: Location) -> dict[str, Any]:
-    data = prepare_training_data(config)
+    data = prepare_training_data(config).of_run(config)
     check_objective(config, data)
     stages = plan_stages(run, config, data.plan.epoch_windows)
     record = run_record(config, data.fingerprint, data.contents) | {"stages": stages}

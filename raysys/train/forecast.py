@@ -5,10 +5,12 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from raysys.config import RunConfig
 from raysys.console import duration
 from raysys.data.corpus import select, train_plan
-from raysys.data.labels import labelled_part
+from raysys.data.labels import TraceLabels, draw_labelled
 from raysys.data.overview import find, index_only, quiet
 from raysys.data.windows import Traces
 from raysys.presets import PRESETS
@@ -60,11 +62,20 @@ def data_lines(config: RunConfig) -> tuple[list[str], int | None]:
         lines.append(f"  {name}: {len(of_set):,} traces, {len(select(of_set, 'train')):,} to train on")
     training = select(corpus, "train")
     if config.task != "pretrain":
-        training = labelled_part(training, config)
+        training = _labelled(training, config)
         lines.append(f"  labelled traces to learn from: {len(training):,} ({config.finetune.label_fraction:.0%})")
     with quiet():
         plan = train_plan(config.data, Traces.from_table(training), config.train.seed)
     return [*lines, f"  an epoch: {plan.epoch_windows:,} windows"], plan.epoch_windows
+
+
+def _labelled(table: pa.Table, config: RunConfig) -> pa.Table:
+    """The rows that fine-tuning learns from."""
+    known = TraceLabels.from_table(table, config).known(config.task)
+    table = table.filter(pa.array(known))
+    dataset, tuning = table["dataset"].to_numpy(zero_copy_only=False), config.finetune
+    units = TraceLabels.from_table(table, config).unit
+    return table.filter(pa.array(draw_labelled(dataset, units, tuning.label_fraction, tuning.label_draw)))
 
 
 def rate_of(config: RunConfig, workers: int, pattern: str) -> Rate | None:

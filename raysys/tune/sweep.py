@@ -42,7 +42,7 @@ from raysys.tune.warm_up import warm_up
 log = logging.getLogger(__name__)
 
 _SHARED = ("data.", "probe.", "model.window_samples", "train.val_windows", "search.", "task", "head.classes")
-_SHARED += tuple(f"finetune.{key}" for key in ("label_fraction", "label_draw", "classes_file"))
+_SHARED += ("finetune.classes_file",)
 """Keys that every trial must share, since they define the data or the yardstick."""
 _POPULATION_CHECKPOINTS = 3
 """Kept of each trial of PBT and PB2: others may still be going on from one that is not the newest."""

@@ -174,8 +174,8 @@ def train_trial(
     tuned = {key: value for key, value in tuned.get("repeat", tuned).items() if key != REPEAT_OF}
     logging.getLogger("raysys.train.metrics").setLevel(logging.WARNING)  # the sweep prints a line for every report
     config = config.override(tuned)
-    at_onsets = 0.0 if config.task == "pretrain" else config.finetune.at_onsets
-    data = dataclasses.replace(data, plan=dataclasses.replace(data.plan, seed=config.train.seed, at_onsets=at_onsets))
+    data = data.of_run(config)
+    record = record | {"data": data.contents}
     check_cuda(config)
     on_gpu = config.train.device == "cuda"
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")

@@ -20,6 +20,11 @@ def table_of(folder, events: list[str], name: str = "a") -> pa.Table:
     return table.set_column(table.schema.get_field_index("event"), "event", pa.array(events, pa.string()))
 
 
+def drawn(table: pa.Table, fraction: float, draw: int) -> np.ndarray:
+    dataset = table["dataset"].to_numpy(zero_copy_only=False)
+    return draw_labelled(dataset, TraceLabels.from_table(table, PICK).unit, fraction, draw)
+
+
 @pytest.fixture(scope="module")
 def many(tmp_path_factory) -> pa.Table:
     """Forty events of five traces and one of a hundred, sixty traces without an event, and a small set."""
@@ -32,7 +37,7 @@ def test_smaller_parts_lie_inside_larger_ones_and_hold_whole_events_of_every_set
     events, small = np.array(many["event"].to_pylist()), np.array(many["dataset"].to_pylist()) == "small"
     before = np.zeros(len(many), bool)
     for fraction in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
-        taken = draw_labelled(many, fraction, 0)
+        taken = drawn(many, fraction, 0)
         assert (taken >= before).all()
         assert taken[small].any()
         assert taken[~small].any()
@@ -45,14 +50,14 @@ def test_smaller_parts_lie_inside_larger_ones_and_hold_whole_events_of_every_set
 
 def test_traces_without_an_event_are_drawn_one_by_one(many):
     alone = many.slice(300, 60)
-    assert draw_labelled(alone, 0.25, 0).sum() == 15
+    assert drawn(alone, 0.25, 0).sum() == 15
 
 
 def test_another_draw_takes_others_and_the_order_of_rows_does_not_matter(many):
-    one, other = draw_labelled(many, 0.2, 0), draw_labelled(many, 0.2, 1)
+    one, other = drawn(many, 0.2, 0), drawn(many, 0.2, 1)
     assert (one != other).sum() > 30
     order = np.random.default_rng(0).permutation(len(many))
-    np.testing.assert_array_equal(draw_labelled(many.take(pa.array(order)), 0.2, 0), one[order])
+    np.testing.assert_array_equal(drawn(many.take(pa.array(order)), 0.2, 0), one[order])
 
 
 def test_events_that_share_a_trace_stay_together(tmp_path):
@@ -60,7 +65,7 @@ def test_events_that_share_a_trace_stay_together(tmp_path):
     table = table_of(tmp_path, [f"e{k}" for k in range(10)])
     more = pa.array([[f"e{k + 1}"] for k in range(9)] + [[]], pa.list_(pa.string()))
     table = table.set_column(table.schema.get_field_index("more_events"), "more_events", more)
-    assert draw_labelled(table, 0.1, 0).sum() == 10
+    assert drawn(table, 0.1, 0).sum() == 10
 
 
 def test_a_trace_is_an_earthquake_or_noise_unless_nobody_knows(tmp_path):

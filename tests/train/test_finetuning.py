@@ -39,13 +39,13 @@ def picking(smoke) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def labelled(picking) -> TrainingData:
-    return prepare_training_data(picking)
+    return prepare_training_data(picking).of_run(picking)
 
 
 @pytest.mark.parametrize("task", ["pick", "detect", "classify"])
 def test_every_task_trains_scores_and_its_network_is_read_again(picking, tmp_path, task):
     config = picking.override({"task": task})
-    data = prepare_training_data(config)
+    data = prepare_training_data(config).of_run(config)
     metrics = local_trainer(config, data, tmp_path / "run", tmp_path / "log").run()
     assert metrics["step"] == 8
     assert math.isfinite(metrics["train/loss"])
@@ -139,7 +139,7 @@ def test_labels_of_a_batch_are_those_of_its_traces_counted_from_its_windows(pick
     onsets = onsets.take(onsets.labelled)
     book, seen = LabelTable(labelled.labels, CPU), 0
     for batch in batches_of(labelled, picking, 16, 6):
-        labels, trace, start = book.of(batch), batch.trace.numpy(), batch.start.numpy()
+        labels, trace, start = book.of(batch.trace, batch.start), batch.trace.numpy(), batch.start.numpy()
         for found, catalogued in zip(labels[:3], (onsets.p, onsets.s, onsets.other), strict=True):
             np.testing.assert_allclose(found.numpy(), catalogued[trace] - start[:, None], atol=1e-3)
         np.testing.assert_array_equal(labels.noise.numpy(), onsets.noise[trace])
@@ -150,10 +150,10 @@ def test_labels_of_a_batch_are_those_of_its_traces_counted_from_its_windows(pick
 def test_windows_at_onsets_hold_one_more_often(picking, labelled):
     def share(at_onsets: float) -> float:
         config = picking.override({"finetune.at_onsets": at_onsets})
-        data = prepare_training_data(config)
+        data = prepare_training_data(config).of_run(config)
         book, found = LabelTable(data.labels, CPU), []
         for batch in batches_of(data, config, 32, 8):
-            labels = book.of(batch)
+            labels = book.of(batch.trace, batch.start)
             onset = torch.cat([labels.p, labels.s], dim=1)
             found.append(((onset >= 0) & (onset < batch.num_valid[:, None])).any(dim=1)[~labels.noise])
         return torch.cat(found).float().mean().item()
@@ -165,7 +165,7 @@ def test_windows_at_onsets_hold_one_more_often(picking, labelled):
 
 def test_a_part_of_the_labels_is_told_and_leaves_dev_alone(picking, labelled, caplog):
     with caplog.at_level(logging.INFO):
-        part = prepare_training_data(picking.override({"finetune.label_fraction": 0.2}))
+        part = labelled.of_run(picking.override({"finetune.label_fraction": 0.2}))
     told, every = part.contents["labels"], labelled.contents["labels"]
     assert told["traces"] == len(part.traces) < len(labelled.traces) == every["traces"] == every["of"]
     assert f"labelled traces to learn from: {told['traces']} of {told['of']}" in caplog.text
