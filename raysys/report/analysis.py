@@ -19,6 +19,11 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study
 
 FEWEST = 8
 """Trials below which importance and rank correlations say nothing."""
+_DESCRIBING = (
+    *("val/top1_tie", "probe/macro_ap", "codebook/hard_perplexity"),
+    *("dev/p_hit_0.5s", "dev/s_hit_0.5s", "dev/event_auc", "dev/accuracy"),
+)
+"""Metrics that tell more of a good trial than its objective."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +87,7 @@ def top_rows(sweep: Sweep, axes: list[Axis], count: int = 10) -> pd.DataFrame:
     """Returns the best trials: rank, trial, objective, mean over other seeds and its spread where the best were run again,
     status, windows, tuned values, and what else describes them."""
     good = ranked(sweep.trials).head(count)
-    others = [
-        c
-        for c in ("val/top1_tie", "probe/macro_ap", "codebook/hard_perplexity")
-        if c in good and c != objective_of(sweep)
-    ]
+    others = [c for c in _DESCRIBING if c in good and c != objective_of(sweep)]
     means = ["mean", "spread", "seeds"] if len(sweep.repeats) else []
     out = good[["trial", "objective", *means, "status", "windows", *(a.key for a in axes), *others]].reset_index(
         drop=True

@@ -1,4 +1,4 @@
-"""Folders and URLs of runs and sweeps, read into memory. What is missing or damaged becomes a note, never a crash."""
+"""Folders and URLs of runs, sweeps and evaluations, read into memory. What is missing or damaged becomes a note, never a crash."""
 
 import io
 import json
@@ -12,7 +12,8 @@ import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raysys.location import Location
-from raysys.train.storage import whole_checkpoints
+from raysys.report.evaluations import EVALUATION_FILE, Evaluation, evaluation_of
+from raysys.train.storage import best_checkpoint, whole_checkpoints
 from raysys.tune.ranking import REPEAT_OF
 
 logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it announces the end of every file
@@ -23,7 +24,7 @@ SWEEP_FILES = ("trials.csv", "history.csv", "best.json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """A pretraining run.
+    """A run of pretraining or fine-tuning.
 
     Attributes:
         path: its folder or URL.
@@ -31,7 +32,7 @@ class Run:
         record: what it ran on (`raysys.record`).
         metrics: one column a metric, indexed by optimiser step; NaN where a step has no value.
         usage: step -> frames of the validation set that took each code, (G, V).
-        checkpoint: the newest that is whole, None where there is none.
+        checkpoint: of those that are whole the newest, after fine-tuning the one with the best score; None where there is none.
         notes: what could not be read.
     """
 
@@ -42,6 +43,11 @@ class Run:
     usage: dict[int, np.ndarray]
     checkpoint: Location | None
     notes: tuple[str, ...]
+
+    @property
+    def task(self) -> str:
+        """What was learnt: "pretrain", "pick", "detect" or "classify"."""
+        return self.config.get("task", "pretrain")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,16 +74,24 @@ class Sweep:
     best: dict[str, Any]
     notes: tuple[str, ...]
 
+    @property
+    def task(self) -> str:
+        """What the trials learnt: "pretrain", "pick", "detect" or "classify"."""
+        return self.config.get("task", "pretrain")
 
-def read_folder(directory: str | Path | Location) -> Run | Sweep:
+
+def read_folder(directory: str | Path | Location) -> Run | Sweep | Evaluation:
     """Returns what a folder or URL holds.
 
     Raises:
-        ValueError: the folder does not exist or is neither a run nor a sweep; the message names the files looked for.
+        ValueError: the folder does not exist or is no run, sweep or evaluation; the message names the files looked for.
     """
     path = Location(directory).refresh()
     if not path.is_dir():
-        raise ValueError(f"{directory} is no folder: give the folder or URL of a run or of a sweep")
+        raise ValueError(f"{directory} is no folder: give the folder or URL of a run, a sweep or an evaluation")
+    if (path / EVALUATION_FILE).exists():
+        notes: list[str] = []
+        return evaluation_of(path, _json(path / EVALUATION_FILE, {}, notes), notes)
     if any((path / name).exists() for name in SWEEP_FILES):
         return _read_sweep(path)
     if (path / "state.json").exists():
@@ -86,7 +100,8 @@ def read_folder(directory: str | Path | Location) -> Run | Sweep:
         return _read_run(path)
     raise ValueError(
         f"{directory} is neither a run (looked for {' and '.join(RUN_FILES)}) nor a sweep (looked for "
-        f"{', '.join(SWEEP_FILES)}): give the folder that jobs.pretrain or jobs.sweep wrote"
+        f"{', '.join(SWEEP_FILES)}) nor an evaluation (looked for {EVALUATION_FILE}): give the folder that jobs.pretrain, "
+        "jobs.finetune, jobs.sweep or jobs.evaluate wrote"
     )
 
 
@@ -100,16 +115,25 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_run(path: Location) -> Run:
     notes: list[str] = []
-    checkpoints = whole_checkpoints(path)
+    config = _json(path / "config.json", {}, notes)
     return Run(
         path=path,
-        config=_json(path / "config.json", {}, notes),
+        config=config,
         record=_json(path / "record.json", {}, notes),
         metrics=_metrics(path / "metrics.jsonl", notes),
         usage=_usage(path / "tensorboard"),
-        checkpoint=checkpoints[-1] if checkpoints else None,
+        checkpoint=_checkpoint(path, config, notes),
         notes=tuple(notes),
     )
+
+
+def _checkpoint(path: Location, config: dict[str, Any], notes: list[str]) -> Location | None:
+    try:
+        if config.get("task", "pretrain") != "pretrain":
+            return best_checkpoint(path)
+    except ValueError as error:
+        notes.append(f"the state.json of a checkpoint is damaged ({error})")
+    return max(whole_checkpoints(path), key=lambda folder: folder.name, default=None)
 
 
 def _read_sweep(path: Location) -> Sweep:

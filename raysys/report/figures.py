@@ -89,7 +89,9 @@ def speed_figure(metrics: pd.DataFrame) -> Figure | None:
     if not wanted & set(metrics):
         return None
     figure, axes = panels(2, 2, 2.0, sharex=True)
-    line(axes[0], metrics, "optim/lr", None, BLUE)
+    two = "optim/backbone_lr" in metrics
+    line(axes[0], metrics, "optim/lr", "head" if two else None, BLUE)
+    line(axes[0], metrics, "optim/backbone_lr", "backbone", ORANGE)
     finish(axes[0], "Learning rate", "")
     noisy_line(axes[1], metrics, "train/grad_norm", None, BLUE)
     axes[1].set_yscale("log")
@@ -136,20 +138,21 @@ def usage_figure(usage: dict[int, np.ndarray], num_groups: int) -> Figure | None
     return figure
 
 
-def comparison_figure(runs: dict[str, pd.DataFrame]) -> Figure | None:
-    """Returns the validation curves of several runs, name -> metrics, in one picture."""
-    titles = {
-        "val/contrastive": "Contrastive loss, validation",
-        "probe/macro_ap": "Linear probe: mean average precision",
-    }
-    present = [name for name in titles if any(name in metrics for metrics in runs.values())]
+def comparison_figure(runs: dict[str, pd.DataFrame], curves: dict[str, tuple[str, str]]) -> Figure | None:
+    """Returns curves of several runs in one picture.
+
+    Args:
+        runs: name -> metrics.
+        curves: metric -> title and unit, one panel each.
+    """
+    present = [name for name in curves if any(name in metrics for metrics in runs.values())]
     if not present:
         return None
     figure, axes = panels(1, len(present), 2.8)
     for ax, name in zip(axes, present, strict=True):
         for i, (run, metrics) in enumerate(runs.items()):
             line(ax, metrics, name, run, SERIES[i % len(SERIES)], marker="o")
-        finish(ax, titles[name], "nats" if name.startswith("val") else "average precision")
+        finish(ax, *curves[name])
     return figure
 
 

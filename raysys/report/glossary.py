@@ -1,5 +1,7 @@
 """What every number of a report means, and what a good value is."""
 
+from collections.abc import Collection
+
 from raysys.codebook_health import COLLAPSED_BELOW
 from raysys.report.page import Section, pairs
 
@@ -40,10 +42,61 @@ _SWEEP = {
 }
 
 
-def glossary(runs: bool, sweeps: bool) -> Section:
-    """Returns the section that explains the numbers of runs, of sweeps, or of both."""
-    terms = (_SWEEP if sweeps else {}) | (_RUN if runs else {k: _RUN[k] for k in _SWEEP_NEEDS})
-    return Section("What the numbers mean", (f'<div class="glossary">{pairs(terms)}</div>',))
-
-
+_FINETUNE = {
+    "step, window": _RUN["step, window"],
+    "dev split": "Records that no network learns from. Checkpoints, thresholds and the temperature are chosen on it, so scores on it flatter a "
+    "little; the test split is used for nothing but the final numbers.",
+    "hit rate": "Share of the windows with a labelled onset in which the highest probability lies within 0.1 s, or 0.5 s, of it. It needs no "
+    "threshold. 0.5 s asks whether the phase was found, 0.1 s whether it was timed well.",
+    "event AUC": "Probability that a window with an earthquake gets a higher score (largest 1 - noise) than one of noise: 0.5 is guessing, 1 is "
+    "perfect.",
+    "dev/score": "What checkpoints and trials are ranked by: for a picker the mean of the four hit rates (P and S, 0.1 and 0.5 s), for a detector "
+    "the average precision of samples inside of earthquakes, for a classifier the mean of the recalls of its classes.",
+    "label fraction": "Share of the labelled training traces that a network may learn from. Whole events are drawn, the same share of every data "
+    "set; the number of steps stays the same.",
+    "backbone, head": "The backbone turns a waveform into features and may come from pretraining; the head turns features into probabilities "
+    "and always starts anew.",
+    "data wait": _RUN["data wait"],
+    "gradient norm": _RUN["gradient norm"],
+}
+_EVALUATION = {name: _FINETUNE[name] for name in ("dev split", "hit rate", "event AUC", "label fraction")} | {
+    "interval": "95 % interval by the bootstrap: events are drawn anew with replacement, a thousand times, and the middle 95 % of the results kept. "
+    "It tells how the number depends on which earthquakes happen to be in the test split, not how it depends on the seed of the training.",
+    "paired difference": "Difference of two models on the same windows, with the interval of the difference. If it does not hold 0, another sample of "
+    "earthquakes would hardly turn the order around.",
+    "precision, recall, F1": "Of picks above the threshold: the share that lies at a label, the share of labels that has a pick, and the harmonic mean "
+    "of both. Each pick and each label counts once; picks where nobody looked for phases do not count.",
+    "threshold": "Probability from which a peak is a pick, chosen on dev for the best F1 within 0.5 s, for P and S by themselves.",
+    "phase MCC": "Matthews' correlation between labelled and predicted phase, P or S, in windows of 10 s around one onset (Münchmeyer et al. 2022): "
+    "0 is guessing, 1 is perfect.",
+    "residual, MAE": "Time of a matched pick minus that of its label, in seconds; MAE is the mean of its size. Wrong arrivals within 0.5 s are in it.",
+    "detection": "Earthquake or noise in windows of 30 s (Münchmeyer et al. 2022), by the largest 1 - noise.",
+    "temperature, ECE": "Expected calibration error: mean distance between the probability of picks and the share of them that is right. 0.1 is ten "
+    "points off. Dividing log-probabilities by one number, the temperature (Guo et al. 2017), removes most of it; above 1 the model was "
+    "too sure.",
+    "published": "Weights as others trained and published them, not fine-tuned here. They may have seen records of the test splits.",
+}
 _SWEEP_NEEDS = ("step, window", "contrastive loss", "perplexity", "used fraction", "probe/macro_ap", "val/top1_tie")
+_FINETUNE_SWEEP_NEEDS = ("step, window", "dev split", "hit rate", "event AUC", "dev/score", "backbone, head")
+_ONLY_PRETRAINING = ("objective", "health gate")
+
+
+def glossary(runs: Collection[str], sweeps: Collection[str], evaluations: bool = False) -> Section:
+    """Returns the section that explains the numbers of a page.
+
+    Args:
+        runs: tasks of the runs on it.
+        sweeps: tasks of the sweeps on it.
+        evaluations: whether it holds an evaluation.
+    """
+    terms = {}
+    if sweeps:
+        terms |= _SWEEP if "pretrain" in sweeps else {k: v for k, v in _SWEEP.items() if k not in _ONLY_PRETRAINING}
+    if "pretrain" in runs or "pretrain" in sweeps:
+        terms |= _RUN if "pretrain" in runs else {k: _RUN[k] for k in _SWEEP_NEEDS}
+    if set(runs) - {"pretrain"}:
+        terms |= _FINETUNE
+    elif set(sweeps) - {"pretrain"}:
+        terms |= {k: _FINETUNE[k] for k in _FINETUNE_SWEEP_NEEDS}
+    terms |= _EVALUATION if evaluations else {}
+    return Section("What the numbers mean", (f'<div class="glossary">{pairs(terms)}</div>',))

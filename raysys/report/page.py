@@ -36,6 +36,16 @@ class Chapter:
     sections: tuple[Section, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A cell of a table: a number with the interval it lies in, which stands below; NaN bounds are left out."""
+
+    value: float
+    low: float
+    high: float
+    best: bool = False
+
+
 def render(title: str, subtitle: str, chapters: Sequence[Chapter], appendix: Sequence[Section]) -> str:
     """Returns the whole page."""
     names = [slug(chapter.title, i) for i, chapter in enumerate(chapters)]
@@ -75,12 +85,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = 
     head = "".join(f"<th>{_breakable(c)}</th>" for c in columns)
     body = ""
     for i, row in enumerate(rows):
-        cells = "".join(
-            f'<td class="number">{number(c)}</td>' if _is_number(c) else f"<td>{_breakable(c)}</td>" for c in row
-        )
+        cells = "".join(_cell(c) for c in row)
         body += f'<tr class="strong">{cells}</tr>' if i == strong else f"<tr>{cells}</tr>"
     caption = f"<caption>{text(caption)}</caption>" if caption else ""
     return f'<div class="wide"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def folded(words: str, blocks: Sequence[str]) -> str:
+    """Returns blocks that a click on `words` (plain text) opens."""
+    return f"<details><summary>{text(words)}</summary>{''.join(blocks)}</details>"
 
 
 def pairs(items: dict[str, Any]) -> str:
@@ -150,6 +163,21 @@ def _chapter(chapter: Chapter, name: str, headed: bool) -> str:
 
 def _section(section: Section, anchor: str) -> str:
     return f'<section id="{anchor}"><h3>{text(section.title)}</h3>{"".join(section.blocks)}</section>'
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Estimate):
+        shown = _three(value.value)
+        shown = f"<b>{shown}</b>" if value.best else shown
+        known = math.isfinite(value.low) and math.isfinite(value.high)
+        below = f"<small>{_three(value.low)}&ndash;{_three(value.high)}</small>" if known else ""
+        return f'<td class="number estimate">{shown}{below}</td>'
+    return f'<td class="number">{number(value)}</td>' if _is_number(value) else f"<td>{_breakable(value)}</td>"
+
+
+def _three(value: float) -> str:
+    """A number with three places, as scores between 0 and 1 compare."""
+    return f"{value:.3f}" if abs(value) < 10 else number(value, 3)
 
 
 def _is_number(value: Any) -> bool:

@@ -4,7 +4,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from raysys.presets import PRESETS
+from raysys.config import SEISBENCH_NETWORKS, RunConfig
+from raysys.presets import PRESETS, finetuning
 from raysys.report.collect import flatten
 from raysys.report.page import Section, note, pairs, paragraph, table
 
@@ -23,12 +24,20 @@ def nearest_preset(config: dict[str, Any]) -> tuple[str, dict[str, tuple[Any, An
     own = flatten(config)
     candidates = []
     for name, preset in PRESETS.items():
-        theirs = flatten(json.loads(json.dumps(preset().to_dict())))
+        theirs = flatten(json.loads(json.dumps(_of_task(preset(), own).to_dict())))
         changed = {k: (theirs.get(k, ABSENT), own.get(k, ABSENT)) for k in {**theirs, **own}}
         changed = {k: pair for k, pair in changed.items() if pair[0] != pair[1]}
         candidates.append((sum(key not in _PLACE for key in changed), name, changed))
     _, name, changed = min(candidates, key=lambda candidate: candidate[0])
     return name, changed
+
+
+def _of_task(preset: RunConfig, own: dict[str, Any]) -> RunConfig:
+    """A preset as it is for the task of a configuration; a network that begins with a run is compared with one from scratch."""
+    task, init = own.get("task", "pretrain"), own.get("finetune.init")
+    if task == "pretrain":
+        return preset
+    return finetuning(preset, task, init if init in SEISBENCH_NETWORKS else "scratch")
 
 
 def provenance(config: dict[str, Any], record: dict[str, Any], first: tuple[str, ...] = ()) -> Section:

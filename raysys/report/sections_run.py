@@ -35,7 +35,7 @@ def run_chapter(run: Run) -> Chapter:
             _curves(run, config, chance),
             _codebook(run, config),
             _seismograms(run, config),
-            _data(run),
+            data_section(run),
             provenance(run.config, run.record, tuple(note(f"Not read: {words}.") for words in run.notes)),
         ),
     )
@@ -194,7 +194,8 @@ def _seismograms(run: Run, config: dict) -> Section:
     return Section(title, tuple(blocks))
 
 
-def _data(run: Run) -> Section:
+def data_section(run: Run) -> Section:
+    """Returns what the data of a run held, what was left out, and which events lie on both sides of the split."""
     data = run.record.get("data") or {}
     sets = data.get("sets") or []
     if not sets:
@@ -223,7 +224,7 @@ def _leaks(run: Run, leaks: list[dict]) -> tuple[str, ...]:
     if not leaks:
         return (paragraph("No event of the training split is in the dev or test split of any data set of this run."),)
     rows = [(one["train"], one["evaluation"], one["events"], one["traces"]) for one in leaks]
-    fate = "A model pretrained on these traces has seen earthquakes that it may be tested on; data.exclude_leaks=true leaves them out."
+    fate = "A model trained on these traces has seen earthquakes that it may be tested on; data.exclude_leaks=true leaves them out."
     if flatten(run.config).get("data.exclude_leaks"):
         fate = "These traces were left out of training."
     words = f"Events that both sides hold, by identifier or by origin (within 5 s and 50 km). {fate}"

@@ -5,12 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from raysys.codebook_health import CodebookHealth
 from raysys.report import analysis, figures_space, figures_sweep
 from raysys.report.analysis import FEWEST, Axis, objective_of, top_rows
 from raysys.report.collect import Sweep, flatten
 from raysys.report.page import Chapter, Section, duration, figure, note, number, paragraph, table
 from raysys.report.provenance import provenance, show
+from raysys.report.sections_objective import scores_sections
 from raysys.tune.ranking import REPEAT_OF, ranked
 
 
@@ -28,8 +28,7 @@ def sweep_chapter(sweep: Sweep) -> Chapter:
             _best(sweep, axes, config, name),
             _influence(sweep, axes),
             _landscape(sweep, axes, config, name),
-            _health(sweep, config, name),
-            _agreement(sweep, name),
+            *scores_sections(sweep, config, name),
             _compute(sweep),
             _failures(sweep),
             *sections,
@@ -62,11 +61,18 @@ def sweep_verdict(sweep: Sweep, axes: list[Axis]) -> tuple[str, str]:
     unhealthy = int((~trials["healthy"] & (trials["status"] != "ERROR")).sum())
     bad = len(trials) - len(good)
     if bad:
-        words += f". {bad} {'has' if bad == 1 else 'have'} no valid score ({failed} failed, {unhealthy} with a collapsed codebook or a loss that is not finite)"
+        words += f". {bad} {'has' if bad == 1 else 'have'} no valid score ({failed} failed, {unhealthy} with {_unhealthy(sweep)})"
     few = len(good) < FEWEST
     return ("warn" if few or bad > len(trials) / 3 else "good"), words + (
         ". With so few trials the ranking is a first hint." if few else "."
     )
+
+
+def _unhealthy(sweep: Sweep) -> str:
+    """What it takes not to pass the health gate."""
+    if sweep.task == "pretrain":
+        return "a collapsed codebook or a loss that is not finite"
+    return "a loss or score that is not finite"
 
 
 def tuned_axes(sweep: Sweep) -> tuple[list[Axis], tuple[str, ...]]:
@@ -147,7 +153,8 @@ def _best(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str) -> 
         )
         blocks.append(paragraph(words))
     if sweep.best:
-        words = f"best.json holds the full configuration of trial {sweep.best.get('trial')}; jobs.pretrain --from-run {sweep.path} trains with it."
+        job = "jobs.pretrain" if sweep.task == "pretrain" else "jobs.finetune"
+        words = f"best.json holds the full configuration of trial {sweep.best.get('trial')}; {job} --from-run {sweep.path} trains with it."
         blocks.append(paragraph(words))
     return Section("Best trials", tuple(blocks))
 
@@ -200,42 +207,6 @@ def _landscape(sweep: Sweep, axes: list[Axis], config: dict[str, Any], name: str
             ),
         ),
     )
-
-
-def _health(sweep: Sweep, config: dict[str, Any], name: str) -> Section:
-    codes = config.get("model.quantizer.num_groups", 2) * config.get("model.quantizer.num_codes", 320)
-    gate = CodebookHealth.of(config).min_fraction
-    caption = (
-        f"Health of each trial's codebook on the validation set. Trials in the red zone on the left (perplexity below {gate:.0%} of {codes} codes) "
-        "do not pass the gate, whatever their score. Good trials sit on the right; a best trial close to the zone deserves a second look."
-    )
-    drawn = figures_sweep.health_figure(sweep.trials, codes, gate, name)
-    return Section("Codebook health", (figure(drawn, caption, "Left out: trials.csv holds no perplexity."),))
-
-
-def _agreement(sweep: Sweep, name: str) -> Section:
-    frame, windows = analysis.first_rung(sweep)
-    label_free = "val/top1_tie" if name != "val/top1_tie" else "probe/macro_ap"
-    drawn = figures_sweep.agreement_figure(
-        frame, name, {"val/loss": "Validation loss", label_free: "The other comparable score"}
-    )
-    good, words = frame[frame["healthy"]], []
-    if {"val/loss", name} <= set(frame) and frame["val/loss"].notna().any():
-        words.append(
-            f"Does a low validation loss rank the trials as {name} does? {_rho(-good['val/loss'], good[name])} The loss itself depends on the "
-            "temperature, the number and kind of negatives, the diversity weight and the mask ratio, so it does not compare between trials."
-        )
-        lowest = frame.loc[frame["val/loss"].idxmin()]
-        state = f"has {name} {number(lowest[name], 3)} there" if lowest["healthy"] else "did not pass the health gate"
-        words.append(f"The trial with the lowest loss, {lowest['val/loss']:.2f}, is {lowest['trial']}: it {state}.")
-    if {label_free, name} <= set(frame):
-        words.append(f"Does {label_free} rank them as {name} does? {_rho(good[label_free], good[name])}")
-    caption = (
-        f"All at {windows:,.0f} windows. Left: if the loss could rank trials, the points would fall from upper left to lower right. Right: "
-        "the other score that compares between trials; the tighter its rise, the more the two can stand in for each other."
-    )
-    missing = "Left out: history.csv holds no validation loss at the first rung."
-    return Section("Why not the loss", (*map(paragraph, words), figure(drawn, caption, missing)))
 
 
 def _compute(sweep: Sweep) -> Section:
@@ -294,13 +265,6 @@ def _score(trial: pd.Series) -> str:
 
 def _hours(hours: float) -> str:
     return number(hours, 3) if math.isfinite(hours) else "n/a"
-
-
-def _rho(a: pd.Series, b: pd.Series) -> str:
-    result = analysis.rank_correlation(a, b)
-    if not math.isfinite(result["rho"]):
-        return f"Too few trials to say: {result['n']} healthy ones reached the first rung, {FEWEST} are needed."
-    return f"Rank correlation {result['rho']:+.2f} (n = {result['n']}, p = {result['p']:.2g}); +1 is the same ranking."
 
 
 def _word(value: Any) -> Any:

@@ -15,6 +15,7 @@ from raysys.report.collect import Run
 from raysys.report.style import BLUE, INK, RED
 from raysys.train.data import prepare_training_data
 
+WAVE_COLORS = {"P": BLUE, "S": RED}
 _GOLDEN = 0.618034
 
 
@@ -127,34 +128,42 @@ def code_colors(num_codes: int) -> np.ndarray:
 
 
 def _draw_waveform(ax, windows: CodedWindows, i: int) -> None:
-    valid = int(windows.num_valid[i])
+    draw_components(ax, windows.waveform[i], int(windows.num_valid[i]))
+    _draw_picks(ax, windows, i, named=True)
+    ax.set_title(windows.names[i], pad=12)
+
+
+def draw_components(ax, waveform: np.ndarray, valid: int) -> None:
+    """Draws the components of a window, (3, T), each at its own scale, on an axis of seconds without frame.
+
+    Args:
+        ax: to draw on.
+        waveform: Z, N, E in any unit.
+        valid: samples before the padding, which is not drawn.
+    """
     time = np.arange(valid) / RATE_HZ
     for row, component in enumerate("ZNE"):
-        trace = windows.waveform[i, row, :valid].astype(float)
+        trace = waveform[row, :valid].astype(float)
         trace = trace - trace.mean() if valid else trace
         peak = np.abs(trace).max(initial=0.0)
         ax.plot(time, 0.48 * trace / (peak or 1.0) - row, color=INK, linewidth=0.5, rasterized=valid > 20_000)
         ax.text(-0.012, -row, component, transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=8.5)
-    _draw_picks(ax, windows, i, named=True)
-    ax.set_title(windows.names[i], pad=12)
-    ax.set(ylim=(-2.6, 0.6), yticks=[], xlim=(0, windows.waveform.shape[-1] / RATE_HZ))
+    ax.set(ylim=(-2.6, 0.6), yticks=[], xlim=(0, waveform.shape[-1] / RATE_HZ))
     ax.grid(False)
     ax.tick_params(bottom=False, labelbottom=False)
     ax.spines[:].set_visible(False)
 
 
+def draw_onset(ax, sample: float, wave: str, color: str, named: bool) -> None:
+    """Draws a P or S onset as a vertical line; nothing where it is NaN."""
+    if np.isnan(sample):
+        return
+    ax.axvline(sample / RATE_HZ, color=color, linewidth=1.3)
+    if named:
+        place = {"xycoords": ("data", "axes fraction"), "xytext": (3, -9), "textcoords": "offset points"}
+        ax.annotate(wave, (sample / RATE_HZ, 1.0), color=color, fontweight="bold", **place)
+
+
 def _draw_picks(ax, windows: CodedWindows, i: int, named: bool) -> None:
-    for sample, name, color in ((windows.p_sample[i], "P", BLUE), (windows.s_sample[i], "S", RED)):
-        if np.isnan(sample):
-            continue
-        ax.axvline(sample / RATE_HZ, color=color if named else INK, linewidth=1.3)
-        if named:
-            ax.annotate(
-                name,
-                (sample / RATE_HZ, 1.0),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, -9),
-                textcoords="offset points",
-                color=color,
-                fontweight="bold",
-            )
+    for sample, wave in ((windows.p_sample[i], "P"), (windows.s_sample[i], "S")):
+        draw_onset(ax, sample, wave, WAVE_COLORS[wave] if named else INK, named)

@@ -73,6 +73,7 @@ def svg_uri(figure: Figure) -> str:
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata={"Date": None}, dpi=150)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", stream.getvalue(), flags=re.DOTALL)
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)  # a hundredth of a point
     return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
 
 
@@ -89,4 +90,5 @@ def reference_line(ax, y: float, text: str, color: str = GREY) -> None:
         fontsize=8,
         va="bottom",
         ha="right",
+        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.5},
     )

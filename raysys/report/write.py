@@ -11,54 +11,66 @@ import pandas as pd
 from raysys.location import Location
 from raysys.report.analysis import importance, top_rows
 from raysys.report.collect import Run, Sweep, read_folder
-from raysys.report.figures import comparison_figure
+from raysys.report.evaluations import Evaluation
 from raysys.report.glossary import glossary
-from raysys.report.page import Chapter, Section, figure, number, render, table
-from raysys.report.sections_run import last, run_chapter
+from raysys.report.page import Chapter, Section, render
+from raysys.report.sections_comparison import comparisons
+from raysys.report.sections_evaluation import evaluation_chapter, tables
+from raysys.report.sections_finetune import finetune_chapter, label_counts
+from raysys.report.sections_run import run_chapter
 from raysys.report.sections_sweep import sweep_chapter, tuned_axes
 from raysys.report.style import styled
 
 log = logging.getLogger(__name__)
 
-_COMPARED = {
-    "val/contrastive": "contrastive loss (nats)",
-    "probe/macro_ap": "probe/macro_ap",
-    "val/top1_tie": "val/top1_tie",
-    "codebook/hard_perplexity": "hard perplexity",
-    "train/windows": "windows seen",
-}
+Folder = Run | Sweep | Evaluation
 
 
 def write_report(directories: Sequence[str | Path], out: str | Path | None = None) -> Path:
     """Returns the path of the page, after writing it and, in a folder beside it, its tables as CSV.
 
     Args:
-        directories: folders or URLs of runs and sweeps, in the order of the page.
+        directories: folders or URLs of runs, sweeps and evaluations, in the order of the page.
         out: the HTML file on this machine; None writes report.html into the folder, or report-NAME-NAME.html beside several,
             and report-NAME.html into the working directory where one of them is a URL.
 
     Raises:
-        ValueError: no folder, or one that is neither a run nor a sweep (naming the files looked for).
+        ValueError: no folder, or one that is no run, sweep or evaluation (naming the files looked for).
     """
     if not directories:
-        raise ValueError("no folder given: name at least one run or sweep, e.g. results/base")
+        raise ValueError("no folder given: name at least one run, sweep or evaluation, e.g. results/base")
     folders = [read_folder(directory) for directory in directories]
     if "://" in str(out or ""):
         raise ValueError(f"--out {out} is a URL: name a file on this machine, and copy it there")
     out = Path(out).expanduser() if out is not None else _default_page(folders)
-    runs = [folder for folder in folders if isinstance(folder, Run)]
     with styled():
-        chapters = [run_chapter(folder) if isinstance(folder, Run) else sweep_chapter(folder) for folder in folders]
-        appendix = [_comparison(runs)] if len(runs) > 1 else []
-    appendix.append(glossary(runs=bool(runs), sweeps=len(runs) < len(folders)))
-    tables = _write_tables(folders, out.with_name(out.stem + "_tables"))
-    page = render(_title(chapters), _subtitle(tables), chapters, appendix)
+        chapters = [_chapter(folder) for folder in folders]
+        appendix = comparisons({name: folder for name, folder in _labels(folders).items() if isinstance(folder, Run)})
+    appendix.append(_glossary(folders))
+    written = _write_tables(folders, out.with_name(out.stem + "_tables"))
+    page = render(_title(chapters), _subtitle(written), chapters, appendix)
     Location(out).write(page)
     log.info("report on %s written to %s (%.1f MB)", ", ".join(map(str, directories)), out, out.stat().st_size / 1e6)
     return out
 
 
-def _default_page(folders: list[Run | Sweep]) -> Path:
+def _chapter(folder: Folder) -> Chapter:
+    if isinstance(folder, Evaluation):
+        return evaluation_chapter(folder)
+    if isinstance(folder, Sweep):
+        return sweep_chapter(folder)
+    return run_chapter(folder) if folder.task == "pretrain" else finetune_chapter(folder)
+
+
+def _glossary(folders: Sequence[Folder]) -> Section:
+    return glossary(
+        runs={folder.task for folder in folders if isinstance(folder, Run)},
+        sweeps={folder.task for folder in folders if isinstance(folder, Sweep)},
+        evaluations=any(isinstance(folder, Evaluation) for folder in folders),
+    )
+
+
+def _default_page(folders: list[Folder]) -> Path:
     """A name that belongs to these folders alone, so that no other report is overwritten."""
     names = "-".join(folder.path.name for folder in folders)
     if not all(folder.path.is_local for folder in folders):
@@ -76,30 +88,16 @@ def _subtitle(tables: Path) -> str:
     return f"Written {time.strftime('%d %B %Y, %H:%M')}. The tables behind the figures lie beside this page in {tables.name}/."
 
 
-def _comparison(runs: list[Run]) -> Section:
-    names = _labels(runs)
-    columns = ("run", *_COMPARED.values())
-    rows = [(name, *(number(last(run.metrics, key)) for key in _COMPARED)) for name, run in names.items()]
-    drawn = comparison_figure({name: run.metrics for name, run in names.items()})
-    caption = (
-        "The validation curves of all runs. The losses on the left compare only between runs with the same number of negatives, "
-        "temperature and mask ratio; the probe on the right compares between any runs on the same data."
-    )
-    return Section(
-        "The runs side by side", (table(columns, rows), figure(drawn, caption, "The runs have no validation curves."))
-    )
-
-
-def _labels(folders: Sequence[Run | Sweep]) -> dict[str, Run | Sweep]:
+def _labels(folders: Sequence[Folder]) -> dict[str, Folder]:
     """Folder names as labels, numbered where two are alike."""
-    labels: dict[str, Run | Sweep] = {}
+    labels: dict[str, Folder] = {}
     for folder in folders:
         name = folder.path.name
         labels[name if name not in labels else f"{name} ({len(labels) + 1})"] = folder
     return labels
 
 
-def _write_tables(folders: list[Run | Sweep], directory: Path) -> Path:
+def _write_tables(folders: list[Folder], directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     for label, folder in _labels(folders).items():
         stem = re.sub(r"[^\w.-]+", "_", label).strip("_")
@@ -108,7 +106,17 @@ def _write_tables(folders: list[Run | Sweep], directory: Path) -> Path:
     return directory
 
 
-def _tables(folder: Run | Sweep) -> dict[str, pd.DataFrame]:
+def _tables(folder: Folder) -> dict[str, pd.DataFrame]:
+    if isinstance(folder, Evaluation):
+        return tables(folder)
+    if isinstance(folder, Run) and folder.task != "pretrain":
+        counts = label_counts(folder).get("by_dataset") or {}
+        labels = [(name, *pair) for name, pair in counts.items()]
+        return {
+            "metrics": folder.metrics.reset_index(),
+            "labels": pd.DataFrame(labels, columns=["dataset", "learned_from", "labelled"]),
+            "data": pd.DataFrame((folder.record.get("data") or {}).get("sets")),
+        }
     if isinstance(folder, Run):
         usage = pd.DataFrame({f"step_{step}": counts for step, counts in folder.usage.items()})
         return {

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from raysys.config import RunConfig
-from raysys.report import sections_run, sections_sweep
+from raysys.report import sections_objective, sections_run, sections_sweep
 from raysys.report.collect import read_folder
 from raysys.report.glossary import glossary
+from raysys.report.sections_comparison import comparisons
 from raysys.report.sections_run import last, run_verdict
 from raysys.report.sections_sweep import sweep_verdict
-from raysys.report.write import _comparison
 
 CONFIG = {"model": {"quantizer": {"num_groups": 2, "num_codes": 50}}}
 GOOD = {"val/contrastive": 2.0, "probe/macro_ap": 0.55, "codebook/hard_perplexity": 20.0, "codebook/used_fraction": 0.2}
@@ -81,7 +81,7 @@ def test_the_table_of_the_data_adds_up_and_lists_the_commonest_reason_first():
     one |= {"rates_hz": [20.0, 40.0, 50.0, 100.0, 200.0], "left_out": {"gap": 1, "dead": 3, "none": 0}, "kept": {}}
     two = one | {"dataset": "B", "traces": 10, "rates_hz": [62.5, 100.0], "left_out": {}, "kept": {"clipped": 7}}
     record = {"data": {"sets": [one | {"scanned": False}, two | {"scanned": True}], "leaks": []}}
-    html = "".join(sections_run._data(SimpleNamespace(record=record, config={})).blocks)
+    html = "".join(sections_run.data_section(SimpleNamespace(record=record, config={})).blocks)
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr.*?</tr>", html)][1:]
     assert cells == [
         ["A", "9", "5", "3", "1", "4", "2", "5 rates, 20 to 200", "3 dead; 1 gap", cells[0][-1]],
@@ -144,7 +144,7 @@ def test_a_loss_that_falls_as_the_score_rises_ranks_the_trials_as_it_does(tmp_pa
     pd.DataFrame(rows).assign(windows=100).to_csv(tmp_path / "history.csv", index=False)
     sweep = read_folder(tmp_path)
     sweep.config["search"] = {"scheduler": "none"}
-    words = "".join(sections_sweep._agreement(sweep, "score").blocks)
+    words = "".join(sections_objective._agreement(sweep, "score").blocks)
     assert words.count("Rank correlation +1.00 (n = 8") == 2
     assert "The trial with the lowest loss, 2.00, is t7: it has score 0.700 there." in words
 
@@ -169,7 +169,7 @@ def test_failures_are_listed_with_their_reasons_also_of_trials_that_went_on(tmp_
 
 
 def test_the_glossary_gives_the_numbers_that_the_code_works_with():
-    (words,) = glossary(runs=True, sweeps=True).blocks
+    (words,) = glossary(runs={"pretrain"}, sweeps={"pretrain"}).blocks
     assert f"{math.log(RunConfig().loss.num_negatives + 1):.2f} at K = 100" in words
     assert f"1/101 = {sections_run.TIE_CHANCE:.4f}" in words
     limit = f"below {RunConfig().search.min_perplexity_fraction:.0%} of the codes".replace("%", " %")
@@ -182,7 +182,8 @@ def test_runs_side_by_side_show_their_last_values_under_their_own_names(run_fold
     other.mkdir(parents=True)
     lines = '{"step": 4, "val/top1_tie": 0.5}\n{"step": 8, "val/top1_tie": 0.25, "train/windows": 128}\n'
     (other / "metrics.jsonl").write_text(lines)
-    section = _comparison([read_folder(folder) for folder in (run_folder(4), other)])
+    folders = [read_folder(folder) for folder in (run_folder(4), other)]
+    (section,) = comparisons({"run": folders[0], "run (2)": folders[1]})
     cells = re.findall(r"<td>(.*?)</td>", section.blocks[0].replace("<wbr>", ""))
     assert cells[-6:] == ["run (2)", "n/a", "n/a", "0.2500", "n/a", "128"]
     assert cells[0] == "run"
