@@ -24,6 +24,10 @@ class Finetuned(nn.Module):
         super().__init__()
         self.model_config, self.head_config = model, head
         self.backbone = Backbone(model)
+        if head.span_mask and head.span_frames >= model.num_frames:
+            raise ValueError(
+                f"head.span_frames={head.span_frames} must be below the {model.num_frames} frames of a window"
+            )
 
     @property
     def window_samples(self) -> int:

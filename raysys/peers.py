@@ -3,6 +3,8 @@
 This is one of the few files that import SeisBench, and only when such a network is asked for. Shapes: B windows, T samples.
 """
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,9 +14,13 @@ from model.labels import Labels, event_targets, pick_targets
 from model.picker import LABELS, RATE_HZ
 from model.preprocess import valid_samples
 
+log = logging.getLogger(__name__)
+
 CLASSES = {"phasenet": "PhaseNet", "eqtransformer": "EQTransformer"}
 WIDTH_S = 0.2
 """Standard deviation of the labels that both learn."""
+MULTIPLE = 128
+"""Of samples, that PhaseNet's poolings fit, beside the 3001 that it was made for."""
 LOSS_WEIGHTS = (0.05, 0.4, 0.55)
 """Of detection, P and S in EQTransformer's loss (Mousavi et al. 2020)."""
 
@@ -47,6 +53,10 @@ def published(source: str) -> nn.Module:
             f"python -c 'import seisbench.models as m; print(m.{CLASSES[name]}.list_pretrained())' names what there is"
         )
         raise ValueError(f"{source}: SeisBench does not load these weights ({error}): {known}") from error
+    if network.sampling_rate != RATE_HZ:
+        raise ValueError(f"{source} reads {network.sampling_rate} Hz, and windows have {RATE_HZ:g}: name other weights")
+    if network.filter_args:
+        log.warning("%s: its filter %s, which SeisBench's annotate applies, is left out", source, network.filter_args)
     picker = PhaseNetPicker(network, network.in_samples) if name == "phasenet" else EQTransformerPicker(network)
     return picker.eval()
 
@@ -59,7 +69,7 @@ class _Peer(nn.Module):
         self.network, self.window_samples = network, window_samples
 
     def _prepared(self, waveform: Tensor, num_valid: Tensor | None) -> Tensor:
-        """Returns the waveform as the network's own `annotate` would feed it, zero where there is no data.
+        """Returns the waveform normalised as by the network's own `annotate`, zero where there is no data.
 
         SeisBench adds absolute constants to deviations, which ground motion in m/s would vanish beside: the largest value of the
         three components is taken out first.
@@ -69,7 +79,8 @@ class _Peer(nn.Module):
         x = torch.where(inside, x, 0)
         x = (x - x.sum(dim=-1, keepdim=True) / inside.sum(dim=-1, keepdim=True).clamp_min(1)) * inside
         peak = x.abs().amax(dim=(1, 2), keepdim=True)
-        return self.network.annotate_batch_pre(x / torch.where(peak > 0, peak, 1), {})
+        order = ["ZNE".index(component) for component in self.network.component_order]
+        return self.network.annotate_batch_pre((x / torch.where(peak > 0, peak, 1))[:, order], {})
 
 
 class PhaseNetPicker(_Peer):
@@ -88,7 +99,11 @@ class PhaseNetPicker(_Peer):
 
     def _logits(self, waveform: Tensor, num_valid: Tensor | None) -> Tensor:
         order = [list(self.network.labels).index(wave) for wave in LABELS]
-        return self.network(self._prepared(waveform, num_valid), logits=True).float()[:, order]
+        samples = waveform.shape[-1]
+        valid = every_sample(waveform, num_valid)
+        if samples != self.network.in_samples:  # its layers fit these lengths only
+            waveform = F.pad(waveform, (0, -samples % MULTIPLE))
+        return self.network(self._prepared(waveform, valid), logits=True).float()[:, order, :samples]
 
 
 class EQTransformerPicker(_Peer):
@@ -96,6 +111,8 @@ class EQTransformerPicker(_Peer):
 
     def __init__(self, network: nn.Module):
         super().__init__(network, network.in_samples)
+        if list(network.phases) != ["P", "S"]:
+            raise ValueError(f"an EQTransformer of the phases {network.phases} is none of P and S")
 
     def forward(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
         """Returns probabilities (B, 3, T) of P, of S, and that no earthquake is there; they do not sum to 1."""

@@ -25,6 +25,7 @@ class FixedWindows:
         datasets: names.
         further: (n, 3, K) later onsets of P and of S in the window, and all of other phases; NaN pads. None: there are none.
         row: (n,) number of the row of the table that a window was cut from.
+        start: (n,) its first sample there.
     """
 
     waveform: np.ndarray
@@ -36,6 +37,7 @@ class FixedWindows:
     datasets: tuple[str, ...]
     further: np.ndarray | None = None
     row: np.ndarray | None = None
+    start: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.num_valid)
@@ -43,8 +45,8 @@ class FixedWindows:
     def take(self, ids: slice | np.ndarray) -> "FixedWindows":
         """Returns some of the windows."""
         columns = (self.waveform, self.num_valid, self.p_sample, self.s_sample, self.noise, self.dataset)
-        further, row = (None if column is None else column[ids] for column in (self.further, self.row))
-        return FixedWindows(*(column[ids] for column in columns), self.datasets, further, row)
+        optional = (None if column is None else column[ids] for column in (self.further, self.row, self.start))
+        return FixedWindows(*(column[ids] for column in columns), self.datasets, *optional)
 
     def batches(self, size: int) -> Iterator["FixedWindows"]:
         """Yields the windows in order, `size` at a time."""
@@ -83,7 +85,7 @@ def fixed_windows(table: pa.Table, count: int, window: int, seed: int = 0, *, la
     for k, later in enumerate((p[:, 1:], s[:, 1:], other)):
         further[:, k, : later.shape[1]] = later
     columns = (waveform, num_valid, p[:, 0], s[:, 0], inside.noise, traces.dataset[rows], traces.datasets)
-    return FixedWindows(*columns, further if np.isfinite(further).any() else None, rows)
+    return FixedWindows(*columns, further if np.isfinite(further).any() else None, rows, starts)
 
 
 def _starts(traces: Traces, rows: np.ndarray, window: int, rng) -> np.ndarray:

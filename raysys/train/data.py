@@ -43,10 +43,10 @@ class TrainingData:
     probe_score: Any = None
     labels: Any = None
     """Of the training traces (`raysys.data.labels.TraceLabels`); None in pretraining."""
-    groups: np.ndarray | None = None
-    """Classes of the traces that validation windows are cut from, by their `row`; None in pretraining."""
+    validation_labels: Any = None
+    """Of the traces that validation windows are cut from; None in pretraining."""
 
-    _LARGE = ("traces", "validation", "probe_fit", "probe_score", "labels")
+    _LARGE = ("traces", "validation", "probe_fit", "probe_score", "labels", "validation_labels")
 
     def shared(self) -> "TrainingData":
         """Returns the data with its large fields in the object store (needs a running Ray)."""
@@ -108,7 +108,7 @@ def _labelled_data(config: RunConfig, corpus: pa.Table, training: pa.Table, dev:
         traces=traces,
         validation=fixed_windows(dev, config.train.val_windows, config.model.window_samples, _FIXED_SEED),
         labels=labels,
-        groups=TraceLabels.from_table(dev, config).group,
+        validation_labels=TraceLabels.from_table(dev, config),
     )
 
 
@@ -141,7 +141,7 @@ def _dev_lacks(config: RunConfig, data: TrainingData) -> str:
     """Returns what dev windows lack for a score of fine-tuning; empty where they have all."""
     windows = data.get("validation")
     if config.task == "classify":
-        there = set(data.groups[windows.row].tolist())
+        there = set(data.get("validation_labels").group[windows.row].tolist())
         return ", ".join(repr(name) for k, name in enumerate(config.head.classes) if k not in there)
     p, s, _ = windows.onsets()
     if config.task == "detect":

@@ -33,6 +33,7 @@ class Finetuning:
         self._config, self._data, self._worker, self._device = config, data, worker, device
         self.model = build_network(config).to(device)
         self._labels = LabelTable(data.get("labels"), device)
+        self._dev_labels = LabelTable(data.get("validation_labels"), device)
         self._init, self.flops = config.finetune.init, None
         self._pretrained = self._init not in ("scratch", *SEISBENCH_NETWORKS)
         self.lrs = {"backbone": config.optim.lr * self._backbone_lr()} if hasattr(self.model, "backbone") else {}
@@ -51,7 +52,7 @@ class Finetuning:
         return False
 
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
-        labels = self._labels.of(batch)
+        labels = self._labels.of(batch.trace, batch.start)
         waveform, keep = augment(batch.waveform, batch.num_valid, labels, self._config.augment)
         loss = model.loss(waveform, batch.num_valid, labels, keep)
         return loss, {"train/loss": loss}
@@ -81,13 +82,11 @@ class Finetuning:
 
     def _outputs(self, windows: FixedWindows) -> Iterator[tuple[FixedWindows, Labels, Tensor]]:
         """What the network makes of windows, batch by batch, beside their labels."""
-        groups = self._data.groups
         for part in windows.batches(BATCH):
-            p, s, other = (torch.tensor(x, dtype=torch.float32, device=self._device) for x in part.onsets())
-            noise, group = (torch.tensor(x, device=self._device) for x in (part.noise, groups[part.row]))
             with autocast(self._config, self._device):
                 output = self.model(*self._tensors(part))
-            yield part, Labels(p, s, other, noise, group), output.float()
+            place = (torch.tensor(x, device=self._device) for x in (part.row, part.start))
+            yield part, self._dev_labels.of(*place), output.float()
 
     def _tensors(self, part: FixedWindows) -> tuple[Tensor, Tensor]:
         return tuple(torch.tensor(x, device=self._device) for x in (part.waveform, part.num_valid))
@@ -116,17 +115,17 @@ class Finetuning:
         if self._config.task == "pick":
             return pick_scores(windows, PickReading(columns["sample"], columns["event"]))
         if self._config.task == "classify":
-            return class_scores(self._data.groups[windows.row], columns["probability"])
+            return class_scores(self._data.get("validation_labels").group[windows.row], columns["probability"])
         known = columns["known"]
         score = frame_scores(columns["truth"][known], columns["frame"][known])
         return {"dev/event_auc": event_auc(windows, columns["event"]), "dev/frame_ap": score, "dev/score": score}
 
 
 class LabelTable:
-    """The labels of the training traces on the device, of which a batch takes those of its windows.
+    """The labels of traces on the device, of which a batch takes those of its windows.
 
     Args:
-        labels: of the traces that batches number.
+        labels: of the traces.
         device: of the batches.
     """
 
@@ -136,11 +135,15 @@ class LabelTable:
         self._onsets = [torch.tensor(x, dtype=torch.float32, device=device) for x in (onsets.p, onsets.s, onsets.other)]
         self._noise, self._group = (torch.tensor(x, device=device) for x in (onsets.noise, labels.group))
 
-    def of(self, batch: Batch) -> Labels:
-        """Returns the labels of the windows of a batch, in samples of each window; onsets outside of it are among them."""
-        start = batch.start[:, None]
-        onsets = (onset[batch.trace] - start for onset in self._onsets)
-        return Labels(*onsets, self._noise[batch.trace], self._group[batch.trace])
+    def of(self, trace: Tensor, start: Tensor) -> Labels:
+        """Returns the labels of windows, in samples of each window; onsets outside of it are among them.
+
+        Args:
+            trace: (B,) numbers of the traces.
+            start: (B,) first samples of the windows in them.
+        """
+        onsets = (onset[trace] - start[:, None] for onset in self._onsets)
+        return Labels(*onsets, self._noise[trace], self._group[trace])
 
 
 def _gathered(loss: float, read: list[dict[str, np.ndarray]], count: int, worker: Worker):

@@ -139,7 +139,7 @@ def test_labels_of_a_batch_are_those_of_its_traces_counted_from_its_windows(pick
     onsets = onsets.take(onsets.labelled)
     book, seen = LabelTable(labelled.labels, CPU), 0
     for batch in batches_of(labelled, picking, 16, 6):
-        labels, trace, start = book.of(batch), batch.trace.numpy(), batch.start.numpy()
+        labels, trace, start = book.of(batch.trace, batch.start), batch.trace.numpy(), batch.start.numpy()
         for found, catalogued in zip(labels[:3], (onsets.p, onsets.s, onsets.other), strict=True):
             np.testing.assert_allclose(found.numpy(), catalogued[trace] - start[:, None], atol=1e-3)
         np.testing.assert_array_equal(labels.noise.numpy(), onsets.noise[trace])
@@ -153,7 +153,7 @@ def test_windows_at_onsets_hold_one_more_often(picking, labelled):
         data = prepare_training_data(config)
         book, found = LabelTable(data.labels, CPU), []
         for batch in batches_of(data, config, 32, 8):
-            labels = book.of(batch)
+            labels = book.of(batch.trace, batch.start)
             onset = torch.cat([labels.p, labels.s], dim=1)
             found.append(((onset >= 0) & (onset < batch.num_valid[:, None])).any(dim=1)[~labels.noise])
         return torch.cat(found).float().mean().item()

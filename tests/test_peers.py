@@ -1,0 +1,92 @@
+"""SeisBench's networks behind our interface: their order, lengths, amplitudes, and weights as SeisBench stores them."""
+
+import pytest
+import torch
+
+from raysys.peers import PhaseNetPicker, build_peer, published
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """Returns a function that stores a network as SeisBench's cache holds weights, under the name "mine"."""
+    import seisbench
+    import seisbench.models as sbm
+
+    monkeypatch.setattr(seisbench, "cache_model_root", tmp_path)
+    monkeypatch.setattr(seisbench.models.base.seisbench, "cache_model_root", tmp_path)
+
+    def store(kind: str, **options):
+        torch.manual_seed(0)
+        network = getattr(sbm, kind)(**options).eval()
+        folder = tmp_path / kind.lower()
+        folder.mkdir(parents=True)
+        network.save(folder / "mine", version_str="1")
+        return network
+
+    return store
+
+
+def test_published_weights_come_out_in_the_order_p_s_noise(stored):
+    network, x = stored("PhaseNet", phases="NPS"), torch.randn(2, 3, 3001)
+    picker = published("phasenet:mine")
+    assert picker.window_samples == 3001
+    with torch.no_grad():
+        raw = network(network.annotate_batch_pre(x, {}))
+        torch.testing.assert_close(picker(x), raw[:, [1, 2, 0]], rtol=1e-3, atol=1e-4)
+
+
+def test_weights_for_another_rate_are_refused(stored):
+    stored("PhaseNet", sampling_rate=50)
+    with pytest.raises(ValueError, match="phasenet:mine reads 50 Hz"):
+        published("phasenet:mine")
+
+
+def test_weights_that_are_nowhere_are_refused_in_one_line(stored):
+    with pytest.raises(ValueError, match=r"phasenet:nobody: SeisBench does not load these weights .*list_pretrained"):
+        published("phasenet:nobody")
+
+
+def test_components_are_given_in_the_order_of_the_weights(stored):
+    network, x = stored("PhaseNet", phases="PSN", component_order="ENZ"), torch.randn(2, 3, 3001)
+    with torch.no_grad():
+        raw = network(network.annotate_batch_pre(x.flip(1), {}))
+        torch.testing.assert_close(published("phasenet:mine")(x), raw, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1000, 2950, 3001, 4096])
+def test_phasenet_reads_any_length(samples):
+    picker = build_peer("phasenet", 4096).eval()
+    assert picker(torch.randn(1, 3, samples)).shape == (1, 3, samples)
+
+
+def test_eqtransformer_reads_its_own_length_and_says_so():
+    picker = build_peer("eqtransformer", 1024).eval()
+    assert picker(torch.randn(1, 3, 1024)).shape == (1, 3, 1024)
+    with pytest.raises(ValueError, match="windows of 1024 samples, not 1000"):
+        picker(torch.randn(1, 3, 1000))
+
+
+@pytest.mark.parametrize("name", ["phasenet", "eqtransformer"])
+def test_the_unit_does_not_matter_and_padding_has_no_say(name):
+    picker = build_peer(name, 1024).eval()
+    x = torch.randn(2, 3, 1024) + 2
+    x[1, 1] *= 0.01  # a ratio of components is kept
+    with torch.no_grad():
+        torch.testing.assert_close(picker(x), picker(x * 1e-9), rtol=1e-3, atol=1e-4)
+        garbage = x.clone()
+        garbage[1, :, 700:] = torch.nan
+        valid = torch.tensor([1024, 700])
+        assert torch.equal(picker(x, valid), picker(garbage, valid))
+        assert picker(garbage).isfinite().all()
+
+
+def test_ratios_of_components_reach_a_network_that_normalises_them_together():
+    picker = build_peer("eqtransformer", 1024)
+    x = torch.randn(1, 3, 1024) * torch.tensor([1.0, 0.1, 0.01])[:, None]
+    seen = picker._prepared(x, None).std(dim=-1)[0]
+    assert seen[1] / seen[0] == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_network_of_ours_has_the_same_face():
+    assert isinstance(build_peer("phasenet", 512), PhaseNetPicker)
+    assert build_peer("phasenet", 512).window_samples == 512
