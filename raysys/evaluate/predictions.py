@@ -79,7 +79,9 @@ def read_dataset(reader: Reader, table: pa.Table, targets: Targets) -> dict[str,
                 if name == "task1" or reader.task == "pick":
                     out[f"{split}_{name}"] = predict_targets(reader, traces, rows)
         part = table.filter(pa.array(np.array(table["split"].to_pylist()) == split))
-        tables = read_classes(reader, part) if reader.task == "classify" else read_labelled(reader, part, split == "dev")
+        tables = (
+            read_classes(reader, part) if reader.task == "classify" else read_labelled(reader, part, split == "dev")
+        )
         out |= {f"{split}_{name}": rows for name, rows in tables.items()}
     return out
 

@@ -2,14 +2,13 @@
 
 import itertools
 import math
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from raysys.config import DataConfig
-from raysys.evaluate.intervals import LEVEL, difference
+from raysys.config import DataConfig, RunConfig
+from raysys.evaluate.intervals import interval
 from raysys.evaluate.material import Material
 from raysys.evaluate.summary import ALL, Summary
 from raysys.location import Location
@@ -23,110 +22,110 @@ _HEADLINE = (
 
 
 def evaluation_json(
-    entries: list, summaries: dict[str, Summary], materials: list[Material], data: DataConfig, targets, resamples: int
+    origins: dict[str, dict[str, Any]], summaries: dict[str, Summary], materials: list[Material], data: dict[str, Any]
 ) -> dict[str, Any]:
     """Returns everything as plain values, with None in place of NaN.
 
-    "models" has for each network what it is, "thresholds", "temperature", "metrics" by data set and "all" (value, low, high,
-    count), "residuals" (histograms of test by data set), and "reliability" (of the picks of test by data set: "edges" and,
-    "before" and "after" the temperature, "count", "confidence" and "right" of each bin). "differences" are those of a
-    and b in metrics of all test data together, a - b, with the interval of the paired draws.
+    "models" has for each network where it comes from (`origin_of`), "thresholds", "temperature", "metrics" by data set and
+    "all" (value, low, high, count), and of the picks of test by data set "residuals" (histograms) and "reliability" ("before"
+    and "after" the temperature). "differences" are those of two networks, a - b, in the metrics of all test data together.
+
+    Args:
+        origins: of each network.
+        summaries: of each network.
+        materials: of the data sets.
+        data: what else decides the numbers.
     """
-    told = {
-        **{"root": str(data.root), "targets": targets, "resamples": resamples, "level": LEVEL},
-        "datasets": {one.name: _about(one) for one in materials},
+    datasets = {one.name: one.sizes() | {"fingerprint": one.fingerprint} for one in materials}
+    models = {name: origins[name] | one.told | {"metrics": one.metrics} for name, one in summaries.items()}
+    apart = [one for a, b in itertools.combinations(summaries, 2) for one in _differences(a, b, summaries)]
+    told = {"format": FORMAT, "data": data | {"datasets": datasets}, "models": models, "differences": apart}
+    return _without_nan(told)
+
+
+def origin_of(loaded, task: str) -> dict[str, Any]:
+    """Returns where a network comes from, and what it has learnt from: source, checkpoint, task, init, label_fraction and so on.
+
+    Args:
+        loaded: `raysys.networks.Loaded`.
+        task: that it does.
+    """
+    told = {"source": loaded.source, "checkpoint": loaded.checkpoint, "task": task}
+    config: RunConfig | None = loaded.config
+    if config is None:
+        weights = loaded.source.partition(":")[2]
+        return told | {"init": None, "label_fraction": None, "seed": None, "trained_on": [weights] if weights else []}
+    return told | {
+        **{"init": config.finetune.init, "label_fraction": config.finetune.label_fraction, "seed": config.train.seed},
+        "trained_on": _trained_on(loaded.checkpoint) or list(config.data.datasets),
     }
-    models = {}
-    for entry in entries:
-        summary = summaries[entry.name]
-        metrics = {
-            name: {key: _plain(estimate) for key, estimate in of.items()} for name, of in summary.metrics.items()
-        }
-        models[entry.name] = _origin(entry) | summary.told | {"metrics": metrics}
-    differences = []
-    for a, b in itertools.combinations(summaries, 2):
-        first, second = (summaries[name].metrics[ALL] for name in (a, b))
-        for metric in first:
-            if metric.startswith("test_") and metric in second:
-                apart = _plain(difference(first[metric], second[metric]))
-                differences.append({"a": a, "b": b, "metric": metric} | {k: apart[k] for k in ("value", "low", "high")})
-    return _without_nan({"format": FORMAT, "data": told, "models": models, "differences": differences})
+
+
+def common_data(data: DataConfig, loaded: list) -> DataConfig:
+    """Returns the data with the split seed of the runs: with another one, test would hold traces they have learnt from.
+
+    Raises:
+        ValueError: runs with several split seeds.
+    """
+    seeds = {one.config.data.split_seed: one.source for one in loaded if one.config}
+    if len(seeds) > 1:
+        told = ", ".join(f"{seed} in {source}" for seed, source in seeds.items())
+        raise ValueError(f"the runs split the data in different ways, data.split_seed is {told}: evaluate them apart")
+    return DataConfig(root=data.root, datasets=data.datasets, cache=data.cache, split_seed=next(iter(seeds), 0))
 
 
 def long_table(result: dict[str, Any]) -> pd.DataFrame:
     """Returns one row a network, data set and metric."""
     rows = [
-        {"model": model, "trained_on": " ".join(told["trained_on"]), "dataset": dataset, "metric": metric} | estimate
+        {"model": model, "trained_on": " ".join(told["trained_on"]), "dataset": dataset, "metric": metric} | number
         for model, told in result["models"].items()
         for dataset, metrics in told["metrics"].items()
-        for metric, estimate in metrics.items()
+        for metric, number in metrics.items()
     ]
     return pd.DataFrame(rows)
 
 
 def matrix(result: dict[str, Any], metric: str) -> pd.DataFrame:
-    """Returns a metric of every network (rows) on every data set (columns), "all" last."""
+    """Returns a metric of every network (rows, with what it was trained on) on every data set (columns), "all" last."""
     values = {
         model: {name: metrics.get(metric, {}).get("value") for name, metrics in told["metrics"].items()}
         for model, told in result["models"].items()
     }
-    return pd.DataFrame.from_dict(values, orient="index").astype(float)
-
-
-def matrix_text(result: dict[str, Any], metric: str) -> str:
-    """Returns the matrix to be read, each network with what it was trained on."""
-    table = matrix(result, metric)
+    table = pd.DataFrame.from_dict(values, orient="index").astype(float)
     table.insert(0, "trained on", [" ".join(result["models"][name]["trained_on"]) for name in table.index])
-    return table.to_string(float_format=lambda value: f"{value:.3f}")
+    return table
 
 
 def headline(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Returns the metrics of each network that are told first: those of test, of all data sets together."""
+    """Returns of each network the metrics that are told first: those of test, of all data sets together."""
     return {
         name: {key: told["metrics"][ALL][key]["value"] for key in _HEADLINE if key in told["metrics"][ALL]}
         for name, told in result["models"].items()
     }
 
 
-def _about(material: Material) -> dict[str, Any]:
-    splits = material.table["split"].to_numpy(zero_copy_only=False)
-    return {
-        **{"dev": int((splits == "dev").sum()), "test": int((splits == "test").sum())},
-        **{
-            "targets": {key: len(frame) for key, frame in material.targets.items()},
-            "fingerprint": material.fingerprint,
-        },
-    }
-
-
-def _origin(entry) -> dict[str, Any]:
-    """Where a network comes from, and what it has learnt from."""
-    config, loaded = entry.config, entry.loaded
-    told = {"source": loaded.source, "checkpoint": loaded.checkpoint, "task": entry.task}
-    if config is None:
-        weights = loaded.source.partition(":")[2]
-        return told | {"init": None, "label_fraction": None, "seed": None, "trained_on": [weights] if weights else []}
-    return told | {
-        **{"init": config.finetune.init, "label_fraction": config.finetune.label_fraction, "seed": config.train.seed},
-        "trained_on": _trained_on(loaded) or list(config.data.datasets),
-    }
-
-
-def _trained_on(loaded) -> list[str]:
-    """The data sets that the record of a run names, as "all" may have meant others then; empty without a record."""
-    if not loaded.checkpoint:
+def _differences(a: str, b: str, summaries: dict[str, Summary]) -> list[dict[str, Any]]:
+    """The same events were drawn for both, so that the rows of both belong together."""
+    first, second = summaries[a].drawn, summaries[b].drawn
+    if len(first) != len(second):
         return []
-    folder = Location(loaded.checkpoint)
+    return [
+        {"a": a, "b": b, "metric": metric} | interval((first[metric] - second[metric]).to_numpy())
+        for metric in first
+        if metric in second
+    ]
+
+
+def _trained_on(checkpoint: str) -> list[str]:
+    """The data sets that the record of a run names, as "all" may have meant others then; empty without a record."""
+    if not checkpoint:
+        return []
+    folder = Location(checkpoint)
     for file in (folder / "record.json", folder.parent / "record.json"):
         if file.exists():
-            data = file.read_json().get("data") or {}
-            if labels := (data.get("labels") or {}).get("by_dataset"):
-                return list(labels)
+            labels = (file.read_json().get("data") or {}).get("labels") or {}
+            return list(labels.get("by_dataset") or ())
     return []
-
-
-def _plain(estimate) -> dict[str, Any]:
-    return {name: getattr(estimate, name) for name in ("value", "low", "high", "count")}
 
 
 def _without_nan(value: Any) -> Any:
@@ -134,8 +133,5 @@ def _without_nan(value: Any) -> Any:
         return {str(key): _without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_without_nan(one) for one in value]
-    if is_dataclass(value):
-        return _without_nan(asdict(value))
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,9 @@ Tables = dict[str, pd.DataFrame]
 """What `raysys.evaluate.predictions.read_dataset` returns, with a column `unit` in the tables of tasks and windows: the number of the event."""
 
 
-def statistics_of(tables: Tables, task: str, thresholds: Thresholds) -> dict[str, Statistic]:
+def statistics_of(
+    tables: Tables, task: str, thresholds: Thresholds, splits: tuple[str, ...] = SPLITS
+) -> dict[str, Statistic]:
     """Returns every score of a data set by its name, "test_P_hit_0.1s" and so on; what has no labels is left out.
 
     Names of the tasks of Muenchmeyer et al. 2022 are those of the pick-benchmark; "std" is the root of the mean square there.
@@ -21,9 +23,10 @@ def statistics_of(tables: Tables, task: str, thresholds: Thresholds) -> dict[str
         tables: of the data set.
         task: of the network.
         thresholds: chosen on dev.
+        splits: whose tables have a `unit`.
     """
     out: dict[str, Statistic] = {}
-    for split in SPLITS:
+    for split in splits:
         mine = {name.removeprefix(f"{split}_"): table for name, table in tables.items() if name.startswith(split)}
         if task == "classify":
             found = class_statistics(mine["windows"])
@@ -56,12 +59,12 @@ def phase_statistics(task23: pd.DataFrame, thresholds: Thresholds) -> dict[str, 
     truth, score = (known["phase_label"] == "P").to_numpy(), known["score_p_or_s"].to_numpy()
     unit = known["unit"].to_numpy()
     named = decision_statistics(unit, truth, score, thresholds.phase, "phase")
-    return named | {
-        "phase_mcc": decision_statistics(unit, truth, score, thresholds.phase_mcc, "phase")["phase_mcc"]
-    }
+    return named | {"phase_mcc": decision_statistics(unit, truth, score, thresholds.phase_mcc, "phase")["phase_mcc"]}
 
 
-def decision_statistics(unit, truth: np.ndarray, score: np.ndarray, threshold: float, name: str) -> dict[str, Statistic]:
+def decision_statistics(
+    unit, truth: np.ndarray, score: np.ndarray, threshold: float, name: str
+) -> dict[str, Statistic]:
     """Returns precision, recall, F1 and MCC of a score against a threshold, and the AUC of the score."""
     yes = score >= threshold
     terms = np.stack([truth & yes, ~truth & yes, truth & ~yes, ~truth & ~yes], axis=1).astype(float)
@@ -77,7 +80,9 @@ def onset_statistics(task23: pd.DataFrame) -> dict[str, Statistic]:
     for wave in "PS" if len(task23) else "":
         mine = task23[task23["phase_label"] == wave]
         late = (mine[f"{wave.lower()}_sample_pred"] - mine["phase_onset"]) / mine["sampling_rate"]
-        out |= residual_statistics(mine["unit"][late.notna()].to_numpy(), late.dropna().to_numpy(), f"{wave}_{{}}_s", "std")
+        out |= residual_statistics(
+            mine["unit"][late.notna()].to_numpy(), late.dropna().to_numpy(), f"{wave}_{{}}_s", "std"
+        )
     return out
 
 

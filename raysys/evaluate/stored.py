@@ -4,60 +4,56 @@ import hashlib
 import io
 import json
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from raysys.evaluate.material import Material
-from raysys.evaluate.predictions import PREDICTED
-from raysys.evaluate.readings import Readings
-from raysys.evaluate.tasks import SPLITS
+from raysys.evaluate.predictions import SCORES
 from raysys.location import Location
 
 _VERSION = 1
 """Of the way in which predictions are made; a change of it makes all of them anew."""
 _DONE = "fingerprint.json"
-Computed = tuple[dict[str, pd.DataFrame], dict[str, Readings]]
+_NUMBERS = {name: [""] for name in (*SCORES, "phase_onset")}
+_TEXT = dict.fromkeys(("trace_name", "trace_chunk", "event"), str)
+_TASKS = ("task1", "task23")
 
 
-def fingerprint(network: nn.Module, *about) -> str:
-    """Returns a digest of a network's weights, of this version, and of whatever else decides predictions."""
+def weights_digest(network: nn.Module, *about) -> str:
+    """Returns a digest of a network's weights, of this version, and of whatever else decides its predictions."""
     digest = hashlib.sha256(json.dumps([_VERSION, network.window_samples, *map(str, about)]).encode())
     for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
 def is_stored(folder: Location, mark: str) -> bool:
-    """Returns whether a folder holds the predictions of a fingerprint, all of them."""
-    return (folder / _DONE).exists() and (folder / _DONE).read_json().get("fingerprint") == mark
+    """Returns whether a folder holds all predictions of a fingerprint."""
+    return (folder / _DONE).exists() and (folder / _DONE).read_json()["fingerprint"] == mark
 
 
-def finish(folder: Location, mark: str) -> None:
-    """Says that a folder is complete, which is the last thing that is written."""
-    (folder / _DONE).write_json({"fingerprint": mark})
-
-
-def store(folder: Location, computed: Computed, mark: str) -> None:
-    """Writes the benchmark's files, and the readings of whole windows."""
+def store(folder: Location, tables: dict[str, pd.DataFrame], mark: str) -> None:
+    """Writes tables, those of tasks as the benchmark's CSV files, and last what says that all are there."""
     if (folder / _DONE).exists():
         (folder / _DONE).remove()
-    tables, readings = computed
-    for key, table in tables.items():
-        (folder / f"{key}.csv").write(table.drop(columns="row").to_csv(index=False))
-    for split, one in readings.items():
-        (folder / f"{split}_windows.npz").write(one.to_bytes())
-    finish(folder, mark)
+    for name, table in tables.items():
+        if name.endswith(_TASKS):
+            (folder / f"{name}.csv").write(table.to_csv(index=False))
+        else:
+            (folder / f"{name}.parquet").write(table.to_parquet(index=False))
+    (folder / _DONE).write_json({"fingerprint": mark, "tables": list(tables)})
 
 
-def load(folder: Location, material: Material) -> Computed:
-    """Returns what `store` wrote. The numbers of CSV files come back as they were."""
+def load(folder: Location) -> dict[str, pd.DataFrame]:
+    """Returns the tables that `store` wrote, every number as it was."""
     tables = {}
-    for key, targets in material.targets.items():
-        if (folder / f"{key}.csv").exists():
-            content = io.BytesIO((folder / f"{key}.csv").read())
-            columns = pd.read_csv(content, float_precision="round_trip", usecols=list(PREDICTED)).astype(np.float64)
-            tables[key] = targets.assign(**{name: columns[name].to_numpy() for name in PREDICTED})
-    return tables, {split: Readings.from_bytes((folder / f"{split}_windows.npz").read()) for split in SPLITS}
+    for name in (folder / _DONE).read_json()["tables"]:
+        if name.endswith(_TASKS):
+            content = io.BytesIO((folder / f"{name}.csv").read())
+            tables[name] = pd.read_csv(
+                content, float_precision="round_trip", dtype=_TEXT, keep_default_na=False, na_values=_NUMBERS
+            )
+        else:
+            tables[name] = pd.read_parquet(io.BytesIO((folder / f"{name}.parquet").read()))
+    return tables

@@ -85,10 +85,10 @@ def _task1(table: pa.Table, onsets: Onsets, length: np.ndarray, chosen: np.ndarr
 
 
 def _task23(table: pa.Table, onsets: Onsets, length: np.ndarray, chosen: np.ndarray) -> pd.DataFrame:
-    p, s, _ = waves = _all(onsets)
+    waves = _all(onsets)
     every = np.concatenate(waves, axis=1)
     wave = np.repeat(["P", "S", ""], [x.shape[1] for x in waves])
-    first = np.isin(np.arange(every.shape[1]), [0, p.shape[1]])
+    first = np.isin(np.arange(every.shape[1]), [0, waves[0].shape[1]])
     order = np.argsort(every, axis=1, kind="stable")
     every, end = np.take_along_axis(every, order, axis=1), np.full((len(every), 1), np.nan)
     low = np.column_stack([end, every[:, :-1]]) + ONSET_MARGIN
