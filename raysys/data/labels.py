@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -102,6 +101,8 @@ def _event_or_noise(onsets: Onsets, config: RunConfig) -> np.ndarray:
 
 def _classes_of(table: pa.Table, file: str, config: RunConfig) -> np.ndarray:
     """The classes that a CSV file gives to traces, by name, and by data set where it has such a column."""
+    import pandas as pd  # takes half a second, which most runs need not spend
+
     place = Location(file)
     if not place.exists():
         raise FileNotFoundError(f"finetune.classes_file={file}: no such file")

@@ -17,7 +17,9 @@ def made_table(*rows: dict) -> pa.Table:
     columns = {}
     for field in SCHEMA:
         default = _EMPTY.get(str(field.type), 0)
-        columns[field.name] = [(usual | {"trace_name": f"t{k}"} | row).get(field.name, default) for k, row in enumerate(rows)]
+        columns[field.name] = [
+            (usual | {"trace_name": f"t{k}"} | row).get(field.name, default) for k, row in enumerate(rows)
+        ]
     return pa.table(columns, schema=SCHEMA)
 
 

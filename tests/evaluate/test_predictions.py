@@ -49,7 +49,9 @@ def test_only_samples_of_the_target_count(answers, start, window):
     answers[0, :, start - 1 if start else 1000] = 0.95  # just outside
     if start + 1000 < 6000:
         answers[0, :, start + 1000] = 0.95
-    found = predict_targets(Reader(Oracle(window), "pick", CPU), Traces.from_table(table), one_target(start, start + 1000))
+    found = predict_targets(
+        Reader(Oracle(window), "pick", CPU), Traces.from_table(table), one_target(start, start + 1000)
+    )
     assert found["score_detection"][0] == pytest.approx(0.6)
     assert found["score_p_or_s"][0] == pytest.approx(3.0)
     assert found["p_sample_pred"][0] == start + 400
