@@ -49,7 +49,9 @@ def test_only_samples_of_the_target_count(answers, start, window):
     answers[0, :, start - 1 if start else 1000] = 0.95  # just outside
     if start + 1000 < 6000:
         answers[0, :, start + 1000] = 0.95
-    found = predict_targets(Reader(Oracle(window), "pick", CPU), Traces.from_table(table), one_target(start, start + 1000))
+    found = predict_targets(
+        Reader(Oracle(window), "pick", CPU), Traces.from_table(table), one_target(start, start + 1000)
+    )
     assert found["score_detection"][0] == pytest.approx(0.6)
     assert found["score_p_or_s"][0] == pytest.approx(3.0)
     assert found["p_sample_pred"][0] == start + 400
@@ -93,7 +95,7 @@ def test_a_thread_reads_ahead_in_order_and_errors_arrive():
 
 
 def test_picks_of_whole_windows_know_their_onsets(miniatures, tmp_path):
-    table = load_corpus(DataConfig(root=str(miniatures), datasets=("STEAD",), cache=str(tmp_path)))
+    table = load_corpus(DataConfig(root=str(miniatures), datasets=("all",), cache=str(tmp_path)))
     table = table.filter(np.array(table["split"].to_pylist()) == "test").combine_chunks()
     tables = read_labelled(Reader(Jumpy(), "pick", CPU), table, with_losses=True)
     windows, picks = tables["windows"], tables["picks"]

@@ -43,7 +43,10 @@ def test_the_folder_itself_serves_where_one_data_set_is_evaluated(tmp_path):
 
 
 def test_of_traces_with_one_name_the_split_and_then_the_number_decides(tmp_path):
-    rows = [{"trace_name": "same", "p_s": 20.0, "split": split, "chunk": str(k)} for k, split in enumerate(["dev", "test", "test"])]
+    rows = [
+        {"trace_name": "same", "p_s": 20.0, "split": split, "chunk": str(k)}
+        for k, split in enumerate(["dev", "test", "test"])
+    ]
     table = made_table(*rows)
     write(tmp_path / "made", make_targets(table))
     assert read_targets(str(tmp_path), table).task1["row"].tolist() == [0, 1, 2]

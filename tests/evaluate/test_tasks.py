@@ -12,7 +12,9 @@ from tests.evaluate.made import made_table
 
 
 def test_an_earthquake_gives_one_window_around_its_first_onset_and_noise_before_it_where_there_is_room():
-    table = made_table({"p_s": 40.0, "s_s": 45.0}, {"p_s": 20.0, "s_s": 25.0}, {"s_s": 50.0}, {"p_s": 50.0, "other_s": [10.0]})
+    table = made_table(
+        {"p_s": 40.0, "s_s": 45.0}, {"p_s": 20.0, "s_s": 25.0}, {"s_s": 50.0}, {"p_s": 50.0, "other_s": [10.0]}
+    )
     task1 = make_targets(table).task1
     assert task1["row"].tolist() == [0, 0, 1, 2, 3]
     quake, noise = (task1[task1["trace_type"] == kind] for kind in ("earthquake", "noise"))
