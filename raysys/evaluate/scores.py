@@ -59,7 +59,8 @@ def phase_statistics(task23: pd.DataFrame, thresholds: Thresholds) -> dict[str, 
     truth, score = (known["phase_label"] == "P").to_numpy(), known["score_p_or_s"].to_numpy()
     unit = known["unit"].to_numpy()
     named = decision_statistics(unit, truth, score, thresholds.phase, "phase")
-    return named | {"phase_mcc": decision_statistics(unit, truth, score, thresholds.phase_mcc, "phase")["phase_mcc"]}
+    by_mcc = decision_statistics(unit, truth, score, thresholds.phase_mcc, "phase")
+    return named | {name: one for name, one in by_mcc.items() if name == "phase_mcc"}
 
 
 def decision_statistics(

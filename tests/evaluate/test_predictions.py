@@ -95,7 +95,7 @@ def test_a_thread_reads_ahead_in_order_and_errors_arrive():
 
 
 def test_picks_of_whole_windows_know_their_onsets(miniatures, tmp_path):
-    table = load_corpus(DataConfig(root=str(miniatures), datasets=("STEAD",), cache=str(tmp_path)))
+    table = load_corpus(DataConfig(root=str(miniatures), datasets=("all",), cache=str(tmp_path)))
     table = table.filter(np.array(table["split"].to_pylist()) == "test").combine_chunks()
     tables = read_labelled(Reader(Jumpy(), "pick", CPU), table, with_losses=True)
     windows, picks = tables["windows"], tables["picks"]
