@@ -55,7 +55,8 @@ class Entry:
 
     def marks(self, materials: list[Material], examples: list[Example], device: str) -> dict[str, str]:
         """Returns for every data set, and for the examples, a digest of all that decides the predictions."""
-        classes_file = self.loaded.config.finetune.classes_file if self.classes else ""
+        file = self.loaded.config.finetune.classes_file if self.classes else ""
+        classes_file = Location(file).read().decode() if file else ""
         mine = weights_digest(self.loaded.network, self.task, self.classes, classes_file, device)
         marks = {one.name: f"{mine}-{one.fingerprint}" for one in materials}
         of = [(materials[one.dataset].fingerprint, one.row, one.start, one.end) for one in examples]
@@ -139,7 +140,7 @@ def _predict(entry: Entry, place: Location, materials, shared: list, examples: l
     """Writes the predictions that are not there yet, data set by data set, as a Ray task delivers them."""
     folder, marks = place / entry.name, entry.marks(materials, examples, device)
     missing = [k for k, one in enumerate(materials) if not is_stored(folder / one.name, marks[one.name])]
-    draws = entry.task != "classify" and not is_stored(folder / _EXAMPLES, marks[_EXAMPLES])
+    draws = entry.task == "pick" and not is_stored(folder / _EXAMPLES, marks[_EXAMPLES])
     if found := len(materials) - len(missing):
         log.info("%s: predictions for %d of %d data sets are there already", entry.name, found, len(materials))
     if not missing and not draws:
@@ -180,7 +181,7 @@ def _examples(entries: list[Entry], place: Location, materials, examples: list[E
     arrays = example_windows(materials, examples)
     for entry in entries:
         file = place / entry.name / _EXAMPLES / "curves.npz"
-        if entry.task != "classify" and file.exists():
+        if entry.task == "pick" and file.exists():
             with file.open() as stream, np.load(stream) as stored:
                 arrays[f"probability/{entry.name}"] = stored["curves"]
     return arrays

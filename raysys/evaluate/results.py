@@ -105,9 +105,9 @@ def headline(result: dict[str, Any]) -> dict[str, dict[str, float | None]]:
 
 
 def _differences(a: str, b: str, summaries: dict[str, Summary]) -> list[dict[str, Any]]:
-    """The same events were drawn for both, so that the rows of both belong together."""
+    """Where the same events were drawn for both, the rows of both belong together; elsewhere there is no difference to tell."""
     first, second = summaries[a].drawn, summaries[b].drawn
-    if len(first) != len(second):
+    if summaries[a].events != summaries[b].events:
         return []
     return [
         {"a": a, "b": b, "metric": metric} | interval((first[metric] - second[metric]).to_numpy())

@@ -34,6 +34,8 @@ class Summary:
     told: dict[str, Any]
     metrics: dict[str, dict[str, dict[str, float]]]
     drawn: pd.DataFrame
+    events: tuple[str, ...]
+    """Those that were drawn: networks can be paired where they are the same."""
 
 
 def summarize(
@@ -60,24 +62,27 @@ def summarize(
     common = choose_thresholds(tables[ALL])
     temperature = _temperature(tables[ALL].get("dev_windows", pd.DataFrame())) if task == "pick" else NAN
     told: dict[str, Any] = {"residuals": {}, "reliability": {}, "confusion": {}}
-    metrics, drawn = {}, pd.DataFrame()
+    metrics, drawn, drawn_from = {}, pd.DataFrame(), ()
     for name, mine in tables.items():
         chosen = dataclasses.replace(choose_thresholds(mine, common), p=common.p, s=common.s)
         metrics[name] = _chosen(chosen, task)
         for split in SPLITS:
-            mine, drawing = _with_units(mine, split, events[name][split], task)
+            mine, names = _with_units(mine, split, events[name][split], task)
             statistics = _statistics(mine, split, task, chosen, temperature)
-            numbers = replicate(statistics, drawing, resamples) if statistics else pd.DataFrame()
+            numbers = replicate(statistics, len(names), resamples) if statistics else pd.DataFrame()
             metrics[name] |= {
                 metric: interval(numbers[metric].to_numpy()) | {"count": one.count}
                 for metric, one in statistics.items()
             }
-            drawn = numbers if (name, split) == (ALL, "test") else drawn
+            if (name, split) == (ALL, "test"):
+                drawn, drawn_from = numbers, tuple(names)
         for key, what in _pictures(mine, task, chosen, temperature, classes).items():
             told[key][name] = what
     _fill(metrics)
     letters = {"P": common.p, "S": common.s, "det": common.det, "phase": common.phase}
-    return Summary({"thresholds": letters, "temperature": temperature} | told, _named(metrics, classes), drawn)
+    return Summary(
+        {"thresholds": letters, "temperature": temperature} | told, _named(metrics, classes), drawn, drawn_from
+    )
 
 
 def joined(parts: list[Tables]) -> Tables:
@@ -135,14 +140,14 @@ def _peaks(picks: pd.DataFrame, temperature: float | None = None) -> np.ndarray:
     return np.where(picks["wave"] == "P", probability[:, 0], probability[:, 1])
 
 
-def _with_units(tables: Tables, split: str, events: list[str], task: str) -> tuple[Tables, int]:
-    """The tables with the number of each row's event, and how many events there are to draw from."""
+def _with_units(tables: Tables, split: str, events: list[str], task: str) -> tuple[Tables, list[str]]:
+    """The tables with the number of each row's event, and the events that there are to draw from."""
     mine = {name: table for name, table in tables.items() if name.startswith(split) and "event" in table}
     if task == "classify":  # its traces need no onsets
         events = sorted({event for table in mine.values() for event in table["event"]})
     number = {event: k for k, event in enumerate(events)}
     coded = {name: table.assign(unit=table["event"].map(number).to_numpy(int)) for name, table in mine.items()}
-    return tables | coded, len(events)
+    return tables | coded, events
 
 
 def _statistics(

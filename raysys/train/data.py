@@ -133,6 +133,7 @@ def _known(table: pa.Table, config: RunConfig, split: str) -> pa.Table:
         raise ValueError(
             f"data.datasets={config.data.datasets}: none of the {len(table)} {split} traces has a label for task="
             f"{config.task!r}: look what was read with python -m jobs.data"
+            + (f", and compare trace_name with {file}" if (file := config.finetune.classes_file) else "")
         )
     return table.filter(pa.array(known))
 

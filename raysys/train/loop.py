@@ -17,7 +17,7 @@ from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_ba
 from raysys.train.checkpoint import Snapshot, load_checkpoint
 from raysys.train.data import TrainingData
 from raysys.train.flops import peak_flops
-from raysys.train.metrics import Line, RunLog
+from raysys.train.metrics import FINETUNING_LEGEND, LEGEND, Line, RunLog
 from raysys.train.optim import StepGuard, build_optimizer, lr_factor, set_lr
 from raysys.train.reporter import Reporter
 from raysys.train.step import CapturedStep, TrainStep
@@ -142,6 +142,7 @@ class Trainer:
             flops_over_peak=self.task.flops / (world * peak) if peak and self.task.flops else None,
             skipped=self.guard.skipped.item(),
             health=CodebookHealth.of(keys(config)),
+            legend=LEGEND if config.task == "pretrain" else FINETUNING_LEGEND,
         )
 
     @property

@@ -51,6 +51,12 @@ LEGEND = (
     "linear read-out finds P and S (macro AP)",
 )
 """What the words of the console lines mean, said once at the start of a run."""
+FINETUNING_LEGEND = (
+    "in the lines below: loss is the cross-entropy with the labels (nats, lower is better), lr the learning rate of the head, waiting "
+    "the share of time without data;",
+    "P and S within 0.1 and 0.5 s are the shares of dev windows whose highest probability lies so near to an onset, score their mean",
+)
+"""The same of fine-tuning."""
 _PACE_LINES = 10
 """Log lines of whose time the time that is left is estimated."""
 WAITING = 0.2
@@ -105,6 +111,7 @@ class RunLog:
             the peak is not known.
         skipped: steps that the run has skipped in earlier lives.
         health: when the alarm of a collapsed codebook goes off; None: never.
+        legend: lines that say what the words of the console mean.
     """
 
     def __init__(
@@ -116,6 +123,7 @@ class RunLog:
         flops_over_peak: float | None = None,
         skipped: float = 0.0,
         health: CodebookHealth | None = None,
+        legend: tuple[str, ...] = LEGEND,
     ):
         self._writer = SummaryWriter(str(folder / "tensorboard")) if folder else None
         self._lines = (folder / "metrics.jsonl").open("a") if folder else None
@@ -132,8 +140,8 @@ class RunLog:
         self._health = health
         self._tick = (time.perf_counter(), 0.0, 0)
         self._pace: deque[tuple[float, int]] = deque(maxlen=_PACE_LINES)
-        if self._speaks and health and health.num_codes:
-            log.info("\n".join(LEGEND))
+        if self._speaks:
+            log.info("\n".join(legend))
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
         """Adds the 0-dim tensors of one step."""

@@ -103,7 +103,6 @@ def test_a_file_gives_classes_by_name_and_data_set(tmp_path):
     [
         ("trace,class\n", "lacks the column trace_name"),
         ("trace_name,class\na,main\n", r"'main' is none of head.classes=.*--head.classes fore after main"),
-        ("trace_name,class\nnone,fore\n", "none of its 1 traces is in the data"),
         ("trace_name,class\na,fore\na,after\n", "trace a has two rows"),
     ],
 )
