@@ -15,7 +15,7 @@ from raysys.presets import base
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
-SECTIONS = "data|optim|train|probe|search|loss|mask|model"
+SECTIONS = "data|optim|train|probe|search|loss|mask|model|head|finetune|augment"
 
 
 def measurements() -> list[dict[str, str]]:
