@@ -8,7 +8,7 @@ from raysys.report.page import number
 
 def better(metric: str) -> int:
     """Returns 1 where larger values of a metric are better, else -1."""
-    return -1 if (metric.endswith("_s") and "_hit_" not in metric and "_f1_" not in metric) or "_ece" in metric else 1
+    return -1 if metric.endswith("_s") or "_ece" in metric else 1
 
 
 @dataclass(frozen=True, slots=True)

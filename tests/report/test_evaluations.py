@@ -96,7 +96,7 @@ def test_damaged_or_empty_examples_are_a_note(tmp_path, content):
         ("test_P_residual_mae_s", -1),
         ("test_S_std_s", -1),
         ("test_ece", -1),
-        ("test_ece_scaled", -1),
+        ("test_ece_cooled", -1),
     ],
 )
 def test_larger_is_better_but_for_errors(metric, sign):
@@ -175,7 +175,7 @@ def test_differences_are_the_better_minus_the_worse(tmp_path):
 
 
 def test_bins_without_picks_are_no_points():
-    told = {"count": [0, 3, 1], "confidence": [None, 0.5, 0.9], "right": [None, 0.4, 1.0]}
+    told = {"counts": [0, 3, 1], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.4, 1.0]}
     models = {"a": {"reliability": {ALL: {"before": told, "after": told}}}}
     empty = pd.DataFrame(columns=["model", "dataset", "metric", "value", "low", "high", "count"])
     evaluation = Evaluation(path=None, data={}, models=models, scores=empty, differences=empty, examples=None, notes=())
