@@ -110,6 +110,7 @@ def test_larger_is_better_but_for_errors(metric, sign):
         ({"a": (0.9, 0.86, 0.94), "b": (0.8, 0.78, 0.87)}, "where the intervals overlap", "warn"),
         ({"b": (0.8, 0.7, 0.9), "a": (0.9, 0.8, 1.0)}, "a is best", "warn"),
         ({"a": (0.9, 0.8, 1.0)}, "a: P within 0.5 s (0.900); there is no other", "good"),
+        ({"a": (0.9, 0.8, 1.0), "b": (0.9, 0.8, 1.0)}, "The models are level", "warn"),
         ({"a": (None, None, None)}, "holds none of the metrics", "warn"),
     ],
 )
@@ -193,6 +194,11 @@ def test_windows_show_onsets_and_the_strips_of_the_models(whole):
     np.testing.assert_array_equal(strip.lines[0].get_ydata(), whole.examples.probability["ours-100-0"][0, 0])
     assert strip.texts[0].get_text() == "ours-100-0"
     assert examples.example_figure(whole.examples, [], []) is None
+
+
+def test_the_data_sets_take_turns():
+    order = evaluations._in_turn(np.array(["x", "x", "x", "y", "z", "z"]))
+    assert order.tolist() == [0, 3, 4, 1, 5, 2]
 
 
 def test_padding_of_a_window_is_not_drawn(tmp_path):
