@@ -110,7 +110,7 @@ def _as_task(config: RunConfig, argv: list[str], task: str) -> RunConfig:
 def _value(argv: list[str], option: str) -> str | None:
     """What follows an option, after a space or an equals sign; the last one counts."""
     found = None
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name == option:
             found = value if equals else following

@@ -5,18 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.classifier import SequenceClassifier
-from model.detector import EventDetector
 from safetensors.torch import load_file
 from torch import nn
 
 from model.backbone import Backbone
+from model.classifier import SequenceClassifier
+from model.detector import EventDetector
 from model.hub import WEIGHTS, from_pretrained, load_strict
 from model.picker import PhasePicker
 from model.pretrain import PretrainModel
 from raysys.config import SEISBENCH_NETWORKS, RunConfig
 from raysys.location import Location
-from raysys.train.storage import best_checkpoint, whole_checkpoints
 
 log = logging.getLogger(__name__)
 _OURS = {"pick": PhasePicker, "detect": EventDetector, "classify": SequenceClassifier}
@@ -84,6 +83,8 @@ def load_network(source: str) -> Loaded:
         from raysys.peers import published
 
         return Loaded(source.replace(":", "-"), published(source), None, source, "")
+    from raysys.train.storage import best_checkpoint  # imports Ray
+
     place = Location(source).refresh()
     folder = place if (place / "state.json").exists() else best_checkpoint(place)
     if folder is None:
@@ -105,6 +106,8 @@ def _folder(init: Location):
     if init.is_local:
         yield Path(init.path)
         return
+    from raysys.train.storage import whole_checkpoints  # imports Ray
+
     whole = whole_checkpoints(init)
     with (whole[-1] if whole else init).on_disk() as path:
         yield path

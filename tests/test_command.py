@@ -136,15 +136,19 @@ def test_a_run_that_is_repeated_never_goes_on_with_the_first(tmp_path, monkeypat
     assert capsys.readouterr().err.endswith(f"tests.test_command --from-run {tmp_path}/mine --name mine-3\n")
 
 
-@pytest.mark.parametrize(("job", "function"), [("pretrain", "train.driver"), ("sweep", "tune.sweep")])
+@pytest.mark.parametrize(
+    ("job", "function"),
+    [("pretrain", "train.driver.train_run"), ("finetune", "train.driver.train_run"), ("sweep", "tune.sweep.sweep")],
+)
 def test_fresh_keeps_what_was_there_under_another_name(tmp_path, monkeypatch, job, function):
-    module, main = importlib.import_module(f"raysys.{function}"), importlib.import_module(f"jobs.{job}").main
+    place, name = f"raysys.{function}".rsplit(".", 1)
+    module, main = importlib.import_module(place), importlib.import_module(f"jobs.{job}").main
     seen = []
-    monkeypatch.setattr(module, job, lambda config: seen.append((tmp_path / "smoke").exists()))
+    monkeypatch.setattr(module, name, lambda config: seen.append((tmp_path / "smoke").exists()))
     (tmp_path / "smoke").mkdir()
     (tmp_path / "smoke" / "file").write_text("")
     for words in (["--dry-run", "--fresh"], [], ["--fresh"], ["--fresh"]):
-        monkeypatch.setattr("sys.argv", ["x", "smoke", "--storage", str(tmp_path), *words])
+        monkeypatch.setattr("sys.argv", ["x", "smoke", "--storage", str(tmp_path), "--name", "smoke", *words])
         main()
     assert seen == [True, False, False]
     assert (tmp_path / "smoke-1" / "file").exists()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -56,8 +55,8 @@ class TraceLabels:
 def draw_labelled(dataset: np.ndarray, unit: np.ndarray, fraction: float, draw: int) -> np.ndarray:
     """Returns which of the labelled traces belong to a part of them, (n,) bool.
 
-    In every data set whole events are taken, in an order that is a hash, until the part is reached; a trace without an event
-    counts as one. So a smaller part lies inside every larger one of the same draw, and holds every data set.
+    In every data set whole events are taken, in an order that is a hash, at least one and as many as come nearest to the part; a
+    trace without an event counts as one. So a smaller part lies inside every larger one of the same draw, and holds every data set.
 
     Args:
         dataset: of each trace, (n,).
@@ -73,7 +72,7 @@ def draw_labelled(dataset: np.ndarray, unit: np.ndarray, fraction: float, draw: 
     for name in np.unique(dataset):
         mine = np.flatnonzero(dataset == name)
         places, count = np.unique(place[mine], return_counts=True)
-        last = np.searchsorted(np.cumsum(count), max(1, round(fraction * len(mine))))
+        last = np.argmin(np.abs(np.cumsum(count) - fraction * len(mine)))  # as near as whole events come
         taken[mine] = place[mine] <= places[last]
     return taken
 
@@ -102,6 +101,8 @@ def _event_or_noise(onsets: Onsets, config: RunConfig) -> np.ndarray:
 
 def _classes_of(table: pa.Table, file: str, config: RunConfig) -> np.ndarray:
     """The classes that a CSV file gives to traces, by name, and by data set where it has such a column."""
+    import pandas as pd  # takes half a second, which most runs need not spend
+
     place = Location(file)
     if not place.exists():
         raise FileNotFoundError(f"finetune.classes_file={file}: no such file")

@@ -172,7 +172,8 @@ def train_trial(
         # Else Inductor may set another one in the middle of a process: kernels would be looked for where they are not.
         os.environ.setdefault("TRITON_CACHE_DIR", triton.knobs.cache.dir)
     tuned = {key: value for key, value in tuned.get("repeat", tuned).items() if key != REPEAT_OF}
-    logging.getLogger("raysys.train.metrics").setLevel(logging.WARNING)  # the sweep prints a line for every report
+    for name in ("raysys.train.metrics", "raysys.data.corpus"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # the sweep prints a line for every report
     config = config.override(tuned)
     data = data.of_run(config)
     record = record | {"data": data.contents}

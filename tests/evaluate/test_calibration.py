@@ -1,0 +1,43 @@
+"""Calibration: a known temperature is found, and a reliability table counted by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from raysys.evaluate.calibration import best_temperature, calibration_error, cooled, reliability, soft_label_losses
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_was_divided_out_is_found_again(temperature):
+    generator = torch.Generator().manual_seed(0)
+    truth = (2 * torch.randn(4, 3, 500, generator=generator)).softmax(dim=1)
+    said = (truth.log() * temperature).softmax(dim=1)
+    losses = soft_label_losses(said, truth, torch.ones(4, 500)).numpy()
+    assert best_temperature(losses) == pytest.approx(temperature, rel=1e-3)
+    back = cooled(said[0].T.numpy(), temperature)
+    assert np.allclose(back, truth[0].T, atol=1e-5)
+
+
+def test_samples_without_a_label_do_not_count():
+    said = torch.tensor([0.7, 0.2, 0.1])[None, :, None].expand(1, 3, 10).clone()
+    target = said.clone()
+    said[..., 5:] = torch.tensor([0.01, 0.01, 0.98])[:, None]
+    weight = torch.ones(1, 10)
+    weight[:, 5:] = 0
+    assert best_temperature(soft_label_losses(said, target, weight).numpy()) == pytest.approx(1, abs=1e-3)
+    assert np.isnan(best_temperature(np.zeros((0, 49))))
+
+
+def test_a_table_of_reliability_counted_by_hand():
+    probability = np.array([0.05, 0.05, 0.95, 0.99, 1.0, 0.5])
+    right = np.array([False, True, True, True, False, True])
+    table = reliability(probability, right)
+    assert table["counts"][0] == 2
+    assert table["counts"][-1] == 3
+    assert table["counts"][7] == 1
+    assert sum(table["counts"]) == 6
+    assert table["confidence"][-1] == pytest.approx((0.95 + 0.99 + 1) / 3)
+    assert table["accuracy"][-1] == pytest.approx(2 / 3)
+    expected = (2 * abs(0.5 - 0.05) + 3 * abs(2 / 3 - 0.98) + abs(1 - 0.5)) / 6
+    assert calibration_error(table) == pytest.approx(expected)
+    assert np.isnan(calibration_error(reliability(np.zeros(0), np.zeros(0, bool))))
