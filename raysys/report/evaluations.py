@@ -47,7 +47,7 @@ _DIFFERENCES = ("a", "b", "dataset", "metric", "value", "low", "high")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examples:
-    """n windows of T samples that every model has read.
+    """n windows of T samples that every model has read, the data sets in turn.
 
     Attributes:
         waveform: (n, 3, T) Z, N, E in any unit.
@@ -181,10 +181,17 @@ def _examples(file: Location, models: tuple[str, ...], notes: list[str]) -> Exam
         with np.load(io.BytesIO(file.read()), allow_pickle=False) as content:
             names = ("waveform", "num_valid", "p", "s", "dataset", "trace")
             probability = {m: content[f"probability/{m}"] for m in models if f"probability/{m}" in content.files}
-            return Examples(**{name: content[name] for name in names}, probability=probability)
+            order = _in_turn(content["dataset"])
+            probability = {model: curves[order] for model, curves in probability.items()}
+            return Examples(**{name: content[name][order] for name in names}, probability=probability)
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         notes.append(f"{file.name} is damaged ({error})")
         return None
+
+
+def _in_turn(dataset: np.ndarray) -> np.ndarray:
+    """The order in which windows of every data set come before a second of any."""
+    return np.argsort(pd.Series(dataset).groupby(dataset).cumcount().to_numpy(), kind="stable")
 
 
 def init_name(told: dict[str, Any]) -> str:

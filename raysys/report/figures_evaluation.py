@@ -172,7 +172,7 @@ def reliability_figure(evaluation: Evaluation, models: Sequence[str]) -> Figure 
 
 
 def _reliability_line(ax, one: dict, name: str, color: str) -> None:
-    confidence, right, count = (np.array(one.get(key, ()), float) for key in ("confidence", "right", "count"))
+    confidence, right, count = (np.array(one.get(key, ()), float) for key in ("confidence", "accuracy", "counts"))
     filled = np.isfinite(confidence) & np.isfinite(right) & (count > 0)
     ax.plot(confidence[filled], right[filled], color=color, label=name, linewidth=1.2)
     size = 6 + 60 * count[filled] / max(1.0, count.sum())

@@ -67,8 +67,8 @@ def _headlines(evaluation: Evaluation, task: str) -> Section:
         best = (better(metric) * found["value"]).max()
         for row, (_, one) in zip(rows, found.iterrows(), strict=True):
             row.append(Estimate(one["value"], one["low"], one["high"], better(metric) * one["value"] == best))
-    counts = [int(evaluation.of(metric)["count"].max() or 0) for metric in metrics if metric in HITS[::2]]
-    labels = f" There are {counts[0]:,} P and {counts[1]:,} S labels." if len(counts) == 2 else ""
+    counts = [evaluation.of(metric)["count"].max() for metric in metrics if metric in HITS[::2]]
+    labels = f" There are {number(counts[0])} P and {number(counts[1])} S labels." if len(counts) == 2 else ""
     caption = (
         f"All data sets together, test split; below each number the interval that holds it with 95 % certainty.{labels} "
         "The best of each column is bold."
@@ -175,7 +175,7 @@ def _calibration(evaluation: Evaluation) -> Section:
         "sure of itself. Larger points hold more picks. Right: after dividing its log-probabilities by one temperature, fitted on dev."
     )
     drawn = figures_evaluation.reliability_figure(evaluation, evaluation.foremost(SHOWN))
-    errors = {metric: evaluation.of(metric)["value"] for metric in ("test_ece", "test_ece_scaled")}
+    errors = {metric: evaluation.of(metric)["value"] for metric in ("test_ece", "test_ece_cooled")}
     rows = []
     for name in models:
         told = evaluation.models[name]
@@ -258,8 +258,9 @@ def _tested(evaluation: Evaluation) -> Section:
     blocks = [table(columns, rows)] if rows else []
     sets = evaluation.data.get("datasets")
     if isinstance(sets, dict):
-        told = [[name, *(one.get(key, "") for key in ("dev", "test", "fingerprint"))] for name, one in sets.items()]
-        blocks.append(table(("data set", "dev traces", "test traces", "fingerprint"), told))
+        keys = list(dict.fromkeys(key for one in sets.values() for key in one))
+        told = [[name, *(one.get(key, "") for key in keys)] for name, one in sets.items()]
+        blocks.append(table(("data set", *keys), told, "Windows of the tasks of the pick benchmark, by split."))
     facts = {key: show(value) for key, value in evaluation.data.items() if not isinstance(value, dict)}
     return Section("What was tested", (*notes, *blocks, *([pairs(facts)] if facts else [])))
 

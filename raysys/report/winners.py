@@ -8,7 +8,7 @@ from raysys.report.page import number
 
 def better(metric: str) -> int:
     """Returns 1 where larger values of a metric are better, else -1."""
-    return -1 if (metric.endswith("_s") and "_hit_" not in metric and "_f1_" not in metric) or "_ece" in metric else 1
+    return -1 if metric.endswith("_s") or "_ece" in metric else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Winner:
         value: its score.
         second: the best model of another kind; empty where there is none.
         apart: whether the intervals of both do not overlap.
+        level: whether both have the same score.
     """
 
     metric: str
@@ -28,6 +29,7 @@ class Winner:
     value: float
     second: str
     apart: bool
+    level: bool = False
 
 
 def winner(evaluation: Evaluation, metric: str) -> Winner | None:
@@ -42,7 +44,7 @@ def winner(evaluation: Evaluation, metric: str) -> Winner | None:
         return Winner(metric, first, float(order["value"].iloc[0]), "", False)
     a, b = order.loc[first], order.loc[others[0]]
     apart = a["low"] > b["high"] if sign > 0 else a["high"] < b["low"]
-    return Winner(metric, first, float(a["value"]), others[0], bool(apart))
+    return Winner(metric, first, float(a["value"]), others[0], bool(apart), bool(a["value"] == b["value"]))
 
 
 def evaluation_verdict(evaluation: Evaluation) -> tuple[str, str]:
@@ -52,13 +54,16 @@ def evaluation_verdict(evaluation: Evaluation) -> tuple[str, str]:
             "bad",
             "The evaluation holds no metrics: it has not finished one model, or evaluation.json cannot be read.",
         )
-    metrics = dict.fromkeys(metric for task in OF_TASK for metric in OF_TASK[task])
+    metrics = dict.fromkeys(metric for task in OF_TASK if evaluation.named(task) for metric in OF_TASK[task])
     winners = [found for metric in metrics if (found := winner(evaluation, metric))]
     if not winners:
         return "warn", "The evaluation holds none of the metrics that models are compared by on the test split."
     alone, winners = winners, [one for one in winners if one.second]
     if not winners:
         return "good", f"{alone[0].model}: {_listed(alone)}; there is no other kind of model to compare it with."
+    winners = [one for one in winners if not one.level]
+    if not winners:
+        return "warn", "The models are level in everything that they are compared by."
     models = sorted({one.model for one in winners}, key=lambda name: -sum(one.model == name for one in winners))
     said = [_of_model(name, [one for one in winners if one.model == name]) for name in models]
     state = "good" if any(one.apart for one in winners) else "warn"

@@ -126,7 +126,7 @@ def write_evaluation(path, seeds=2, fractions=FRACTIONS, published=True, windows
         }
     if others:
         models |= {"detector": detector(), "classifier": classifier()}
-    sets = {name: {"dev": 120, "test": 300, "fingerprint": "abc"} for name in DATASETS}
+    sets = {name: {"dev_task1": 120, "test_task1": 300, "fingerprint": "abc"} for name in DATASETS}
     data = {"root": "shared/data", "targets": None, "resamples": 1000, "level": 0.95, "datasets": sets}
     content = {"format": 1, "data": data, "models": models, "differences": differences(models)}
     (path / "evaluation.json").write_text(json.dumps(content))
@@ -149,9 +149,8 @@ def picker(init, fraction, seed, rng):
     sure = (bins[1:] + bins[:-1]) / 2
     count = np.linspace(5, 60, 15).round().tolist()
     reliability = {
-        "edges": bins.round(4).tolist(),
-        "before": {"count": count, "confidence": sure.tolist(), "right": (sure * skill).tolist()},
-        "after": {"count": count, "confidence": sure.tolist(), "right": (0.99 * sure).tolist()},
+        "before": {"counts": count, "confidence": sure.tolist(), "accuracy": (sure * skill).tolist()},
+        "after": {"counts": count, "confidence": sure.tolist(), "accuracy": (0.99 * sure).tolist()},
     }
     residuals = {
         wave: {
@@ -191,7 +190,7 @@ def _picks(skill, harder):
     found["test_event_auc"] = estimate(values["test_event_auc"], 0.003)
     for wave, size in (("P", 0.09), ("S", 0.14)):
         found[f"test_{wave}_residual_mae_s"] = estimate(size * (1.5 - 0.5 * skill), 0.008)
-    for name, value in (("test_ece", 0.2 - 0.1 * skill), ("test_ece_scaled", 0.03)):
+    for name, value in (("test_ece", 0.2 - 0.1 * skill), ("test_ece_cooled", 0.03)):
         found[name] = estimate(value, 0.01)
     return found if harder < 2 else found | {"test_event_auc": dict.fromkeys(("value", "low", "high")) | {"count": 0}}
 

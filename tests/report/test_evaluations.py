@@ -96,7 +96,7 @@ def test_damaged_or_empty_examples_are_a_note(tmp_path, content):
         ("test_P_residual_mae_s", -1),
         ("test_S_std_s", -1),
         ("test_ece", -1),
-        ("test_ece_scaled", -1),
+        ("test_ece_cooled", -1),
     ],
 )
 def test_larger_is_better_but_for_errors(metric, sign):
@@ -110,6 +110,7 @@ def test_larger_is_better_but_for_errors(metric, sign):
         ({"a": (0.9, 0.86, 0.94), "b": (0.8, 0.78, 0.87)}, "where the intervals overlap", "warn"),
         ({"b": (0.8, 0.7, 0.9), "a": (0.9, 0.8, 1.0)}, "a is best", "warn"),
         ({"a": (0.9, 0.8, 1.0)}, "a: P within 0.5 s (0.900); there is no other", "good"),
+        ({"a": (0.9, 0.8, 1.0), "b": (0.9, 0.8, 1.0)}, "The models are level", "warn"),
         ({"a": (None, None, None)}, "holds none of the metrics", "warn"),
     ],
 )
@@ -175,7 +176,7 @@ def test_differences_are_the_better_minus_the_worse(tmp_path):
 
 
 def test_bins_without_picks_are_no_points():
-    told = {"count": [0, 3, 1], "confidence": [None, 0.5, 0.9], "right": [None, 0.4, 1.0]}
+    told = {"counts": [0, 3, 1], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.4, 1.0]}
     models = {"a": {"reliability": {ALL: {"before": told, "after": told}}}}
     empty = pd.DataFrame(columns=["model", "dataset", "metric", "value", "low", "high", "count"])
     evaluation = Evaluation(path=None, data={}, models=models, scores=empty, differences=empty, examples=None, notes=())
@@ -193,6 +194,11 @@ def test_windows_show_onsets_and_the_strips_of_the_models(whole):
     np.testing.assert_array_equal(strip.lines[0].get_ydata(), whole.examples.probability["ours-100-0"][0, 0])
     assert strip.texts[0].get_text() == "ours-100-0"
     assert examples.example_figure(whole.examples, [], []) is None
+
+
+def test_the_data_sets_take_turns():
+    order = evaluations._in_turn(np.array(["x", "x", "x", "y", "z", "z"]))
+    assert order.tolist() == [0, 3, 4, 1, 5, 2]
 
 
 def test_padding_of_a_window_is_not_drawn(tmp_path):
