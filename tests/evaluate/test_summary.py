@@ -97,7 +97,7 @@ def test_picks_have_one_threshold_everywhere_and_the_tasks_one_for_each_data_set
     common = summary.told["thresholds"]["P"]
     assert common != alone.told["thresholds"]["P"]
     assert (
-        sum(summary.told["residuals"]["a"]["P"]["counts"])
+        sum(summary.told["residuals"]["b"]["P"]["counts"])
         == (picks["late_0.5s"].notna() & (picks["p"] >= common)).sum()
     )
 
