@@ -51,7 +51,7 @@ def _tiles(evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
     shown = (*HITS, "test_event_auc") if evaluation.named("pick") else [m for task in OF_TASK for m in OF_TASK[task]]
     best = [found for metric in shown if (found := winner(evaluation, metric))]
     return (
-        *((HEADLINES[one.metric], number(one.value, 3), one.model) for one in best),
+        *((HEADLINES[one.metric], number(one.value, 3), "level" if one.level else one.model) for one in best),
         ("models", number(len(evaluation.models)), f"on {len(evaluation.datasets())} data sets"),
     )
 
@@ -194,7 +194,8 @@ def _calibration(evaluation: Evaluation) -> Section:
     )
     words = (
         "Thresholds are chosen on the dev split of all data sets together and then applied to test: those of P and S by the F1 of picks within "
-        "0.5 s, that of detection, and of P/S, the largest P over the largest S, by the F1 of the pick benchmark. Hit rates and AUC need none."
+        "0.5 s, that of detection, and of P/S, the largest P over the largest S, by the F1 of the pick benchmark. "
+        "Scores on a single data set use the last two as its own dev split has them. Hit rates and AUC need none."
     )
     return Section(
         "Probabilities and thresholds",

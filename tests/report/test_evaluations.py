@@ -120,6 +120,12 @@ def test_the_verdict_names_the_best_and_whether_the_intervals_overlap(tmp_path, 
     assert got == state
 
 
+def test_no_tile_names_a_winner_of_equal_scores(tmp_path):
+    same = (0.9, 0.8, 1.0)
+    tiles = sections_evaluation._tiles(evaluation_of(tmp_path, {"a": same, "b": same}))
+    assert tiles[0] == ("P within 0.5 s", "0.900", "level")
+
+
 def test_another_seed_of_the_best_is_no_rival(tmp_path):
     same = {"init": "scratch", "label_fraction": 0.1}
     told = {"a": same, "b": same, "c": {"init": "scratch", "label_fraction": 1.0}}
