@@ -92,8 +92,6 @@ def evaluate_networks(
     loaded: list, data: DataConfig, out: str, targets: str | None = None, device: str = "cuda", resamples: int = 1000
 ) -> str:
     """Returns the same for networks that are loaded (`raysys.networks.Loaded`)."""
-    if not loaded:
-        raise ValueError("no network is named: give runs, checkpoints or weights as phasenet:instance")
     data, entries = common_data(data, loaded), _entries(loaded)
     materials = load_material(data, targets)
     place, examples = Location(out).make_folder(), choose_examples(materials)
