@@ -14,7 +14,7 @@ class ReportOptions:
     """What a report is written about, and where to."""
 
     directories: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|URL ...")]
-    """Folders or URLs of runs and sweeps."""
+    """Folders or URLs of runs, sweeps and evaluations."""
     out: str | None = None
     """The page. Without it: report.html in the folder, report-FOLDER-FOLDER.html beside several, or for URLs
     report-NAME.html here."""

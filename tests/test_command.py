@@ -40,7 +40,7 @@ def told(job: str, *arguments: str) -> tuple[str, set[str]]:
     return "\n".join(lines), set(imported.split())
 
 
-JOBS = ["pretrain", "sweep", "prepare", "demo", "data", "doctor", "report"]
+JOBS = ["pretrain", "finetune", "evaluate", "sweep", "prepare", "demo", "data", "doctor", "report"]
 
 
 @pytest.mark.parametrize("job", JOBS)

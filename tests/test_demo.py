@@ -21,7 +21,7 @@ def stages(monkeypatch, tmp_path):
     def stage(name, answer):
         monkeypatch.setattr(demo, name, lambda *words: asked.update({name: words}) or answer)
 
-    for name, answer in (("connect", None), ("prepare", None), ("pretrain", RUN), ("sweep", BEST)):
+    for name, answer in (("connect", None), ("prepare", None), ("train_run", RUN), ("sweep", BEST)):
         stage(name, answer)
     stage("write_report", tmp_path / "report.html")
     lines = [{"step": 1}, {"step": 0, "probe/macro_ap": 0.07}, {"step": 300, "probe/macro_ap": 0.4}]
@@ -35,7 +35,7 @@ def stages(monkeypatch, tmp_path):
 
 def test_the_search_takes_a_third_of_the_steps_on_the_shards_that_were_prepared(stages, tmp_path, capsys):
     page = demo.run_demo(PRESETS["demo"]().override({"data.root": "/data", "storage": str(tmp_path)}))
-    (raw, shards), (pretrained,), (searched,) = stages["prepare"], stages["pretrain"], stages["sweep"]
+    (raw, shards), (pretrained,), (searched,) = stages["prepare"], stages["train_run"], stages["sweep"]
     assert (raw.data.root, shards) == ("/data", f"{tmp_path}/shards")
     places = {"data.root": shards, "data.cache": f"{tmp_path}/cache", "storage": str(tmp_path)}
     assert pretrained == PRESETS["demo"]().override(places)

@@ -50,7 +50,8 @@ class TrainingData:
 
     def shared(self) -> "TrainingData":
         """Returns the data with its large fields in the object store (needs a running Ray)."""
-        return dataclasses.replace(self, **{name: ray.put(getattr(self, name)) for name in self._LARGE})
+        there = {name: getattr(self, name) for name in self._LARGE}
+        return dataclasses.replace(self, **{name: ray.put(one) for name, one in there.items() if one is not None})
 
     def of_run(self, config: RunConfig) -> "TrainingData":
         """Returns the data of a run among those that share it: in its order, and with the part of the labels that it may see."""

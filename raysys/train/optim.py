@@ -124,7 +124,7 @@ def quantizer_lr(config: OptimConfig) -> dict[str, float]:
 def set_lr(optimizer: AdamW, factor: float, frozen: Container[str] = ()) -> None:
     """Sets every group to `factor` times its peak, and those of the `frozen` parts of the model to 0."""
     for group in optimizer.param_groups:
-        group["lr"].fill_(0.0 if group["part"] in frozen else group["peak_lr"] * factor)
+        group["lr"].fill_(0.0 if group.get("part") in frozen else group["peak_lr"] * factor)
 
 
 def _judge(

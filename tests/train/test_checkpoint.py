@@ -70,7 +70,7 @@ def test_the_card_says_what_it_is_and_how_to_load_it(trainer, tmp_path, monkeypa
     card = (folder / "README.md").read_text()
     for text in (
         "# smoke, step 3",
-        "1,200 windows of 512\nsamples, 0.5 epochs",
+        "1,200 windows of 512 samples, 0.5 epochs",
         "| probe/macro_ap | 0.25 |\n| val/loss | 2 |",
         "fingerprint abc",
         "commit: 123\n",
