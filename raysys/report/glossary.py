@@ -62,7 +62,7 @@ _FINETUNE = {
 _EVALUATION = {name: _FINETUNE[name] for name in ("dev split", "hit rate", "event AUC", "label fraction")} | {
     "interval": "95 % interval by the bootstrap: events are drawn anew with replacement, a thousand times, and the middle 95 % of the results kept. "
     "It tells how the number depends on which earthquakes happen to be in the test split, not how it depends on the seed of the training.",
-    "paired difference": "Difference of two models on the same windows, with the interval of the difference. If it does not hold 0, another sample of "
+    "paired difference": "Difference of two models on the same traces, with the interval of the difference. If it does not hold 0, another sample of "
     "earthquakes would hardly turn the order around.",
     "precision, recall, F1": "Of picks above the threshold: the share that lies at a label, the share of labels that has a pick, and the harmonic mean "
     "of both. Each pick and each label counts once; picks where nobody looked for phases do not count.",

@@ -78,7 +78,7 @@ def _headlines(evaluation: Evaluation, task: str) -> Section:
         drawn = figures_evaluation.ranking_figure(evaluation, evaluation.foremost(3 * SHOWN))
         words = (
             "Points are scores on the test split, bars their 95 % intervals (bootstrap over events); one colour is one way to begin. Two "
-            "models whose bars overlap may still differ: they saw the same windows, so look at the paired differences below."
+            "models whose bars overlap may still differ: they read the same traces, so look at the paired differences below."
         )
         blocks += [figure(drawn, words, "No figure: no metrics."), *_fewer(evaluation, 3 * SHOWN)]
     return Section(_TITLES[task], tuple(blocks))
@@ -136,7 +136,7 @@ def _differences(evaluation: Evaluation) -> Section:
         shown = pairs_of[pairs_of["a"].isin(best) & pairs_of["b"].isin(evaluation.foremost(SHOWN))]
         told += f" Shown are those between {best[0]}, the best by {HEADLINES[MAIN]}, and the next of other kinds; the table beside this page has all."
     caption = (
-        "First model minus second, with the 95 % interval of the difference; blue where it does not hold 0. Both read the same windows, "
+        "First model minus second, with the 95 % interval of the difference; blue where it does not hold 0. Both read the same traces, "
         "and every draw of the bootstrap takes the same events for both, so this tells more than the two intervals apart."
     )
     drawn = figures_evaluation.difference_figure(shown)

@@ -19,6 +19,7 @@ from raysys.evaluate.stored import is_stored, load, store, weights_digest
 from raysys.evaluate.tasks import make_targets
 from raysys.location import Location
 from raysys.presets import PRESETS
+from raysys.report.write import write_report
 from tests.evaluate.made import Jumpy, Oracle, made_table
 
 
@@ -52,6 +53,9 @@ def test_networks_are_compared_and_a_second_evaluation_predicts_nothing_anew(ray
         len(m) for one in result["models"].values() for m in one["metrics"].values()
     )
     assert list(matrix(result, "test_event_auc")) == ["trained on", "ETHZ", "GEOFON", "all"]
+    page = write_report([str(out)]).read_text()
+    assert "dividing its log-probabilities" in page  # the last of the figures that read the result
+    assert "Not read" not in page
 
     def refuse(*_):
         raise AssertionError("predicted again")
