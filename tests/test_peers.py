@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from model.labels import Labels, event_targets, pick_targets
 from raysys.peers import PhaseNetPicker, build_peer, published
 
 
@@ -90,3 +92,50 @@ def test_ratios_of_components_reach_a_network_that_normalises_them_together():
 def test_a_network_of_ours_has_the_same_face():
     assert isinstance(build_peer("phasenet", 512), PhaseNetPicker)
     assert build_peer("phasenet", 512).window_samples == 512
+
+
+@pytest.fixture
+def lone_p() -> Labels:
+    """A P without an S, so that detection is known elsewhere than picks are, and a whole event."""
+    p, s = torch.tensor([[200.0], [150.0]]), torch.tensor([[torch.nan], [300.0]])
+    return Labels(p, s, torch.empty(2, 0), torch.zeros(2, dtype=torch.bool), torch.tensor([-1, -1]))
+
+
+def test_eqtransformer_has_the_loss_of_mousavi_et_al(lone_p):
+    """0.05 of detection, 0.4 of P and 0.55 of S, each a mean over what is known of it and is kept."""
+    picker, x = build_peer("eqtransformer", 512).eval(), torch.randn(2, 3, 512)
+    keep, valid = torch.rand(2, 512) < 0.7, torch.tensor([512, 450])
+    picker.network.conv_d.weight.data *= 100  # or its detection is one half everywhere, and any mean of it the same
+    (picks, known), (event, sure) = pick_targets(lone_p, valid, 512, 20.0), event_targets(lone_p, valid, 512)
+    assert not torch.equal(known, sure)
+    with torch.no_grad():
+        p, s, none = picker(x, valid).unbind(dim=1)
+        want = 0.0
+        for share, out, target, of in (
+            (0.05, 1 - none, event[:, 0], sure),
+            (0.40, p, picks[:, 0], known),
+            (0.55, s, picks[:, 1], known),
+        ):
+            each = F.binary_cross_entropy(out, target, reduction="none")
+            want += share * each[(of * keep) > 0].mean()
+        torch.testing.assert_close(picker.loss(x, valid, lone_p, keep), want, rtol=1e-4, atol=1e-6)
+
+
+def test_phasenet_has_the_loss_of_our_picker(lone_p):
+    picker, x = build_peer("phasenet", 512).eval(), torch.randn(2, 3, 512)
+    keep, valid = torch.rand(2, 512) < 0.7, torch.tensor([512, 450])
+    targets, known = pick_targets(lone_p, valid, 512, 20.0)
+    with torch.no_grad():
+        each = -(targets * picker(x, valid).log()).sum(dim=1)
+        want = each[(known * keep) > 0].mean()
+        torch.testing.assert_close(picker.loss(x, valid, lone_p, keep), want, rtol=1e-4, atol=1e-6)
+
+
+def test_published_eqtransformers_give_p_s_and_no_detection(stored):
+    network, x = stored("EQTransformer", in_samples=512), torch.randn(2, 3, 512)
+    picker = published("eqtransformer:mine")
+    assert picker.window_samples == 512
+    assert not picker.training
+    with torch.no_grad():
+        detection, p, s = network(network.annotate_batch_pre(x, {}))
+        torch.testing.assert_close(picker(x), torch.stack([p, s, 1 - detection], dim=1), rtol=1e-3, atol=1e-4)

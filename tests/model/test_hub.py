@@ -5,7 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.backbone import Backbone
+from model.classifier import SequenceClassifier
 from model.config import BackboneConfig, HeadConfig
+from model.detector import EventDetector
 from model.hub import CONFIG, WEIGHTS, decode, from_pretrained, load_strict, save_pretrained
 from model.picker import LABELS, PhasePicker
 from model.pretrain import PretrainModel
@@ -164,3 +166,18 @@ def test_a_checkpoint_of_a_run_needs_no_class(pretrain, tmp_path):
     save_pretrained(net, tmp_path)
     edit(tmp_path, lambda content: [content.pop("class"), content.update(optim={"lr": 1.0})])
     assert torch.equal(from_pretrained(tmp_path).head.weight, net.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"), [("pick", PhasePicker), ("detect", EventDetector), ("classify", SequenceClassifier)]
+)
+def test_a_checkpoint_of_a_fine_tuned_run_is_the_network_of_its_task(tiny, tmp_path, task, kind):
+    """Such a configuration holds the parts of every task, and no class."""
+    net = kind(tiny(), HeadConfig(width=8, classes=("a", "b", "c"))).eval()
+    save_pretrained(net, tmp_path)
+    edit(tmp_path, lambda c: [c.pop("class"), c.update(task=task, loss={}, mask={}, optim={"lr": 1.0})])
+    again = from_pretrained(tmp_path)
+    assert type(again) is kind
+    assert again.head_config == net.head_config
+    x = torch.randn(2, 3, 256)
+    assert torch.equal(again(x), net(x))

@@ -108,3 +108,19 @@ def test_shapes_are_static():
     out, keep = compiled(windows(), VALID, labels(noise=3), AugmentConfig(gap=0.5))
     assert out.shape == (B, 3, T)
     assert keep.shape == (B, T)
+
+
+def test_a_component_that_only_has_an_offset_stays_dead():
+    """Its deviation is that of rounding, which noise in proportion to it would turn into a signal as strong as any."""
+    x = windows()
+    x[:, 2] = 0.1
+    out, _ = augmented(x, labels(noise=8), noise=1.0, real_noise=1.0)
+    assert not standardize(out)[:, 2].any()
+
+
+def test_an_s_in_a_gap_loses_its_shoulders_too():
+    given = labels()._replace(s=torch.full((B, 1), 200.0))
+    out, keep = augmented(windows(), given, gap=1.0)
+    lost = (out == 0).all(dim=1)[:, 200]
+    assert lost.any()
+    assert not keep[lost][:, 110:290].any()
