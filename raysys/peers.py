@@ -52,7 +52,8 @@ def published(source: str) -> nn.Module:
         known = (
             f"python -c 'import seisbench.models as m; print(m.{CLASSES[name]}.list_pretrained())' names what there is"
         )
-        raise ValueError(f"{source}: SeisBench does not load these weights ({error}): {known}") from error
+        why, _, _ = str(error).partition("\n")
+        raise ValueError(f"{source}: SeisBench does not load these weights ({why}): {known}") from error
     if network.sampling_rate != RATE_HZ:
         raise ValueError(f"{source} reads {network.sampling_rate} Hz, and windows have {RATE_HZ:g}: name other weights")
     if network.filter_args:

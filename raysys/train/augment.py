@@ -38,7 +38,8 @@ def augment(waveform: Tensor, num_valid: Tensor, labels: Labels, config: Augment
     white = torch.randn_like(x) * (config.noise * draw(batch, 1, 1) ** 3)
     x = x + (real + white) * alive
     x = x * torch.where(draw(batch, 1, 1) < config.flip, -1.0, 1.0)
-    x = x * (draw(batch, components, 1) >= config.drop_component)
+    stays = draw(batch, components, 1) >= config.drop_component
+    x = x * (stays | ~(stays & alive).any(dim=1, keepdim=True))  # the last one that is alive is not dropped
     gap = _gap(draw(batch), draw(batch), draw(batch) < config.gap, samples)
     x = x * _deviation(waveform, inside)
     return x * inside * ~gap[:, None], ~(gap | _hidden(labels, gap))
