@@ -79,6 +79,7 @@ def validation_loss(rank: int, folder: Path, config: RunConfig) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=20)
     )
+    dist.barrier()  # else the second may have left before the first has found it
     if rank == 0:
         model = PretrainModel(config.model, config.mask, config.loss).eval()
         losses = model(made_batch(2, config.model.window_samples).waveform, window_id=torch.arange(2))
