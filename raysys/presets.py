@@ -149,6 +149,20 @@ def finetuning(config: RunConfig, task: str, init: str) -> RunConfig:
     return config.override(values)
 
 
+def absolute_init(init: str) -> str:
+    """Returns `finetune.init` as workers find it, whose working directory is another."""
+    return init if init in ("scratch", *SEISBENCH_NETWORKS) else Location(init).url
+
+
+def with_absolute_places(config: RunConfig) -> RunConfig:
+    """Returns a configuration of which workers find what it begins with, and its file of classes."""
+    tuning = config.finetune
+    places = {"finetune.init": absolute_init(tuning.init)}
+    if tuning.classes_file:
+        places["finetune.classes_file"] = Location(tuning.classes_file).url
+    return config.override(places)
+
+
 def _model_of(init: str) -> dict[str, object]:
     """The keys of the model in a run, a checkpoint or a model's folder."""
     file = Location(init) / "config.json"

@@ -20,6 +20,7 @@ from raysys.console import configure_logging
 from raysys.credentials import refuse_credentials
 from raysys.lease import hold
 from raysys.location import Location
+from raysys.presets import with_absolute_places
 from raysys.ray_internals import CHECKPOINT_LIST, InterruptibleTrainer, WorkersNotStarted, free_abandoned_groups
 from raysys.record import note_devices, run_record, write_run
 from raysys.train.data import check_objective, prepare_training_data
@@ -66,7 +67,9 @@ def _train_run(config: RunConfig, run: Location) -> dict[str, Any]:
         log.info("run %s is finished already: its last checkpoint is at the end of the budget", config.name)
         return _told(run, metrics)
     arguments = {
-        "config": config.override(planned),  # what budget and learning rate refer to, whoever computes now
+        "config": with_absolute_places(
+            config.override(planned)
+        ),  # what budget and learning rate refer to, whoever computes now
         "data": data.shared(),
         "record": record,
         "start": stages[-1]["from"],

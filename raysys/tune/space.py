@@ -7,6 +7,7 @@ from typing import Any
 from ray import tune
 
 from raysys.config import RunConfig, keys, unknown_key
+from raysys.presets import absolute_init
 
 _ENTRY = re.compile(r"^\s*(?P<key>[\w.]+)\s*=\s*(?P<kind>\w+)\((?P<values>.*)\)\s*$")
 _KINDS = {
@@ -44,6 +45,8 @@ def parse_space(entries: tuple[str, ...], config: RunConfig) -> dict[str, Any]:
         values = _literals(match["values"], entry)
         if arity and (len(values) != arity or not values[0] < values[1]):
             raise ValueError(f"search.space: {entry!r} needs a lower and a higher bound")
+        if match["key"] == "finetune.init":
+            values = tuple(map(absolute_init, values))
         space[match["key"]] = make(*values)
     return space
 

@@ -21,6 +21,7 @@ from raysys.cluster import quieten
 from raysys.config import RunConfig
 from raysys.console import configure_logging
 from raysys.location import Location
+from raysys.presets import with_absolute_places
 from raysys.train.data import TrainingData
 from raysys.train.driver import check_cuda, run_location, scaling, worker_devices
 from raysys.train.loop import Trainer
@@ -41,7 +42,8 @@ def trial_config(config: RunConfig) -> RunConfig:
     else:
         train = dataclasses.replace(train, validate_every=None, validations_per_epoch=rungs / train.epochs)
     data = config.data if workers > 1 else dataclasses.replace(config.data, reader="process")
-    return dataclasses.replace(config, storage=Location(config.storage).url, train=train, data=data)
+    config = dataclasses.replace(config, storage=Location(config.storage).url, train=train, data=data)
+    return with_absolute_places(config)
 
 
 def trial_resources(config: RunConfig) -> dict[str, float]:

@@ -55,3 +55,10 @@ def test_any_dotted_key_and_any_kind():
 def test_a_bad_entry_is_one_clear_error(entry, message):
     with pytest.raises(ValueError, match=message):
         parse_space((entry,), RunConfig())
+
+
+def test_what_trials_begin_with_is_found_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = parse_space(("finetune.init=grid('scratch', 'phasenet', 'results/run', 's3://bucket/run')",), RunConfig())
+    there = ["scratch", "phasenet", f"{tmp_path}/results/run", "s3://bucket/run"]
+    assert space["finetune.init"] == {"grid_search": there}
