@@ -67,9 +67,8 @@ def _train_run(config: RunConfig, run: Location) -> dict[str, Any]:
         log.info("run %s is finished already: its last checkpoint is at the end of the budget", config.name)
         return _told(run, metrics)
     arguments = {
-        "config": with_absolute_places(
-            config.override(planned)
-        ),  # what budget and learning rate refer to, whoever computes now
+        # What budget and learning rate refer to, whoever computes now.
+        "config": with_absolute_places(config.override(planned)),
         "data": data.shared(),
         "record": record,
         "start": stages[-1]["from"],
