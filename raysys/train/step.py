@@ -97,8 +97,8 @@ class CapturedStep:
         if self._graph is None:
             self._record(batches)
         for static, batch in zip(self._batches, batches, strict=True):
-            for into, tensor in zip(static, batch, strict=True):
-                into.copy_(tensor)
+            static.waveform.copy_(batch.waveform)
+            static.num_valid.copy_(batch.num_valid)
         self._graph.replay()
         return dict(zip(self._names, self._values.clone().unbind(), strict=True))
 
