@@ -154,6 +154,9 @@ class ModelConfig:
 
     window_samples: Count = 4096
     """Samples of one window at 100 Hz."""
+    highpass_hz: Annotated[float, Bounds(0, 25)] = 0.0
+    """Corner of the high-pass in the normaliser (`model.preprocess.highpass`); 0: none. Ground motion below 1 Hz can be a thousand
+    times larger than what a picker is after."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)

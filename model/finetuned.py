@@ -36,7 +36,7 @@ class Finetuned(nn.Module):
 
     def _padded(self, waveform: Tensor, num_valid: Tensor | None) -> Tensor:
         """Returns the standardised waveform with zeros up to a whole number of coarse frames."""
-        x = standardize(waveform, num_valid)
+        x = standardize(waveform, num_valid, self.model_config.highpass_hz)
         return F.pad(x, (0, -x.shape[-1] % self.model_config.samples_per_coarse_frame))
 
     def _context(self, x: Tensor) -> Tensor:

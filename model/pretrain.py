@@ -77,19 +77,22 @@ class PretrainModel(nn.Module):
         if self.model_config.quantizer.kind == "gumbel":
             self.quantizer.compile(dynamic=False, backend=backend)
 
+    def _standardized(self, waveform: Tensor, num_valid: Tensor | None) -> Tensor:
+        return standardize(waveform, num_valid, self.model_config.highpass_hz)
+
     def encode(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
         """Returns the context (B, S, width), nothing masked, of a waveform (B, 3, T) in any unit."""
-        return self.backbone(standardize(waveform, num_valid))
+        return self.backbone(self._standardized(waveform, num_valid))
 
     def features(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
         """Returns what a frozen model offers a reader, (B, S, encoder width + width): local features, then context."""
-        local = self.backbone.features(standardize(waveform, num_valid))
+        local = self.backbone.features(self._standardized(waveform, num_valid))
         return torch.cat([local, self.backbone.context(local)], dim=-1)
 
     @torch.no_grad()
     def codes(self, waveform: Tensor, num_valid: Tensor | None = None) -> Tensor:
         """Returns the most probable codes (B, S, G) int64 of a waveform (B, 3, T); changes no state."""
-        features = self.backbone.features(standardize(waveform, num_valid))
+        features = self.backbone.features(self._standardized(waveform, num_valid))
         training = self.quantizer.training
         self.quantizer.eval()
         quantized = self.quantizer(features, features.new_ones(features.shape[:2]), Draws(features.device))
@@ -142,7 +145,7 @@ class PretrainModel(nn.Module):
         if self.training:
             raise ValueError("top1_tie needs hard codes and no dropout: call model.eval() first")
         draws = KeyedDraws(window_id)
-        frames, _, _ = self._masked(standardize(waveform, num_valid), num_valid, None, draws, TIE_MASK)
+        frames, _, _ = self._masked(self._standardized(waveform, num_valid), num_valid, None, draws, TIE_MASK)
         with torch.autocast(waveform.device.type, enabled=False):
             score = self.comparison.top1_tie(frames, draws)
             return (score * frames.valid).sum(dim=1), frames.valid.sum(dim=1)
@@ -170,10 +173,9 @@ class PretrainModel(nn.Module):
         ids = contrastive.code_ids(codes, self.model_config.quantizer.num_codes)
         return MaskedFrames(hidden, targets, ids, count), quantized, ratio
 
-    @staticmethod
-    def _normalise(waveform: Tensor, num_valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _normalise(self, waveform: Tensor, num_valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns the standardised waveform (B, 3, T) and a weight for each window (B,), 0 where there is no signal."""
-        waveform = standardize(waveform, num_valid)
+        waveform = self._standardized(waveform, num_valid)
         return waveform, live_windows(waveform).float()
 
     def _real(

@@ -47,7 +47,7 @@ def build_network(config: RunConfig) -> nn.Module:
     if config.finetune.init in SEISBENCH_NETWORKS:
         from raysys.peers import build_peer  # imports SeisBench
 
-        return build_peer(config.finetune.init, config.model.window_samples)
+        return build_peer(config.finetune.init, config.model.window_samples, config.model.highpass_hz)
     return _OURS[config.task](config.model, config.head)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.finetuned import every_sample, weighted_mean
 from model.labels import Labels, event_targets, pick_targets
 from model.picker import LABELS, RATE_HZ
-from model.preprocess import valid_samples
+from model.preprocess import highpass, valid_samples
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +25,16 @@ LOSS_WEIGHTS = (0.05, 0.4, 0.55)
 """Of detection, P and S in EQTransformer's loss (Mousavi et al. 2020)."""
 
 
-def build_peer(name: str, window_samples: int) -> nn.Module:
-    """Returns an untrained network of SeisBench's, "phasenet" or "eqtransformer", for windows of so many samples."""
+def build_peer(name: str, window_samples: int, highpass_hz: float = 0.0) -> nn.Module:
+    """Returns an untrained network of SeisBench's, "phasenet" or "eqtransformer", for windows of so many samples.
+
+    It sees what ours would: `highpass_hz` is `model.highpass_hz`.
+    """
     import seisbench.models as sbm
 
     if name == "phasenet":
-        return PhaseNetPicker(sbm.PhaseNet(phases=LABELS), window_samples)
-    return EQTransformerPicker(sbm.EQTransformer(in_samples=window_samples))
+        return PhaseNetPicker(sbm.PhaseNet(phases=LABELS), window_samples, highpass_hz)
+    return EQTransformerPicker(sbm.EQTransformer(in_samples=window_samples), highpass_hz)
 
 
 def published(source: str) -> nn.Module:
@@ -65,9 +68,9 @@ def published(source: str) -> nn.Module:
 class _Peer(nn.Module):
     """A network of SeisBench's with the preprocessing that it is used with."""
 
-    def __init__(self, network: nn.Module, window_samples: int):
+    def __init__(self, network: nn.Module, window_samples: int, highpass_hz: float = 0.0):
         super().__init__()
-        self.network, self.window_samples = network, window_samples
+        self.network, self.window_samples, self.highpass_hz = network, window_samples, highpass_hz
 
     def _prepared(self, waveform: Tensor, num_valid: Tensor | None) -> Tensor:
         """Returns the waveform normalised as by the network's own `annotate`, zero where there is no data.
@@ -79,6 +82,7 @@ class _Peer(nn.Module):
         inside = x.isfinite() & valid_samples(every_sample(x, num_valid), x.shape[-1])
         x = torch.where(inside, x, 0)
         x = (x - x.sum(dim=-1, keepdim=True) / inside.sum(dim=-1, keepdim=True).clamp_min(1)) * inside
+        x = highpass(x, inside, self.highpass_hz) if self.highpass_hz else x
         peak = x.abs().amax(dim=(1, 2), keepdim=True)
         order = ["ZNE".index(component) for component in self.network.component_order]
         return self.network.annotate_batch_pre((x / torch.where(peak > 0, peak, 1))[:, order], {})
@@ -110,8 +114,8 @@ class PhaseNetPicker(_Peer):
 class EQTransformerPicker(_Peer):
     """EQTransformer (Mousavi et al. 2020), with its own loss; the third of its probabilities is that of no detection."""
 
-    def __init__(self, network: nn.Module):
-        super().__init__(network, network.in_samples)
+    def __init__(self, network: nn.Module, highpass_hz: float = 0.0):
+        super().__init__(network, network.in_samples, highpass_hz)
         if list(network.phases) != ["P", "S"]:
             raise ValueError(f"an EQTransformer of the phases {network.phases} is none of P and S")
 

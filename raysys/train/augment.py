@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from model.labels import Labels
-from model.preprocess import standardize, valid_samples
+from model.preprocess import highpass, standardize, valid_samples
 from raysys.config import AugmentConfig
 
 LONGEST_GAP = 0.25
@@ -13,10 +13,12 @@ SHOULDER_SAMPLES = 100
 """On each side of an onset, beyond which its label is noise."""
 
 
-def augment(waveform: Tensor, num_valid: Tensor, labels: Labels, config: AugmentConfig) -> tuple[Tensor, Tensor]:
+def augment(
+    waveform: Tensor, num_valid: Tensor, labels: Labels, config: AugmentConfig, highpass_hz: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Returns changed windows (B, C, T), and which samples (B, T) still have their label.
 
-    Noise is added in proportion to the deviation of each component, so that a dead one stays dead. A gain is no augmentation
+    Noise is added in proportion to the deviation that the network will see of each component. A dead one stays dead. A gain is no augmentation
     here, since networks normalise their windows. Where a window lies in its trace is drawn before (`raysys.data.plan`).
 
     Args:
@@ -24,6 +26,7 @@ def augment(waveform: Tensor, num_valid: Tensor, labels: Labels, config: Augment
         num_valid: (B,) samples before the padding, which stays zero.
         labels: of the windows: their onsets, and which are noise.
         config: how much of what.
+        highpass_hz: corner of the network's own high-pass.
     """
     inside = waveform.isfinite() & valid_samples(num_valid, waveform.shape[-1])
     x = standardize(waveform, num_valid)
@@ -33,16 +36,22 @@ def augment(waveform: Tensor, num_valid: Tensor, labels: Labels, config: Augment
         return torch.rand(shape, device=x.device)
 
     alive = (x != 0).any(dim=-1, keepdim=True)
+    seen = standardize(waveform, num_valid, highpass_hz) if highpass_hz else x
     # Cubed, as small amplitudes are to be more frequent than large ones.
-    real = _real_noise(x, labels.noise, draw(batch)) * (config.real_noise * draw(batch, 1, 1) ** 3)
+    real = _real_noise(seen, labels.noise, draw(batch)) * (config.real_noise * draw(batch, 1, 1) ** 3)
     white = torch.randn_like(x) * (config.noise * draw(batch, 1, 1) ** 3)
-    x = x + (real + white) * alive
+    x = x + (real + white) * alive * (_share(highpass(x, inside, highpass_hz), inside) if highpass_hz else 1)
     x = x * torch.where(draw(batch, 1, 1) < config.flip, -1.0, 1.0)
     stays = draw(batch, components, 1) >= config.drop_component
     x = x * (stays | ~(stays & alive).any(dim=1, keepdim=True))  # the last one that is alive is not dropped
     gap = _gap(draw(batch), draw(batch), draw(batch) < config.gap, samples)
     x = x * _deviation(waveform, inside)
     return x * inside * ~gap[:, None], ~(gap | _hidden(labels, gap))
+
+
+def _share(x: Tensor, inside: Tensor) -> Tensor:
+    """The standard deviation (B, C, 1) of what a high-pass leaves of standardised windows."""
+    return ((x * x).sum(dim=-1, keepdim=True) / inside.sum(dim=-1, keepdim=True).clamp_min(1)).sqrt()
 
 
 def _deviation(waveform: Tensor, inside: Tensor) -> Tensor:

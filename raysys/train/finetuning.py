@@ -53,7 +53,8 @@ class Finetuning:
 
     def losses(self, model: nn.Module, batch: Batch) -> Losses:
         labels = self._labels.of(batch.trace, batch.start)
-        waveform, keep = augment(batch.waveform, batch.num_valid, labels, self._config.augment)
+        config = self._config
+        waveform, keep = augment(batch.waveform, batch.num_valid, labels, config.augment, config.model.highpass_hz)
         loss = model.loss(waveform, batch.num_valid, labels, keep)
         return loss, {"train/loss": loss}
 
