@@ -1,0 +1,125 @@
+"""A picker as a model of SeisBench's: `Picker.load("folder/picker")`, `annotate`, `classify`, their async twins, `save`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import obspy
+import pandas as pd
+import seisbench
+import seisbench.models as sbm
+import seisbench.util as sbu
+from torch import Tensor
+
+from model.config import HeadConfig, ModelConfig
+from model.hub import decode
+from model.picker import LABELS, PhasePicker
+from raysys.data.resample import RATE_HZ
+from raysys.picking.curves import probabilities
+from raysys.picking.picks import Calibration
+from raysys.picking.record import Record
+from raysys.picking.stream import curves_as_stream, pick_records, read_stream
+
+CITATION = "See the model card (README.md) beside the weights."
+
+
+class Picker(sbm.WaveformModel):
+    """A fine-tuned picker that reads ObsPy streams.
+
+    `annotate` and `classify` read by `raysys.picking`: any rate from 20 Hz on, any order and most names of components, one live
+    component, gaps, records shorter than a window. They give the same wherever a stream is cut, and an error inside is raised.
+
+    Args:
+        model, head: configurations as nested dictionaries (`model.config`).
+        calibration: of dev (`raysys.picking.picks.Calibration`) as a dictionary.
+    """
+
+    _annotate_args = {
+        "batch_size": ("Windows read at once.", 256),
+        "*_threshold": ("Least probability of a pick of P or S, as P_threshold.", 0.3),
+    }
+
+    def __init__(self, model: dict[str, Any], head: dict[str, Any], calibration: dict[str, Any] | None = None, **kwargs):
+        config = decode(ModelConfig, model, "model")
+        self.calibration = decode(Calibration, calibration or {}, "calibration")
+        thresholds = {"P_threshold": self.calibration.p_threshold, "S_threshold": self.calibration.s_threshold}
+        samples = config.window_samples
+        super().__init__(
+            citation=CITATION,
+            component_order="ZNE",
+            sampling_rate=RATE_HZ,
+            output_type="array",
+            in_samples=samples,
+            pred_sample=(0, samples),
+            labels=LABELS,
+            default_args=thresholds,
+            grouping="instrument",
+            **kwargs,
+        )
+        self.picker = PhasePicker(config, decode(HeadConfig, head, "head"))
+
+    @classmethod
+    def of(cls, picker: PhasePicker, calibration: Calibration) -> Picker:
+        """Returns a picker of `model.picker` as a model of SeisBench's, in evaluation mode."""
+        parts = (picker.model_config, picker.head_config, calibration)
+        made = cls(*(dataclasses.asdict(part) for part in parts))
+        made.picker.load_state_dict(picker.state_dict())
+        return made.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns probabilities (B, 3, T) of P, S and noise for waveforms (B, 3, T) at 100 Hz in ZNE order, in any unit."""
+        return self.picker(x)
+
+    @property
+    def phases(self) -> list[str]:
+        """The waves that it picks."""
+        return ["P", "S"]
+
+    async def annotate_async(self, stream: obspy.Stream, copy: bool = True, **kwargs) -> obspy.Stream:
+        """Returns probabilities as traces of channels Picker_P, Picker_S and Picker_N at 100 Hz; `stream` is not changed.
+
+        SeisBench's own reading is not used: an error in it never ends (0.12), and its windows begin where a stream does.
+        """
+        self._verify_argdict(kwargs)
+        batch, found = self._argdict_get_with_default(self.default_args | kwargs, "batch_size"), obspy.Stream()
+        names = tuple(f"{self.name}_{label}" for label in LABELS)
+        for record in self._records(stream):
+            found += curves_as_stream(probabilities(self.picker, record, batch).cpu().numpy(), record, names)
+        return found
+
+    async def classify_async(self, stream: obspy.Stream, **kwargs) -> sbu.ClassifyOutput:
+        """Returns the picks, as `.picks` of the result, sorted by time."""
+        return sbu.ClassifyOutput(self.name, picks=pick_list(self.table(stream, **kwargs)))
+
+    def table(self, stream: obspy.Stream, **kwargs) -> pd.DataFrame:
+        """Returns the same picks with all that is known of them (`raysys.picking.picks.COLUMNS`)."""
+        self._verify_argdict({key: value for key, value in kwargs.items() if key != "copy"})
+        given = self.default_args | kwargs
+        calibration = dataclasses.replace(
+            self.calibration, p_threshold=given["P_threshold"], s_threshold=given["S_threshold"]
+        )
+        batch = self._argdict_get_with_default(given, "batch_size")
+        return pick_records(self.picker, self._records(stream), calibration, self.name, batch)
+
+    def get_model_args(self) -> dict[str, Any]:
+        """Returns what `__init__` takes, for the file beside the weights."""
+        parts = {"model": self.picker.model_config, "head": self.picker.head_config, "calibration": self.calibration}
+        return {name: dataclasses.asdict(part) for name, part in parts.items()}
+
+    def _records(self, stream: obspy.Stream) -> list[Record]:
+        records, why = read_stream(stream, self.picker.window_samples)
+        for line in why:
+            seisbench.logger.warning(f"not read: {line}")
+        return records
+
+
+def pick_list(picks: pd.DataFrame) -> sbu.PickList:
+    """Returns a table of picks as SeisBench has them; `peak_value` is the calibrated probability."""
+    ids = picks["network"] + "." + picks["station"] + "." + picks["location"]
+    times = [
+        [obspy.UTCDateTime(ns=int(ns)) for ns in picks[name].astype("int64")]
+        for name in ("start_time", "end_time", "peak_time")
+    ]
+    rows = zip(ids, *times, picks["probability"], picks["phase"], strict=True)
+    return sbu.PickList(sorted(sbu.Pick(*row) for row in rows))

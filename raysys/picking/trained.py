@@ -1,0 +1,90 @@
+"""Pickers that are ready to read: a run, weights that SeisBench publishes, what `jobs.export` wrote, or the one that comes with the package."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from model.hub import CONFIG, decode, from_pretrained
+from raysys.location import Location
+from raysys.networks import load_network
+from raysys.picking.picks import Calibration
+
+log = logging.getLogger(__name__)
+DEFAULT = "default"
+"""The picker that comes with the package."""
+_PACKAGED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPicker:
+    """A network that picks, and what dev said about it.
+
+    Attributes:
+        name: short, for tables.
+        network: in evaluation mode, on the CPU.
+        calibration: its thresholds and so on.
+    """
+
+    name: str
+    network: nn.Module
+    calibration: Calibration
+
+
+def load_picker(source: str = DEFAULT) -> TrainedPicker:
+    """Returns a picker.
+
+    Args:
+        source: "default" for the one that comes with the package, a folder that `jobs.export` wrote, or what
+            `raysys.networks.load_network` takes: a fine-tuned run, a checkpoint, "phasenet:instance".
+
+    Raises:
+        ValueError, FileNotFoundError: nothing there that picks.
+    """
+    place = Location(_PACKAGED if source == DEFAULT else source)
+    if (place / CONFIG).exists():
+        content = (place / CONFIG).read_json()
+        told = content.get("run") or {}
+        if content.get("class") == "PhasePicker" and "calibration" in told:
+            with place.on_disk() as folder:
+                network = from_pretrained(folder)
+            return TrainedPicker(told["name"], network, decode(Calibration, told["calibration"], "calibration"))
+    loaded = load_network(source)
+    if loaded.config is not None and loaded.config.task != "pick":
+        raise ValueError(f"{source} was trained to {loaded.config.task} and not to pick: name a run of --task pick")
+    log.warning(
+        "%s: nothing says from which probability on its picks are to be trusted, so thresholds are %g and probabilities are taken "
+        "as they are; evaluate it and export it (docs/picks.md)",
+        source,
+        Calibration().p_threshold,
+    )
+    return TrainedPicker(loaded.name, loaded.network, Calibration())
+
+
+def calibration_of(evaluation: str, checkpoint: str) -> tuple[Calibration, dict]:
+    """Returns what an evaluation says of a checkpoint: its calibration, and its part of evaluation.json.
+
+    Args:
+        evaluation: the folder that `jobs.evaluate` wrote.
+        checkpoint: of the network.
+
+    Raises:
+        ValueError: the checkpoint was not evaluated there; the message names those that were.
+    """
+    models = (Location(evaluation) / "evaluation.json").read_json()["models"]
+    mine = [told for told in models.values() if told["checkpoint"] == checkpoint]
+    if not mine:
+        known = ", ".join(f"{name} ({told['checkpoint'] or told['source']})" for name, told in models.items())
+        raise ValueError(f"{evaluation} does not evaluate {checkpoint}: it has {known}")
+    told, default = mine[0], Calibration()
+    thresholds, spread = told["thresholds"], told.get("spread") or {}
+    calibration = Calibration(
+        p_threshold=thresholds["P"] or default.p_threshold,
+        s_threshold=thresholds["S"] or default.s_threshold,
+        temperature=told["temperature"] or default.temperature,
+        p_spread=spread.get("P"),
+        s_spread=spread.get("S"),
+    )
+    return calibration, told
+
