@@ -4,10 +4,10 @@ from torch import Tensor
 
 from model.finetuned import PerSample, every_sample, weighted_mean
 from model.labels import Labels, pick_targets
+from model.preprocess import RATE_HZ
 
 LABELS = "PSN"
 """Order of the output channels: P arrival, S arrival, noise."""
-RATE_HZ = 100.0
 
 
 class PhasePicker(PerSample):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 RATE_HZ = 100.0
 
+
 def valid_samples(num_valid: Tensor, num_samples: int) -> Tensor:
     """Returns the (B, 1, T) bool mask of the samples before the padding, from `num_valid` (B,)."""
     position = torch.arange(num_samples, device=num_valid.device)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from model.finetuned import every_sample, weighted_mean
 from model.labels import Labels, event_targets, pick_targets
-from model.picker import LABELS, RATE_HZ
-from model.preprocess import highpass, valid_samples
+from model.picker import LABELS
+from model.preprocess import RATE_HZ, highpass, valid_samples
 
 log = logging.getLogger(__name__)
 

@@ -56,9 +56,7 @@ def small() -> RunConfig:
         quantizer=QuantizerConfig(num_codes=64, code_dim=32),
         target_dim=64,
     )
-    return RunConfig(
-        name="small", model=model, loss=LossConfig(diversity="entropy"), train=TrainConfig(compile=True)
-    )
+    return RunConfig(name="small", model=model, loss=LossConfig(diversity="entropy"), train=TrainConfig(compile=True))
 
 
 def demo() -> RunConfig:

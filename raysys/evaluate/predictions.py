@@ -20,7 +20,7 @@ from raysys.data.windows import Traces, read_windows
 from raysys.evaluate.calibration import soft_label_losses
 from raysys.evaluate.dev_scores import TOLERANCES_S, hits
 from raysys.evaluate.tasks import SPLITS, Targets, identity_columns
-from raysys.evaluate.tolerance import find_peaks, match
+from raysys.evaluate.tolerance import find_peaks, match, peak_widths_s
 
 log = logging.getLogger(__name__)
 SCORES = ("score_detection", "score_p_or_s", "p_sample_pred", "s_sample_pred")
@@ -205,6 +205,7 @@ def _read_picks(part: FixedWindows, output: Tensor, with_losses: bool) -> tuple[
         late = {f"late_{t:g}s": match(sample, there, onsets, t)[there] for t in TOLERANCES_S}
         which = {"window": np.nonzero(there)[0], "wave": wave, "sample": sample[there], "known": certain[there]}
         of_pick = {name: probability[:, k][there].astype(float) for k, name in enumerate("psn")}
+        of_pick["width_s"] = peak_widths_s(output[:, "PS".index(wave)].cpu().numpy(), sample)[there]
         picks.append(pd.DataFrame(which | of_pick | late))
     losses = soft_label_losses(output, target, known) if with_losses else torch.zeros(0, 0)
     columns |= {f"loss_{k}": column for k, column in enumerate(losses.cpu().numpy().T)}

@@ -11,7 +11,7 @@ from torch import nn
 from raysys.evaluate.predictions import SCORES
 from raysys.location import Location
 
-_VERSION = 1
+_VERSION = 2
 """Of the way in which predictions are made; a change of it makes all of them anew."""
 _DONE = "fingerprint.json"
 _NUMBERS = {name: [""] for name in (*SCORES, "phase_onset")}

@@ -8,7 +8,14 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix
 
-from raysys.evaluate.calibration import NUM_BINS, best_temperature, calibration_error, cooled, reliability
+from raysys.evaluate.calibration import (
+    NUM_BINS,
+    best_temperature,
+    calibration_error,
+    cooled,
+    reliability,
+    spread_of_times,
+)
 from raysys.evaluate.intervals import Statistic, Sums, interval, replicate
 from raysys.evaluate.scores import Tables, class_probabilities, residuals, statistics_of
 from raysys.evaluate.tasks import SPLITS
@@ -26,7 +33,7 @@ class Summary:
     """The scores of one network.
 
     Attributes:
-        told: what goes into evaluation.json beside metrics: thresholds, temperature, residuals, reliability, confusion.
+        told: what goes into evaluation.json beside metrics: thresholds, temperature, spread of times, residuals, reliability, confusion.
         metrics: data set, or `ALL` -> metric -> value, low, high, count.
         drawn: the test metrics of `ALL` (columns) of the events as they are and of each resample (rows).
     """
@@ -80,8 +87,15 @@ def summarize(
             told[key][name] = what
     _fill(metrics)
     letters = {"P": common.p, "S": common.s, "det": common.det, "phase": common.phase}
+    spread = {
+        wave: _spread(tables[ALL].get("dev_picks", pd.DataFrame()), wave, threshold)
+        for wave, threshold in (("P", common.p), ("S", common.s))
+    }
     return Summary(
-        {"thresholds": letters, "temperature": temperature} | told, _named(metrics, classes), drawn, drawn_from
+        {"thresholds": letters, "temperature": temperature, "spread": spread} | told,
+        _named(metrics, classes),
+        drawn,
+        drawn_from,
     )
 
 
@@ -131,6 +145,14 @@ def _ece(sums: np.ndarray) -> np.ndarray:
 def _temperature(windows: pd.DataFrame) -> float:
     columns = sorted((c for c in windows if c.startswith("loss_")), key=lambda c: int(c[5:]))
     return best_temperature(windows[columns].to_numpy()) if len(columns) else NAN
+
+
+def _spread(picks: pd.DataFrame, wave: str, threshold: float) -> float:
+    """`spread_of_times` of the picks of a wave on dev, those that the threshold takes."""
+    if not len(picks) or not np.isfinite(threshold):
+        return NAN
+    mine = picks[(picks["wave"] == wave) & (picks[wave.lower()] > threshold)]
+    return spread_of_times(mine["late_0.5s"].to_numpy(float), mine["width_s"].to_numpy(float))
 
 
 def _peaks(picks: pd.DataFrame, temperature: float | None = None) -> np.ndarray:

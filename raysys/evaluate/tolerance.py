@@ -28,6 +28,20 @@ def find_peaks(probability: Tensor, num_valid: Tensor) -> tuple[Tensor, Tensor]:
     return sample, value
 
 
+def peak_widths_s(curves: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+    """Returns the standard deviations in seconds (n, K) of curves (n, T) around their peaks (n, K), as if they were densities of onsets.
+
+    `APART_SAMPLES` on each side are looked at. Samples that are NaN have no weight.
+    """
+    near = np.arange(-APART_SAMPLES, APART_SAMPLES + 1)
+    place = peaks[:, :, None] + near
+    inside = (place >= 0) & (place < curves.shape[1])
+    values = curves[np.arange(len(curves))[:, None, None], np.clip(place, 0, curves.shape[1] - 1)]
+    weight = np.where(inside, np.nan_to_num(values), 0).astype(np.float64)
+    total = weight.sum(axis=-1)
+    return np.sqrt((weight * near**2).sum(axis=-1) / np.where(total > 0, total, np.nan)) / RATE_HZ
+
+
 def match(sample: np.ndarray, there: np.ndarray, onsets: np.ndarray, tolerance_s: float) -> np.ndarray:
     """Returns how many seconds after its onset each pick lies, (n, K), NaN where it has none.
 

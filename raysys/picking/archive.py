@@ -66,7 +66,7 @@ def find_files(paths: Iterable[str], known: pd.DataFrame | None = None) -> pd.Da
     """
     files = _files(paths)
     rows, unread = [], []
-    old = {} if known is None else {key: part for key, part in known.groupby(["path", "size", "changed_ns"])}
+    old = {} if known is None else dict(iter(known.groupby(["path", "size", "changed_ns"])))
     for file in files:
         if (part := old.get(file)) is not None:
             rows += part.itertuples(index=False, name=None)
@@ -84,7 +84,9 @@ def find_files(paths: Iterable[str], known: pd.DataFrame | None = None) -> pd.Da
         more = f" and {len(strange) - _NAMED} more" if len(strange) > _NAMED else ""
         log.warning("no seismograms that ObsPy reads: %s%s", ", ".join(strange[:_NAMED]), more)
     if not rows:
-        raise FileNotFoundError(f"no seismograms in {', '.join(map(str, paths))}: name files, folders or an SDS archive")
+        raise FileNotFoundError(
+            f"no seismograms in {', '.join(map(str, paths))}: name files, folders or an SDS archive"
+        )
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 

@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-
-from model.hub import WEIGHTS, save_pretrained, save_weights
+from model.hub import save_pretrained, save_weights
 from model.picker import PhasePicker
 from raysys.evaluate.summary import ALL
 from raysys.networks import load_network

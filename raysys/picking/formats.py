@@ -28,27 +28,11 @@ import numpy as np
 import pandas as pd
 
 from raysys.location import Location
+from raysys.picking.picks import COLUMNS
 from raysys.picking.stations import local_km, station_ids, unmatched, with_ids
 
 log = logging.getLogger(__name__)
 
-COLUMNS = (
-    "network",
-    "station",
-    "location",
-    "instrument",
-    "phase",
-    "peak_time",
-    "start_time",
-    "end_time",
-    "probability",
-    "time_uncertainty_s",
-    "amplitude",
-    "amplitude_unit",
-    "snr_db",
-    "model",
-)
-"""Of a table of picks."""
 MANY = 100_000
 """Picks above which a QuakeML file is warned about: a pick takes 0.7 KB, and 0.3 to 0.6 ms."""
 PHASENET_RATE_HZ = 100

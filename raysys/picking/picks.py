@@ -5,19 +5,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from model.picker import LABELS, RATE_HZ
+from model.picker import LABELS
+from model.preprocess import RATE_HZ
 from raysys.evaluate.calibration import cooled
+from raysys.evaluate.tolerance import peak_widths_s
 from raysys.picking.record import Record
 
 COLUMNS = {
     **dict.fromkeys(("network", "station", "location", "instrument", "phase"), "str"),
     **dict.fromkeys(("peak_time", "start_time", "end_time"), "datetime64[ns, UTC]"),
-    **dict.fromkeys(("probability", "time_uncertainty_s", "amplitude", "snr_db"), "float64"),
-    **dict.fromkeys(("amplitude_unit", "model"), "str"),
+    **dict.fromkeys(("probability", "time_uncertainty_s", "amplitude"), "float64"),
+    **{"amplitude_unit": "str", "snr_db": "float64", "model": "str"},
 }
 """Of a table of picks."""
-WIDTH_SAMPLES = 50
-"""On each side of a peak, in which its width is measured."""
 AMPLITUDE_S, SIGNAL_S, NOISE_S = 2.0, 1.0, 2.0
 """Behind an onset: where the amplitude is looked for, and the signal; before it: the noise."""
 UNCALIBRATED = 0.3
@@ -53,15 +53,6 @@ def triggers(curve: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarra
     return edges[high, 0], edges[high, 1] - 1, peaks[high]
 
 
-def peak_width_s(curve: np.ndarray, peak: np.ndarray) -> np.ndarray:
-    """Returns the standard deviation in seconds of a curve (T,) around its peaks (n,), as if it were the density of the onset."""
-    near = np.arange(-WIDTH_SAMPLES, WIDTH_SAMPLES + 1)
-    place = peak[:, None] + near
-    inside = (place >= 0) & (place < len(curve))
-    weight = np.where(inside, np.nan_to_num(curve[np.clip(place, 0, len(curve) - 1)]), 0)
-    return np.sqrt((weight * near**2).sum(axis=1) / weight.sum(axis=1)) / RATE_HZ
-
-
 def find_picks(probability: np.ndarray, record: Record, calibration: Calibration, model: str) -> pd.DataFrame:
     """Returns the picks in a record, one row each (`COLUMNS`), by time.
 
@@ -78,7 +69,7 @@ def find_picks(probability: np.ndarray, record: Record, calibration: Calibration
         curve = probability[row]
         first, last, peak = triggers(curve, threshold)
         sure = cooled(probability[:, peak].T.astype(float), calibration.temperature)[:, row]
-        width = peak_width_s(curve, peak)
+        width = peak_widths_s(curve[None], peak[None])[0]
         amplitude, snr = _size(record.samples, peak)
         columns = {
             **{name: getattr(record, name) for name in ("network", "station", "location", "instrument")},

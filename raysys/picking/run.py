@@ -122,13 +122,19 @@ def pick_archive(paths: tuple[str, ...], out: str, how: Picking = Picking()) -> 
 def read_picks(out: Location | str, days: list[StationDay] | None = None) -> pd.DataFrame:
     """Returns the picks below a folder as one table, of some station-days or of all."""
     folder = Location(out) / "picks"
-    files = [folder / day.file_name for day in days] if days is not None else [f for s in folder.folders() for f in s.glob("*.parquet")]
+    files = (
+        [folder / day.file_name for day in days]
+        if days is not None
+        else [f for s in folder.folders() for f in s.glob("*.parquet")]
+    )
     tables = [pd.read_parquet(io.BytesIO(file.read())) for file in files if file.exists()]
     filled = [table for table in tables if len(table)]
     return in_order(pd.concat(filled)) if filled else no_picks()
 
 
-def read_day(day: StationDay, margin_s: float, window: int, instruments: tuple[str, ...]) -> tuple[list[Record], list[str]]:
+def read_day(
+    day: StationDay, margin_s: float, window: int, instruments: tuple[str, ...]
+) -> tuple[list[Record], list[str]]:
     """Returns the records of a station around a day, and a line for whatever cannot be read."""
     import obspy
 
@@ -156,7 +162,9 @@ def _preferred(traces: list, instruments: tuple[str, ...]) -> list:
 
     def taken(trace) -> bool:
         code = trace.stats.channel.upper()
-        return code[:2] == best[trace.stats.location] if len(code) == 3 and best[trace.stats.location] else len(code) != 3
+        return (
+            code[:2] == best[trace.stats.location] if len(code) == 3 and best[trace.stats.location] else len(code) != 3
+        )
 
     return [trace for trace in traces if taken(trace)]
 
@@ -213,7 +221,9 @@ def _results(
             pending[submit(day)] = day
 
 
-def _submitter(picker: TrainedPicker, how: Picking, margin_s: float) -> tuple[Callable[[StationDay], ray.ObjectRef], int]:
+def _submitter(
+    picker: TrainedPicker, how: Picking, margin_s: float
+) -> tuple[Callable[[StationDay], ray.ObjectRef], int]:
     """What begins a station-day, and how many are on their way at a time. On a GPU, other processes read what it picks."""
     inventory = _responses(how.stations)
     arguments = margin_s, picker.network.window_samples, how.instruments
@@ -276,7 +286,9 @@ class _Progress:
     failed: int = 0
     picks: int = 0
     hours: float = 0.0
-    why: dict[str, dict[str, list[datetime.date]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    why: dict[str, dict[str, list[datetime.date]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(list))
+    )
     begun: float = field(default_factory=time.perf_counter)
     said: float = 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import obspy
 import pandas as pd
@@ -35,12 +35,14 @@ class Picker(sbm.WaveformModel):
         calibration: of dev (`raysys.picking.picks.Calibration`) as a dictionary.
     """
 
-    _annotate_args = {
+    _annotate_args: ClassVar = {
         "batch_size": ("Windows read at once.", 256),
         "*_threshold": ("Least probability of a pick of P or S, as P_threshold.", 0.3),
     }
 
-    def __init__(self, model: dict[str, Any], head: dict[str, Any], calibration: dict[str, Any] | None = None, **kwargs):
+    def __init__(
+        self, model: dict[str, Any], head: dict[str, Any], calibration: dict[str, Any] | None = None, **kwargs
+    ):
         config = decode(ModelConfig, model, "model")
         self.calibration = decode(Calibration, calibration or {}, "calibration")
         thresholds = {"P_threshold": self.calibration.p_threshold, "S_threshold": self.calibration.s_threshold}

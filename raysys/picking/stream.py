@@ -28,9 +28,7 @@ def pick_records(
         model: its name.
         batch: windows read at once.
     """
-    tables = [
-        find_picks(probabilities(network, one, batch).cpu().numpy(), one, calibration, model) for one in records
-    ]
+    tables = [find_picks(probabilities(network, one, batch).cpu().numpy(), one, calibration, model) for one in records]
     return in_order(pd.concat(tables)) if tables else no_picks()
 
 

@@ -87,4 +87,3 @@ def calibration_of(evaluation: str, checkpoint: str) -> tuple[Calibration, dict]
         s_spread=spread.get("S"),
     )
     return calibration, told
-

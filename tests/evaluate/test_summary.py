@@ -53,6 +53,7 @@ def tables_of(name: str, seed: int, shift: float = 0.0, labelled: bool = True):
             "s": 0.0,
             "n": 1 - score[window],
         }
+        picks["width_s"] = 0.2
         picks |= {"late_0.1s": np.where(np.abs(late) <= 0.1, late, np.nan), "late_0.5s": late}
         some = {"task1": task1, "task23": task23, "windows": windows, "picks": picks}
         out |= {

@@ -76,7 +76,7 @@ def naive(times: pd.Series) -> pd.Series:
 def test_csv_is_the_table_itself(picks, tmp_path):
     (file,) = write_picks(picks.assign(more=1), "csv", tmp_path / "made")
     assert file == Location(tmp_path / "made" / "picks.csv")
-    codes = dict.fromkeys(COLUMNS[:5], str)
+    codes = dict.fromkeys(list(COLUMNS)[:5], str)
     found = read(file, dtype=codes, keep_default_na=False, parse_dates=["peak_time", "start_time", "end_time"])
     pd.testing.assert_frame_equal(found, picks, check_dtype=False)
     assert str(found["peak_time"].dt.tz) == "UTC"
