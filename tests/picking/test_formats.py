@@ -21,7 +21,9 @@ from raysys.picking.stations import station_ids
 P_KM_S, S_KM_S = 6.0, 3.5
 EVENTS = ((0.0, 46.0, 8.0, 8.0), (100.0, 46.2, 8.25, 12.0), (230.0, 45.85, 7.8, 5.0))
 """Origin time in s, latitude, longitude, depth in km."""
-NO_PYOCTO = "under Python 3.11 pyocto asks for numpy below 2, but runs with 2.4: pip install --no-deps pyocto==0.2.2 pyproj"
+NO_PYOCTO = (
+    "under Python 3.11 pyocto asks for numpy below 2, but runs with 2.4: pip install --no-deps pyocto==0.2.2 pyproj"
+)
 HEADERS = {
     "csv": ",".join(COLUMNS),
     "phasenet": "file_name,begin_time,station_id,phase_index,phase_time,phase_score,phase_amp,phase_type",
