@@ -137,6 +137,7 @@ def _phasenet(picks: pd.DataFrame) -> str:
 
 
 def _gamma(picks: pd.DataFrame) -> str:
+    """Read it with `parse_dates=["timestamp"]`: GaMMA 1.2.17 fails at times that are text under pandas 3."""
     columns = {
         "id": station_ids(picks),
         "timestamp": _iso(picks["peak_time"]),
