@@ -28,7 +28,19 @@ class PhasePicker(PerSample):
             labels: of the windows.
             keep: (B, T) bool, samples whose label counts; None: all.
         """
-        logits = self.logits(waveform, num_valid).float()
         width = self.head_config.label_width_s * RATE_HZ
         targets, weight = pick_targets(labels, every_sample(waveform, num_valid), waveform.shape[-1], width)
+        return self.soft_loss(waveform, num_valid, targets, weight, keep)
+
+    def soft_loss(
+        self, waveform: Tensor, num_valid: Tensor | None, targets: Tensor, weight: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
+        """Returns the cross-entropy with given probabilities in nats, 0-dim: the mean by weight.
+
+        Args:
+            waveform, num_valid, keep: those of `loss`.
+            targets: (B, 3, T) probabilities of P, S and noise.
+            weight: (B, T) of each sample.
+        """
+        logits = self.logits(waveform, num_valid).float()
         return weighted_mean(-(targets * logits.log_softmax(dim=1)).sum(dim=1), weight, keep)
