@@ -20,6 +20,7 @@ from raysys.picking.curves import probabilities
 from raysys.picking.picks import Calibration
 from raysys.picking.record import Record
 from raysys.picking.stream import curves_as_stream, pick_records, read_stream
+from raysys.picking.trained import DEFAULT, load_picker
 
 CITATION = "See the model card (README.md) beside the weights."
 
@@ -68,6 +69,18 @@ class Picker(sbm.WaveformModel):
         made = cls(*(dataclasses.asdict(part) for part in parts))
         made.picker.load_state_dict(picker.state_dict())
         return made.eval()
+
+    @classmethod
+    def open(cls, source: str = DEFAULT) -> Picker:
+        """Returns a picker of ours by what `raysys.picking.trained.load_picker` takes; without a source the one of the package.
+
+        Raises:
+            ValueError, FileNotFoundError: nothing there that picks, or a network of SeisBench's.
+        """
+        trained = load_picker(source)
+        if not isinstance(trained.network, PhasePicker):
+            raise ValueError(f"{source} is a network of SeisBench's: load it by its own class")
+        return cls.of(trained.network, trained.calibration)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns probabilities (B, 3, T) of P, S and noise for waveforms (B, 3, T) at 100 Hz in ZNE order, in any unit."""
