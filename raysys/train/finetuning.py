@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.labels import Labels, event_targets
-from raysys.config import SEISBENCH_NETWORKS, RunConfig
+from raysys.config import RunConfig
+from raysys.config_finetuning import SEISBENCH_NETWORKS
 from raysys.data.fixed_windows import FixedWindows
 from raysys.data.labels import TraceLabels
 from raysys.data.stream import Batch, Worker
