@@ -70,7 +70,7 @@ class Snapshot:
             tensors |= {f"{names[parameter]}:{key}": value for key, value in values.items()}
         if averaged is not None:
             tensors |= {f"{name}:weights": value for name, value in model.state_dict().items()}
-        on_host = _on_host((averaged or model).state_dict()), _on_host(tensors)
+        on_host = _on_host((model if averaged is None else averaged).state_dict()), _on_host(tensors)
         return cls(*on_host, state, metrics, config, record, progress_of(model))
 
     def write(self, folder: Path) -> None:
