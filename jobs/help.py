@@ -9,7 +9,8 @@ import types
 from itertools import pairwise
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from raysys.config import CHANGED_IN_FINETUNING, OFTEN_CHANGED, RunConfig, keys
+from raysys.config import OFTEN_CHANGED, RunConfig, keys
+from raysys.config_finetuning import CHANGED_IN_FINETUNING
 from raysys.presets import PRESETS
 
 _WIDTH = 113

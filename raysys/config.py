@@ -26,6 +26,7 @@ from model.bounds import (
 )
 from model.config import HeadConfig, LossConfig, MaskConfig, ModelConfig
 from raysys.codebook_health import COLLAPSED_BELOW
+from raysys.config_finetuning import SEISBENCH_NETWORKS, AugmentConfig, FinetuneConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,55 +173,6 @@ class ProbeConfig:
 
     def __post_init__(self):
         check_bounds(self, "probe")
-
-
-SEISBENCH_NETWORKS = ("phasenet", "eqtransformer")
-"""Networks of SeisBench's that can be trained in place of ours, to compare with."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuneConfig:
-    """Fine-tuning on labelled traces."""
-
-    init: str = "scratch"
-    """What training begins with: a pretraining run or one of its checkpoints (folder), "scratch" for the same network without
-    pretraining, or, for picking, a network of SeisBench's without any training: "phasenet", "eqtransformer"."""
-    label_fraction: AboveZero = 1.0
-    """Part of the labelled training traces of every data set, drawn by event; a smaller part lies inside a larger one."""
-    label_draw: Whole = 0
-    """Which of the ways to draw them."""
-    at_onsets: Part = 0.67
-    """Fraction of the training windows that are placed so as to hold an onset, where the trace has one."""
-    frozen: BelowOne = 0.15
-    """Fraction of the budget in which a pretrained backbone stays as it is."""
-    backbone_lr: NotNegative | None = None
-    """Learning rate of the backbone over that of the head (`optim.lr`); None: 0.15 for a pretrained one, 0.5 for one from
-    scratch."""
-    classes_file: str = ""
-    """For `task=classify`, a CSV file or URL with the columns trace_name and class, and dataset where names repeat; without it
-    traces are "noise" or "earthquake" by their category."""
-
-    def __post_init__(self):
-        check_bounds(self, "finetune")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentConfig:
-    """What is done to the windows that a network is fine-tuned on. (A window's place in its trace is always drawn.)"""
-
-    flip: Part = 0.5
-    """Fraction of windows whose polarity is reversed."""
-    drop_component: BelowOne = 0.05
-    """Probability that a component is zero."""
-    noise: NotNegative = 0.5
-    """Largest deviation of white noise that is added, over that of the component."""
-    real_noise: NotNegative = 0.5
-    """The same for windows of noise traces of the same batch."""
-    gap: Part = 0.0
-    """Fraction of windows with a gap of zeros of up to a quarter of the window; frames in it have no label."""
-
-    def __post_init__(self):
-        check_bounds(self, "augment")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -386,15 +338,6 @@ OFTEN_CHANGED = (
     *("search.space", "search.num_trials"),
 )
 """The keys that `--help` shows."""
-
-
-CHANGED_IN_FINETUNING = (
-    *("finetune.init", "finetune.label_fraction", "finetune.label_draw", "finetune.frozen", "finetune.backbone_lr"),
-    *("head.dropout", "head.span_mask", "head.channel_mask", "augment.noise", "augment.real_noise"),
-    *("name", "storage", "data.root", "data.datasets", "optim.lr", "train.max_steps", "train.batch_size"),
-    *("train.num_workers", "train.patience", "train.seed", "search.space"),
-)
-"""The same for a task of fine-tuning."""
 
 
 FORMER_NAMES = {"search.min_used_fraction": "search.min_perplexity_fraction"}

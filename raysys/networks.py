@@ -14,7 +14,8 @@ from model.detector import EventDetector
 from model.hub import WEIGHTS, from_pretrained, load_strict
 from model.picker import PhasePicker
 from model.pretrain import PretrainModel
-from raysys.config import SEISBENCH_NETWORKS, RunConfig
+from raysys.config import RunConfig
+from raysys.config_finetuning import SEISBENCH_NETWORKS
 from raysys.location import Location
 
 log = logging.getLogger(__name__)

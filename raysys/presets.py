@@ -3,16 +3,8 @@
 from collections.abc import Callable
 
 from model.config import BackboneConfig, EncoderConfig, LossConfig, MaskConfig, ModelConfig, QuantizerConfig
-from raysys.config import (
-    SEISBENCH_NETWORKS,
-    DataConfig,
-    OptimConfig,
-    ProbeConfig,
-    RunConfig,
-    SearchConfig,
-    TrainConfig,
-    keys,
-)
+from raysys.config import DataConfig, OptimConfig, ProbeConfig, RunConfig, SearchConfig, TrainConfig, keys
+from raysys.config_finetuning import SEISBENCH_NETWORKS
 from raysys.location import Location
 
 

@@ -38,6 +38,7 @@ ZERO_MEANS = {
     "finetune.label_draw": "a seed",
     "finetune.at_onsets": "windows lie anywhere",
     "finetune.frozen": "the backbone learns from the first step on",
+    "finetune.average": "none",
     "finetune.backbone_lr": "the backbone stays as it is",
     "augment.flip": "none",
     "augment.drop_component": "none",

@@ -4,7 +4,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from raysys.config import SEISBENCH_NETWORKS, RunConfig
+from raysys.config import RunConfig
+from raysys.config_finetuning import SEISBENCH_NETWORKS
 from raysys.presets import PRESETS, finetuning
 from raysys.report.collect import flatten
 from raysys.report.page import Section, note, pairs, paragraph, table

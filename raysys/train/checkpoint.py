@@ -28,8 +28,10 @@ class Snapshot:
     """
 
     model: dict[str, Tensor]
+    """What is validated: the weights, or their average."""
     optimizer: dict[str, Tensor]
-    """Of AdamW ("parameter:field") and of the step guard ("guard.field")."""
+    """Of AdamW ("parameter:field") and of the step guard ("guard.field"), and the weights where `model` is their average
+    ("NAME:weights")."""
     state: dict[str, Any]
     """Step, windows and epoch done."""
     metrics: dict[str, Any]
@@ -48,6 +50,7 @@ class Snapshot:
         metrics: dict[str, Any],
         config: RunConfig,
         record: dict[str, Any],
+        averaged: nn.Module | None = None,
     ) -> Self:
         """Returns a copy of a run.
 
@@ -59,12 +62,15 @@ class Snapshot:
             metrics: of the last validation, for the card.
             config: of the run.
             record: of the run (`raysys.record`).
+            averaged: the model with averaged weights, where there are some.
         """
         names = {parameter: name for name, parameter in model.named_parameters()}
         tensors = {f"guard.{key}": value for key, value in guard.items()}
         for parameter, values in optimizer.state.items():
             tensors |= {f"{names[parameter]}:{key}": value for key, value in values.items()}
-        on_host = _on_host(model.state_dict()), _on_host(tensors)
+        if averaged is not None:
+            tensors |= {f"{name}:weights": value for name, value in model.state_dict().items()}
+        on_host = _on_host((model if averaged is None else averaged).state_dict()), _on_host(tensors)
         return cls(*on_host, state, metrics, config, record, progress_of(model))
 
     def write(self, folder: Path) -> None:
@@ -81,24 +87,30 @@ class Snapshot:
 
 
 def load_checkpoint(
-    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averaged: nn.Module | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the step guard's tensors and the state, after loading model and optimizer in place.
+    """Returns the step guard's tensors and the state, after loading model, optimizer and the averaged weights in place.
 
     Raises:
         ValueError: weights that do not fit the model, naming the keys.
     """
-    load_strict(model, load_file(directory / "model.safetensors"))
+    validated = load_file(directory / "model.safetensors")
     parameters = dict(model.named_parameters())
-    guard = {}
+    guard, weights = {}, {}
     for key, value in load_file(directory / "optim.safetensors").items():
         if key.startswith("guard."):
             guard[key.removeprefix("guard.")] = value
             continue
         name, field = key.rsplit(":", 1)
+        if field == "weights":
+            weights[name] = value
+            continue
         parameter = parameters[name]
         on_device = value.to(parameter.device) if field != "step" or parameter.is_cuda else value
         optimizer.state[parameter][field] = on_device
+    load_strict(model, weights or validated)
+    if averaged is not None:
+        load_strict(averaged, validated)
     return guard, json.loads((directory / "state.json").read_text())
 
 

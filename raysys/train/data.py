@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,12 @@ from raysys.config import RunConfig
 from raysys.data.corpus import fingerprint, load_corpus, select, summary, train_plan
 from raysys.data.fixed_windows import FixedWindows, fixed_windows
 from raysys.data.in_memory import load_into_memory
-from raysys.data.labels import TraceLabels, draw_labelled
+from raysys.data.labels import TraceLabels
 from raysys.data.leakage import leak_report
 from raysys.data.plan import Plan
 from raysys.data.windows import Traces
 from raysys.evaluate.probe import P, S, frame_labels
+from raysys.train.left_out import check_left_out, dev_groups, label_counts, learnt_from
 
 log = logging.getLogger(__name__)
 _FIXED_SEED = 20_200_101
@@ -36,7 +38,7 @@ class TrainingData:
     fingerprint: str
     contents: dict[str, Any]
     """For the record: "sets" (`raysys.data.corpus.summary`), "leaks" (`raysys.data.leakage.leak_report`), and, of fine-tuning,
-    "labels", how many of the labelled traces are learnt from."""
+    "dev_traces", labelled ones by data set, and "labels" (`raysys.train.left_out.label_counts`)."""
     traces: Any
     validation: Any
     probe_fit: Any = None
@@ -57,15 +59,15 @@ class TrainingData:
         """Returns the data of a run among those that share it: in its order, and with the part of the labels that it may see."""
         if config.task == "pretrain":
             return dataclasses.replace(self, plan=dataclasses.replace(self.plan, seed=config.train.seed))
+        self.check_left_out(config)
         traces, labels, tuning = self.get("traces"), self.get("labels"), config.finetune
-        taken = draw_labelled(traces.dataset, labels.unit, tuning.label_fraction, tuning.label_draw)
+        dataset = np.array(traces.datasets)[traces.dataset]
+        taken = learnt_from(dataset, labels.unit, tuning)
         mine = traces.take(np.flatnonzero(taken))
-        counts = {
-            name: [int((mine.dataset == code).sum()), int((traces.dataset == code).sum())]
-            for code, name in enumerate(traces.datasets)
-        }
-        told = {"traces": len(mine), "of": len(traces), "by_dataset": counts, "dev": self.contents["dev_traces"]}
-        log.info("labelled traces to learn from: %d of %d", len(mine), len(traces))
+        told = label_counts(dataset, taken, self.contents["dev_traces"], tuning.left_out)
+        log.info("labelled traces to learn from: %d of %d", told["traces"], told["of"])
+        if tuning.left_out:
+            log.info("left out, and alone in dev/score: %s", told["left_out"])
         return dataclasses.replace(
             self,
             plan=train_plan(config.data, mine, config.train.seed, tuning.at_onsets),
@@ -73,6 +75,13 @@ class TrainingData:
             traces=ray.put(mine) if isinstance(self.traces, ray.ObjectRef) else mine,
             labels=labels.take(taken),
         )
+
+    def check_left_out(self, config: RunConfig) -> None:
+        """Raises a ValueError if a run cannot leave out what it is to leave out."""
+        windows, sets = self.get("validation"), self.contents["sets"]
+        dev = [windows.datasets[code] for code in np.unique(windows.dataset)]
+        known = [row["dataset"] for row in sets]
+        check_left_out(config.finetune.left_out, known, self.get("traces").datasets, dev)
 
     def load_into_memory(self) -> "TrainingData":
         """Returns the data with the training windows cut from the object store, where they fit (needs a running Ray)."""
@@ -116,15 +125,21 @@ def _labelled_data(config: RunConfig, corpus: pa.Table, training: pa.Table, dev:
     """What fine-tuning may read: all labelled traces of training and dev split."""
     training, dev = _known(training, config, "training"), _known(dev, config, "dev")
     traces = Traces.from_table(training)
-    return TrainingData(
+    data = TrainingData(
         plan=train_plan(config.data, traces, config.train.seed, config.finetune.at_onsets),
         fingerprint=fingerprint(corpus),
-        contents={"sets": summary(corpus), "leaks": leak_report(corpus), "dev_traces": len(dev)},
+        contents={
+            "sets": summary(corpus),
+            "leaks": leak_report(corpus),
+            "dev_traces": dict(Counter(dev["dataset"].to_pylist())),
+        },
         traces=traces,
         validation=fixed_windows(dev, config.train.val_windows, config.model.window_samples, _FIXED_SEED),
         labels=TraceLabels.from_table(training, config),
         validation_labels=TraceLabels.from_table(dev, config),
     )
+    data.check_left_out(config)  # here, so that a sweep is refused before its first trial
+    return data
 
 
 def _known(table: pa.Table, config: RunConfig, split: str) -> pa.Table:
@@ -155,7 +170,7 @@ def probe_lacks(config: RunConfig, data: TrainingData) -> str:
 
 def _dev_lacks(config: RunConfig, data: TrainingData) -> str:
     """Returns what dev windows lack for a score of fine-tuning; empty where they have all."""
-    windows = data.get("validation")
+    windows = dev_groups(data.get("validation"), config.finetune.left_out)["dev"]
     if config.task == "classify":
         there = set(data.get("validation_labels").group[windows.row].tolist())
         return ", ".join(repr(name) for k, name in enumerate(config.head.classes) if k not in there)
@@ -171,14 +186,16 @@ def check_objective(config: RunConfig, data: TrainingData, *, ranks: bool = Fals
     Args:
         config: of the run.
         data: that it reads.
-        ranks: trials are ranked by the objective; else only `train.patience` goes by it, if it is set.
+        ranks: trials are ranked by the objective; else only `train.patience` and `finetune.left_out` go by it, if they are set.
     """
     patience, objective = config.train.patience, config.search.objective
-    if not (ranks or patience is not None):
+    left_out = () if config.task == "pretrain" else config.finetune.left_out
+    if not (ranks or patience is not None or left_out):
         return
+    of = f" of {' and '.join(left_out)}" if left_out else ""
     if objective == "dev/score" and (lacks := _dev_lacks(config, data)):
         raise ValueError(
-            f"search.objective=dev/score has no value, as the dev split has no {lacks}: take other data sets"
+            f"search.objective=dev/score has no value, as the dev split{of} has no {lacks}: take other data sets"
         )
     if not objective.startswith("probe/"):
         return

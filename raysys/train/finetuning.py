@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.labels import Labels, event_targets
-from raysys.config import SEISBENCH_NETWORKS, RunConfig
+from raysys.config import RunConfig
+from raysys.config_finetuning import SEISBENCH_NETWORKS
 from raysys.data.fixed_windows import FixedWindows
 from raysys.data.labels import TraceLabels
 from raysys.data.stream import Batch, Worker
@@ -16,6 +17,7 @@ from raysys.evaluate.dev_scores import PickReading, class_scores, event_auc, fra
 from raysys.networks import begin_from, build_network
 from raysys.train.augment import augment
 from raysys.train.data import TrainingData
+from raysys.train.left_out import dev_groups
 from raysys.train.step import Losses, autocast
 
 BATCH = 128
@@ -66,16 +68,22 @@ class Finetuning:
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        windows, worker = self._data.get("validation"), self._worker
         was_training = self.model.training
         self.model.eval()
-        losses, read = [], []
+        seen = {}
+        for group, windows in dev_groups(self._data.get("validation"), self._config.finetune.left_out).items():
+            seen |= {name.replace("dev/", f"{group}/"): value for name, value in self._validated(windows).items()}
+        self.model.train(was_training)
+        return seen, {}
+
+    def _validated(self, windows: FixedWindows) -> dict[str, float]:
+        """Loss and scores of windows, equal on all ranks."""
+        worker, losses, read = self._worker, [], []
         for part, labels, output in self._outputs(windows.take(slice(worker.rank, None, worker.world))):
             losses.append(self._loss(part, labels) * len(part))
             read.append(self._reading(part, labels, output))
-        self.model.train(was_training)
         loss, columns = _gathered(float(sum(losses)), read, len(windows), worker)
-        return {"dev/loss": loss / max(1, len(windows))} | self._scores(windows, columns), {}
+        return {"dev/loss": loss / max(1, len(windows))} | self._scores(windows, columns)
 
     def outputs(self) -> Iterator[Tensor]:
         for _, _, output in self._outputs(self._data.get("validation")):

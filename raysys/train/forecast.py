@@ -10,11 +10,12 @@ import pyarrow as pa
 from raysys.config import RunConfig
 from raysys.console import duration
 from raysys.data.corpus import select, train_plan
-from raysys.data.labels import TraceLabels, draw_labelled
+from raysys.data.labels import TraceLabels
 from raysys.data.overview import find, index_only, quiet
 from raysys.data.windows import Traces
 from raysys.presets import PRESETS
 from raysys.train.describe import describe
+from raysys.train.left_out import learnt_from
 from raysys.train.loop import Budget
 
 MEASURED = {"base": (3305.0, "one H100"), "smoke": (43.7, "a CPU core")}
@@ -73,9 +74,9 @@ def _labelled(table: pa.Table, config: RunConfig) -> pa.Table:
     """The rows that fine-tuning learns from."""
     known = TraceLabels.from_table(table, config).known(config.task)
     table = table.filter(pa.array(known))
-    dataset, tuning = table["dataset"].to_numpy(zero_copy_only=False), config.finetune
+    dataset = table["dataset"].to_numpy(zero_copy_only=False)
     units = TraceLabels.from_table(table, config).unit
-    return table.filter(pa.array(draw_labelled(dataset, units, tuning.label_fraction, tuning.label_draw)))
+    return table.filter(pa.array(learnt_from(dataset, units, config.finetune)))
 
 
 def rate_of(config: RunConfig, workers: int, pattern: str) -> Rate | None:

@@ -14,6 +14,7 @@ import torch
 from raysys.codebook_health import CodebookHealth
 from raysys.config import RunConfig, keys
 from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_batches, to_device
+from raysys.train.averaging import weight_average
 from raysys.train.checkpoint import Snapshot, load_checkpoint
 from raysys.train.data import TrainingData
 from raysys.train.flops import peak_flops
@@ -122,6 +123,7 @@ class Trainer:
         self.task = task_of(config, data, self.worker, device)
         self.model = self.task.model
         self.optimizer = build_optimizer(self.model, config.optim, device, self.task.lrs)
+        self.average = weight_average(config, self.model)
         self.guard = StepGuard(device)
         self.step, self.windows, self.best = 0, 0, Best()
         self._restore()
@@ -199,6 +201,7 @@ class Trainer:
         set_lr(self.optimizer, self._lr_factor(after), self.task.frozen(self.budget.progress(self.windows)))
         torch.manual_seed(_step_seed(self.config.train.seed, self.step, self.worker.rank))
         scalars = self._take_step([next(batches) for _ in range(self.config.optim.accumulate)])
+        self.average.update()
         self.step, self.windows = self.step + 1, after
         self.log.add(scalars)
 
@@ -245,7 +248,8 @@ class Trainer:
         return lr_factor(self.budget.progress(windows), self.config.optim.warmup) * self.lr_scale
 
     def _validate(self) -> dict[str, Any]:
-        seen, histograms = self.task.validate()
+        with self.average.in_use():
+            seen, histograms = self.task.validate()
         for name, counts in histograms.items():
             self.log.histogram(name, counts, self.step)
         self.log.write(seen, self.step)
@@ -259,7 +263,8 @@ class Trainer:
         if self.worker.rank == 0:
             score = metrics.get(self.config.search.objective)
             state, guard = self._state() | {"score": score, "best": asdict(self.best)}, self.guard.state()
-            save = Snapshot.take(self.model, self.optimizer, guard, state, metrics, self.config, self.record).write
+            about = guard, state, metrics, self.config, self.record
+            save = Snapshot.take(self.model, self.optimizer, *about, self.average.model).write
         else:
             save = _nothing
         self.reporter.report(metrics, save)
@@ -268,10 +273,12 @@ class Trainer:
     def _restore(self) -> None:
         with self.reporter.latest_checkpoint() as folder:
             if folder is None:
-                return self.task.begin()
-            tensors, state = load_checkpoint(folder, self.model, self.optimizer)
+                self.task.begin()
+                return self.average.update()
+            tensors, state = load_checkpoint(folder, self.model, self.optimizer, self.average.model)
         self.guard.load(tensors)
         self.step, self.windows = state["step"], state["windows"]
+        self.average.go_on(self.step)
         self.best = Best(**state.get("best", {}))  # older checkpoints have none
         if self.windows <= self.budget.start:
             self.best.validations_since = 0  # a stage has a patience of its own

@@ -8,6 +8,8 @@ import pytest
 import ray.train
 import torch
 
+from raysys.config import RunConfig
+from raysys.presets import finetuning
 from raysys.train import reporter
 from raysys.train.data import TrainingData, prepare_training_data
 
@@ -16,6 +18,18 @@ from raysys.train.data import TrainingData, prepare_training_data
 def data(smoke) -> TrainingData:
     """What the smallest run reads; nobody writes to it."""
     return prepare_training_data(smoke)
+
+
+@pytest.fixture(scope="session")
+def picking(smoke) -> RunConfig:
+    """The smallest fine-tuning of a picker, from scratch."""
+    return finetuning(smoke, "pick", "scratch").override({"train.val_windows": 64})
+
+
+@pytest.fixture(scope="session")
+def labelled(picking) -> TrainingData:
+    """What it reads; nobody writes to it."""
+    return prepare_training_data(picking).of_run(picking)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from model.labels import Labels
 from model.preprocess import standardize
-from raysys.config import AugmentConfig
+from raysys.config_finetuning import AugmentConfig
 from raysys.train.augment import augment
 
 B, T = 64, 400
