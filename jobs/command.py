@@ -21,7 +21,11 @@ from raysys.presets import PRESETS, finetuning
 from raysys.record import free_name, read_config
 
 log = logging.getLogger(__name__)
-SHORT = {"--init": "--finetune.init", "--label-fraction": "--finetune.label-fraction"}
+SHORT = {
+    "--init": "--finetune.init",
+    "--teacher": "--finetune.teacher",
+    "--label-fraction": "--finetune.label-fraction",
+}
 """Options that stand for a key."""
 
 

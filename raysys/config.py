@@ -259,6 +259,11 @@ class RunConfig:
             raise ValueError(
                 f"search.objective={objective!r} is no score of task={self.task!r}: set --search.objective {fit}"
             )
+        if self.finetune.teacher and (self.task != "pick" or self.finetune.init == "eqtransformer"):
+            raise ValueError(
+                f"finetune.teacher={self.finetune.teacher!r} teaches pickers whose probabilities sum to 1: set --task pick, and begin "
+                "with a run, scratch or phasenet"
+            )
         if self.finetune.init in SEISBENCH_NETWORKS and self.task in ("detect", "classify"):
             raise ValueError(
                 f"finetune.init={self.finetune.init!r} is a picker: set --task pick, or begin with a run or from scratch"

@@ -15,6 +15,9 @@ class FinetuneConfig:
     init: str = "scratch"
     """What training begins with: a pretraining run or one of its checkpoints (folder), "scratch" for the same network without
     pretraining, or, for picking, a network of SeisBench's without any training: "phasenet", "eqtransformer"."""
+    teacher: str = ""
+    """A fine-tuned picker (run or checkpoint), or weights as phasenet:instance, whose probabilities are learnt in place of labels, from all
+    training traces; only dev needs labels then."""
     label_fraction: AboveZero = 1.0
     """Part of the labelled training traces of every data set, drawn by event; a smaller part lies inside a larger one."""
     label_draw: Whole = 0
@@ -60,7 +63,14 @@ class AugmentConfig:
 
 
 CHANGED_IN_FINETUNING = (
-    *("finetune.init", "finetune.label_fraction", "finetune.label_draw", "finetune.frozen", "finetune.backbone_lr"),
+    *(
+        "finetune.init",
+        "finetune.teacher",
+        "finetune.label_fraction",
+        "finetune.label_draw",
+        "finetune.frozen",
+        "finetune.backbone_lr",
+    ),
     *("finetune.average", "finetune.left_out"),
     *("head.dropout", "head.span_mask", "head.channel_mask", "augment.noise", "augment.real_noise"),
     *("name", "storage", "data.root", "data.datasets", "optim.lr", "train.max_steps", "train.batch_size"),

@@ -101,6 +101,20 @@ def load_network(source: str) -> Loaded:
     return Loaded(config.name, network.eval(), config, source, str(folder))
 
 
+def load_teacher(source: str) -> nn.Module:
+    """Returns a picker whose probabilities another one may learn; without gradients.
+
+    Raises:
+        ValueError, FileNotFoundError: none there, or one whose probabilities of P, S and noise do not sum to 1.
+    """
+    loaded = load_network(source)
+    if not hasattr(loaded.network, "soft_loss"):
+        raise ValueError(
+            f"finetune.teacher={source} is no picker whose probabilities of P, S and noise sum to 1: name one of --task pick"
+        )
+    return loaded.network.requires_grad_(False)
+
+
 @contextmanager
 def _folder(init: Location):
     """The folder of a model on this machine: a run's newest checkpoint where it is behind a URL."""

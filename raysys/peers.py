@@ -99,6 +99,12 @@ class PhaseNetPicker(_Peer):
         """Returns the cross-entropy with the soft labels, 0-dim (`model.picker.PhasePicker.loss`)."""
         valid = every_sample(waveform, num_valid)
         targets, weight = pick_targets(labels, valid, waveform.shape[-1], WIDTH_S * RATE_HZ)
+        return self.soft_loss(waveform, num_valid, targets, weight, keep)
+
+    def soft_loss(
+        self, waveform: Tensor, num_valid: Tensor | None, targets: Tensor, weight: Tensor, keep: Tensor | None = None
+    ) -> Tensor:
+        """Returns the cross-entropy with given probabilities, 0-dim (`model.picker.PhasePicker.soft_loss`)."""
         logits = self._logits(waveform, num_valid)
         return weighted_mean(-(targets * logits.log_softmax(dim=1)).sum(dim=1), weight, keep)
 

@@ -167,6 +167,8 @@ def with_absolute_places(config: RunConfig) -> RunConfig:
     """Returns a configuration of which workers find what it begins with, and its file of classes."""
     tuning = config.finetune
     places = {"finetune.init": absolute_init(tuning.init)}
+    if tuning.teacher and tuning.teacher.split(":")[0] not in SEISBENCH_NETWORKS:
+        places["finetune.teacher"] = Location(tuning.teacher).url
     if tuning.classes_file:
         places["finetune.classes_file"] = Location(tuning.classes_file).url
     return config.override(places)

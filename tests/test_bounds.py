@@ -27,6 +27,7 @@ ZERO_MEANS = {
     "search.max_failures": "a trial that died is given up",
     "search.top_k": "nothing is run again",
     "search.min_perplexity_fraction": "no gate",
+    "model.highpass_hz": "no high-pass",
     "model.backbone.dropout": "none",
     "model.quantizer.ema_decay": "no memory",
     "model.quantizer.commitment": "no such loss",

@@ -12,7 +12,7 @@ SPACE = (
     "mask.ratio=uniform(0.35, 0.8)",
 )
 DEFAULTS = {
-    "model": {"window_samples": 4096, "target_dim": 256},
+    "model": {"window_samples": 4096, "highpass_hz": 0.0, "target_dim": 256},
     "model.encoder": {"width": 256, "num_layers": 2, "kernel": 3, "stride": 2},
     "model.backbone": {
         **{"width": 128, "num_layers": 3, "pool": (4, 4), "expand": 2, "num_heads": 4, "up_factor": 2.0},
@@ -77,6 +77,12 @@ CHANGES = {
         **{"train.max_steps": 300, "train.num_workers": 2, "train.validate_every": 100, "train.val_windows": 128},
         **{"probe.fit_windows": 256, "probe.score_windows": 128, "search.num_trials": 8},
         "search.space": (*SPACE[:2], "loss.num_negatives=choice(8, 16, 32, 64)", SPACE[3]),
+    },
+    "small": {
+        **{"name": "small", "model.window_samples": 3072, "model.highpass_hz": 1.0, "model.encoder.width": 32},
+        **{"model.backbone.width": 32, "model.backbone.num_layers": 1, "model.backbone.num_heads": 2},
+        **{"model.quantizer.num_codes": 64, "model.quantizer.code_dim": 32, "model.target_dim": 64},
+        **{"loss.diversity": "entropy", "train.compile": True},
     },
     "base": {"loss.diversity": "entropy", "train.compile": True, "search.num_trials": 64},
     "large": {

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from model.labels import Labels
 from model.preprocess import highpass, standardize, valid_samples
-from raysys.config import AugmentConfig
+from raysys.config_finetuning import AugmentConfig
 
 LONGEST_GAP = 0.25
 """Of a window."""

@@ -52,8 +52,8 @@ _USES = {
     "classify": "It tells the class of a record, one of {classes}.",
 }
 _FINETUNED = {
-    "what": "A network fine-tuned on labelled three-component seismograms (components Z, N, E at 100 Hz). It began with\n"
-    "{init}, and learnt from {labels} labelled traces.",
+    "what": "A network fine-tuned on three-component seismograms (components Z, N, E at 100 Hz). It began with\n"
+    "{init}, and learnt from {labels} {source}.",
     "load": 'from raysys.networks import load_network\n\nnetwork = load_network("{folder}").network\n'
     "probability = network(waveform)  # (windows, 3, {samples}) in any unit",
 }
@@ -82,6 +82,9 @@ def model_card(config: RunConfig, record: dict[str, Any], state: dict[str, Any],
         "width": config.model.encoder.width + config.model.backbone.width,
         "init": config.finetune.init,
         "labels": labels,
+        "source": f"traces what {config.finetune.teacher} says of them"
+        if config.finetune.teacher
+        else "labelled traces",
         "classes": ", ".join(config.head.classes),
     }
     pieces = _PRETRAINED if config.task == "pretrain" else _FINETUNED | {"use": _USES[config.task]}

@@ -122,8 +122,9 @@ def prepare_training_data(config: RunConfig) -> TrainingData:
 
 
 def _labelled_data(config: RunConfig, corpus: pa.Table, training: pa.Table, dev: pa.Table) -> TrainingData:
-    """What fine-tuning may read: all labelled traces of training and dev split."""
-    training, dev = _known(training, config, "training"), _known(dev, config, "dev")
+    """What fine-tuning may read: all labelled traces of training and dev split; with a teacher, all of training."""
+    training = training if config.finetune.teacher else _known(training, config, "training")
+    dev = _known(dev, config, "dev")
     traces = Traces.from_table(training)
     data = TrainingData(
         plan=train_plan(config.data, traces, config.train.seed, config.finetune.at_onsets),

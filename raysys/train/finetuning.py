@@ -8,13 +8,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.labels import Labels, event_targets
+from model.preprocess import valid_samples
 from raysys.config import RunConfig
 from raysys.config_finetuning import SEISBENCH_NETWORKS
 from raysys.data.fixed_windows import FixedWindows
 from raysys.data.labels import TraceLabels
 from raysys.data.stream import Batch, Worker
 from raysys.evaluate.dev_scores import PickReading, class_scores, event_auc, frame_scores, pick_scores
-from raysys.networks import begin_from, build_network
+from raysys.networks import begin_from, build_network, load_teacher
 from raysys.train.augment import augment
 from raysys.train.data import TrainingData
 from raysys.train.left_out import dev_groups
@@ -38,6 +39,7 @@ class Finetuning:
         self._dev_labels = LabelTable(data.get("validation_labels"), device)
         self._init, self.flops = config.finetune.init, None
         self._pretrained = self._init not in ("scratch", *SEISBENCH_NETWORKS)
+        self._teacher = load_teacher(config.finetune.teacher).to(device) if config.finetune.teacher else None
         self.lrs = {"backbone": config.optim.lr * self._backbone_lr()} if hasattr(self.model, "backbone") else {}
 
     def _backbone_lr(self) -> float:
@@ -57,8 +59,18 @@ class Finetuning:
         labels = self._labels.of(batch.trace, batch.start)
         config = self._config
         waveform, keep = augment(batch.waveform, batch.num_valid, labels, config.augment, config.model.highpass_hz)
-        loss = model.loss(waveform, batch.num_valid, labels, keep)
+        if self._teacher is None:
+            loss = model.loss(waveform, batch.num_valid, labels, keep)
+        else:
+            loss = self._taught(model, batch, waveform, keep)
         return loss, {"train/loss": loss}
+
+    def _taught(self, model: nn.Module, batch: Batch, waveform: Tensor, keep: Tensor) -> Tensor:
+        """The cross-entropy with what the teacher says of the windows as they were recorded (Hinton et al. 2015)."""
+        with torch.no_grad():
+            said = self._teacher(batch.waveform, batch.num_valid).float()
+        valid = valid_samples(batch.num_valid, waveform.shape[-1])[:, 0]
+        return model.soft_loss(waveform, batch.num_valid, said, valid.float(), keep)
 
     def set_schedule(self, progress: float) -> None:
         pass
