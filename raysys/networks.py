@@ -4,6 +4,7 @@ import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from model.backbone import Backbone
 from model.classifier import SequenceClassifier
 from model.detector import EventDetector
-from model.hub import WEIGHTS, from_pretrained, load_strict
+from model.hub import CONFIG, WEIGHTS, from_pretrained, load_strict
 from model.picker import PhasePicker
 from model.pretrain import PretrainModel
 from raysys.config import RunConfig
@@ -19,6 +20,9 @@ from raysys.config_finetuning import SEISBENCH_NETWORKS
 from raysys.location import Location
 
 log = logging.getLogger(__name__)
+PACKAGED = "default"
+"""Name of the picker that comes with the package."""
+_PACKAGED_IN = Path(__file__).parent / "weights" / "picker"
 _OURS = {"pick": PhasePicker, "detect": EventDetector, "classify": SequenceClassifier}
 
 
@@ -29,7 +33,7 @@ class Loaded:
     Attributes:
         name: short, for tables and folders.
         network: in evaluation mode, on the CPU.
-        config: of its run; None for weights that SeisBench publishes.
+        config: of its run; None for exported and for published weights.
         source: as it was asked for.
         checkpoint: the folder that was read; empty for published weights.
     """
@@ -74,8 +78,8 @@ def load_network(source: str) -> Loaded:
     """Returns what was trained.
 
     Args:
-        source: the folder or URL of a fine-tuned run (its best checkpoint is taken), one of its checkpoints, or weights that
-            SeisBench publishes, as "phasenet:instance".
+        source: the folder or URL of a fine-tuned run (its best checkpoint is taken), one of its checkpoints, a folder that `jobs.export`
+            wrote, "default" for the picker that comes with the package, or weights that SeisBench publishes, as "phasenet:instance".
 
     Raises:
         ValueError, FileNotFoundError: nothing of that kind there, or weights that do not fit.
@@ -86,7 +90,10 @@ def load_network(source: str) -> Loaded:
         return Loaded(source.replace(":", "-"), published(source), None, source, "")
     from raysys.train.storage import best_checkpoint  # imports Ray
 
-    place = Location(source).refresh()
+    place = Location(_PACKAGED_IN if source == PACKAGED else source).refresh()
+    if about := exported(place):
+        with place.on_disk() as path:
+            return Loaded(about["name"], from_pretrained(path), None, source, str(place))
     folder = place if (place / "state.json").exists() else best_checkpoint(place)
     if folder is None:
         raise ValueError(f"{source} is neither a fine-tuned run nor a checkpoint of one: it holds no whole checkpoint")
@@ -99,6 +106,14 @@ def load_network(source: str) -> Loaded:
     with folder.on_disk() as path:
         load_strict(network, load_file(path / WEIGHTS))
     return Loaded(config.name, network.eval(), config, source, str(folder))
+
+
+def exported(place: Location) -> dict[str, Any] | None:
+    """Returns what `jobs.export` wrote beside weights, "name" and "calibration"; None where a folder is none of its."""
+    if not (place / CONFIG).exists():
+        return None
+    about = (place / CONFIG).read_json().get("run") or {}
+    return about if "calibration" in about else None
 
 
 def load_teacher(source: str) -> nn.Module:

@@ -23,13 +23,14 @@ import ray
 from raysys.cluster import connect, require
 from raysys.evaluate.stored import weights_digest
 from raysys.location import Location
+from raysys.networks import PACKAGED
 from raysys.picking.archive import StationDay, find_files, station_days
 from raysys.picking.formats import FORMATS, write_picks
 from raysys.picking.picks import in_order, no_picks
 from raysys.picking.record import Record
 from raysys.picking.stations import counts_per_m_s, read_stations, response
 from raysys.picking.stream import pick_records, read_stream
-from raysys.picking.trained import DEFAULT, TrainedPicker, load_picker
+from raysys.picking.trained import TrainedPicker, load_picker
 
 log = logging.getLogger(__name__)
 INSTRUMENTS = ("HH", "EH", "BH", "SH", "CH", "DH", "GH", "HN", "EN", "BN", "SN", "HL", "EL", "BL")
@@ -58,7 +59,7 @@ class Picking:
         batch: windows that a network reads at once.
     """
 
-    picker: str = DEFAULT
+    picker: str = PACKAGED
     instruments: tuple[str, ...] = INSTRUMENTS
     begin: datetime.date | None = None
     end: datetime.date | None = None

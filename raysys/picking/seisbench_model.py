@@ -16,11 +16,12 @@ from model.config import HeadConfig, ModelConfig
 from model.hub import decode
 from model.picker import LABELS, PhasePicker
 from raysys.data.resample import RATE_HZ
+from raysys.networks import PACKAGED
 from raysys.picking.curves import probabilities
 from raysys.picking.picks import Calibration
 from raysys.picking.record import Record
 from raysys.picking.stream import curves_as_stream, pick_records, read_stream
-from raysys.picking.trained import DEFAULT, load_picker
+from raysys.picking.trained import load_picker
 
 CITATION = "See the model card (README.md) beside the weights."
 
@@ -71,7 +72,7 @@ class Picker(sbm.WaveformModel):
         return made.eval()
 
     @classmethod
-    def open(cls, source: str = DEFAULT) -> Picker:
+    def open(cls, source: str = PACKAGED) -> Picker:
         """Returns a picker of ours by what `raysys.picking.trained.load_picker` takes; without a source the one of the package.
 
         Raises:

@@ -2,19 +2,15 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
-from model.hub import CONFIG, decode, from_pretrained
+from model.hub import decode
 from raysys.location import Location
-from raysys.networks import load_network
+from raysys.networks import PACKAGED, exported, load_network
 from raysys.picking.picks import Calibration
 
 log = logging.getLogger(__name__)
-DEFAULT = "default"
-"""The picker that comes with the package."""
-_PACKAGED = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +28,18 @@ class TrainedPicker:
     calibration: Calibration
 
 
-def load_picker(source: str = DEFAULT) -> TrainedPicker:
+def load_picker(source: str = PACKAGED) -> TrainedPicker:
     """Returns a picker.
 
     Args:
-        source: "default" for the one that comes with the package, a folder that `jobs.export` wrote, or what
-            `raysys.networks.load_network` takes: a fine-tuned run, a checkpoint, "phasenet:instance".
+        source: what `raysys.networks.load_network` takes; without it the one that comes with the package.
 
     Raises:
         ValueError, FileNotFoundError: nothing there that picks.
     """
-    place = Location(_PACKAGED if source == DEFAULT else source)
-    if (place / CONFIG).exists():
-        content = (place / CONFIG).read_json()
-        told = content.get("run") or {}
-        if content.get("class") == "PhasePicker" and "calibration" in told:
-            with place.on_disk() as folder:
-                network = from_pretrained(folder)
-            return TrainedPicker(told["name"], network, decode(Calibration, told["calibration"], "calibration"))
     loaded = load_network(source)
+    if about := loaded.checkpoint and exported(Location(loaded.checkpoint)):
+        return TrainedPicker(loaded.name, loaded.network, decode(Calibration, about["calibration"], "calibration"))
     if loaded.config is not None and loaded.config.task != "pick":
         raise ValueError(f"{source} was trained to {loaded.config.task} and not to pick: name a run of --task pick")
     log.warning(
