@@ -81,7 +81,7 @@ def main() -> None:
             pick_archive(
                 (str(Path(folder) / "archive"),),
                 str(Path(folder) / f"picks{k}"),
-                Picking(picker=options.picker, device=options.device, batch=256),
+                Picking(picker=options.picker, device=options.device),
             )
             for k in range(options.rounds)
         ]

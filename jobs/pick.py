@@ -32,8 +32,6 @@ class PickOptions:
     end: datetime.date | None = None
     """Last day."""
     device: Literal["cuda", "cpu"] = "cpu"
-    batch: int = 64
-    """Windows that the network reads at once."""
 
 
 def main() -> None:
@@ -49,7 +47,6 @@ def main() -> None:
         stations=options.stations,
         formats=options.to,
         device=options.device,
-        batch=options.batch,
     )
     told = pick_archive(options.paths, options.out, how)
     print(json.dumps(told))

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from raysys.picking.record import Record
 
+BATCH = {"cpu": 16, "cuda": 256}
+"""Windows read at once: on a CPU more of them leave its caches, and take twice as long."""
+
 
 def window_starts(first: int, length: int, window: int) -> np.ndarray:
     """Returns where windows begin in a record of so many samples, rising.
@@ -28,7 +31,7 @@ def window_starts(first: int, length: int, window: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def probabilities(network: nn.Module, record: Record, batch: int = 256) -> Tensor:
+def probabilities(network: nn.Module, record: Record, batch: int | None = None) -> Tensor:
     """Returns the probabilities (3, T) of P, S and noise, float32, on the network's device; NaN where nothing was recorded.
 
     Where windows overlap, each counts the more the further a sample is from its ends, as there a network sees one side only.
@@ -36,7 +39,7 @@ def probabilities(network: nn.Module, record: Record, batch: int = 256) -> Tenso
     Args:
         network: in evaluation mode, with `window_samples` (`raysys.networks`); on a GPU it computes in bf16.
         record: to read.
-        batch: windows read at once.
+        batch: windows read at once; None: `BATCH` of the device.
     """
     device, window = next(network.parameters()).device, network.window_samples
     samples = torch.from_numpy(record.samples).to(device)
@@ -44,7 +47,7 @@ def probabilities(network: nn.Module, record: Record, batch: int = 256) -> Tenso
     weight = torch.zeros(len(record) + window, device=device)
     t = torch.arange(window, device=device)
     of_window = torch.minimum(t + 1, window - t).float()
-    for waveform, num_valid, place in _windows(samples, record, window, batch):
+    for waveform, num_valid, place in _windows(samples, record, window, batch or BATCH[device.type]):
         with torch.autocast(device.type, torch.bfloat16, device.type == "cuda"):
             output = network(waveform, num_valid).float()
         flat = place.flatten()

@@ -56,7 +56,6 @@ class Picking:
         stations: StationXML or the like, whose responses make amplitudes in m/s, or a CSV; with the places of stations, for associators.
         formats: `raysys.picking.formats.FORMATS` that are written in the end.
         device: "cuda" or "cpu".
-        batch: windows that a network reads at once.
     """
 
     picker: str = PACKAGED
@@ -66,7 +65,6 @@ class Picking:
     stations: str | None = None
     formats: tuple[str, ...] = ("csv",)
     device: str = "cpu"
-    batch: int = 64
 
 
 def pick_archive(paths: tuple[str, ...], out: str, how: Picking = Picking()) -> dict[str, Any]:
@@ -183,7 +181,7 @@ class _Worker:
         records, why = read
         begun = time.perf_counter()
         network = self.picker.network.to(self.device)
-        table = pick_records(network, records, self.picker.calibration, self.picker.name, self.how.batch)
+        table = pick_records(network, records, self.picker.calibration, self.picker.name)
         time_ns = table["peak_time"].astype("int64")
         table = table[(time_ns >= day.begin_ns) & (time_ns < day.begin_ns + 86_400 * 10**9)].reset_index(drop=True)
         table = _in_m_per_s(table, self.inventory) if self.inventory else table

@@ -38,7 +38,7 @@ class Picker(sbm.WaveformModel):
     """
 
     _annotate_args: ClassVar = {
-        "batch_size": ("Windows read at once.", 256),
+        "batch_size": ("Windows read at once; None: what suits the device.", None),
         "*_threshold": ("Least probability of a pick of P or S, as P_threshold.", 0.3),
     }
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def pick_records(
-    network: nn.Module, records: list[Record], calibration: Calibration, model: str, batch: int = 256
+    network: nn.Module, records: list[Record], calibration: Calibration, model: str, batch: int | None = None
 ) -> pd.DataFrame:
     """Returns the picks in records as a table (`raysys.picking.picks.COLUMNS`).
 
@@ -26,7 +26,7 @@ def pick_records(
         records: of one or several instruments.
         calibration: of the picker.
         model: its name.
-        batch: windows read at once.
+        batch: windows read at once; None: what suits the device.
     """
     tables = [find_picks(probabilities(network, one, batch).cpu().numpy(), one, calibration, model) for one in records]
     return in_order(pd.concat(tables)) if tables else no_picks()
