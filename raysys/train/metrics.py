@@ -75,6 +75,8 @@ EXPORTED = {
     "val/loss": "Validation loss",
     "val/top1_tie": "Tie-aware accuracy of the fixed task",
     "probe/macro_ap": "Mean average precision of the linear probe for P and S",
+    "dev/loss": "Loss of the dev windows in fine-tuning",
+    "dev/score": "Score of the dev windows, by which a fine-tuned network is chosen",
     "perf/windows_per_s": "Windows a second of all workers",
     "perf/data_wait_fraction": "Share of its time that rank 0 waits for data",
     "perf/mfu": "Model FLOPs a second over the peak of the GPUs",

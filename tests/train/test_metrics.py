@@ -26,10 +26,13 @@ def test_the_dashboard_shows_the_metrics_that_the_code_exports_and_no_others():
     assert shown == {exported_name(name) for name in EXPORTED}
 
 
-def test_every_exported_metric_is_one_that_a_run_writes(smoke, data, tmp_path):
-    config = smoke.override({"train.max_steps": 2, "train.validate_every": 2})
-    local_trainer(config, data, tmp_path, tmp_path).run()
-    written = {key for line in (tmp_path / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
+def test_every_exported_metric_is_one_that_a_run_writes(smoke, data, picking, labelled, tmp_path):
+    written = set()
+    for config, read in ((smoke, data), (picking, labelled)):
+        folder = tmp_path / config.task
+        folder.mkdir()
+        local_trainer(config.override({"train.max_steps": 2, "train.validate_every": 2}), read, folder, folder).run()
+        written |= {key for line in (folder / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
     only_gpu = {"perf/mfu", "mem/peak_gib"}
     assert set(EXPORTED) - only_gpu <= written
 
