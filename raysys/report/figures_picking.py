@@ -81,16 +81,17 @@ def times_figure(picks: pd.DataFrame) -> Figure | None:
     for wave, color in WAVE_COLORS.items():
         mine = hour[picks["phase"] == wave]
         counts = mine.value_counts().reindex(hours, fill_value=0)
-        left.stairs(counts, edges, color=color, label=wave, linewidth=1.3, rasterized=len(hours) > _LONG)
+        look = {"color": color, "label": wave} | ({"fill": True, "alpha": 0.45} if wave == "P" else {"linewidth": 1.3})
+        left.stairs(counts, edges, rasterized=len(hours) > _LONG, **look)
         of_day = mine.dt.hour.value_counts().reindex(range(24), fill_value=0)
-        right.stairs(of_day, np.arange(25), color=color, label=wave, linewidth=1.3)
+        right.stairs(of_day, np.arange(25), **look)
     locator = matplotlib.dates.AutoDateLocator()
     left.xaxis.set_major_locator(locator)
     left.xaxis.set_major_formatter(matplotlib.dates.ConciseDateFormatter(locator))
     left.set(title="Picks in every hour", xlim=(edges[0], edges[-1]))
     right.set(title="By hour of the day", xlabel="hour (UTC)", xlim=(0, 24), xticks=range(0, 25, 6))
     for ax in (left, right):
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.06 * ax.dataLim.y1)
         ax.yaxis.get_major_locator().set_params(integer=True)
     left.legend(loc="upper right")
     return figure

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from raysys.report import figures_picking
-from raysys.report.page import Chapter, Section, figure, folded, note, number, table
+from raysys.report.page import Chapter, Section, duration, figure, folded, note, number, paragraph, table
 from raysys.report.picked import LONGEST_S_MINUS_P_S, Picked, counts_by_station, s_after_p
 
 _SHOWN = 30
@@ -32,19 +32,20 @@ def picking_verdict(picked: Picked, pairs: pd.DataFrame) -> tuple[str, str]:
     """Returns "good", "warn" or "bad", and what was picked in one sentence."""
     picks, stations = picked.picks, picked.days["station"].nunique()
     hours = picked.days["hours"].sum()
-    where = f"in {hours:,.2f} hours of records of {_counted(stations, 'station')}"
-    if not hours > 0:
+    where = f"in {duration(3600 * hours)} of records of {_counted(stations, 'station')}"
+    if picks.empty and not hours > 0:
         return "bad", "Nothing was read, so nothing was picked: the end of this chapter says why."
     if picks.empty:
         return "warn", f"There are no picks {where}."
     p, s = ((picks["phase"] == wave).sum() for wave in "PS")
-    by = ", ".join(sorted(picks["model"].unique()))
-    said = f"{by} found {number(p)} P and {number(s)} S {where}; {_counted(len(pairs), 'S follows', 'S follow')} a P within {LONGEST_S_MINUS_P_S:g} s"
+    by = " and ".join(sorted(picks["model"].unique()))
+    follow = _counted(len(pairs), "S follows", "S follow")
+    said = f"{number(p)} P and {number(s)} S by {by} {where}; {follow} a P within {LONGEST_S_MINUS_P_S:g} s"
     if p == 0 or s == 0:
         return "warn", f"Picks of one phase only: {said}."
     if len(pairs) < s / 2:
-        return "warn", f"Most S have no P before them, so many of both may be false: {said}."
-    return "good", f"{said[0].upper()}{said[1:]}."
+        return "warn", f"Most S have no P right before them, so many of both may be false: {said}."
+    return "good", f"There are {said}."
 
 
 def _counted(count: int, one: str, many: str = "") -> str:
@@ -58,7 +59,7 @@ def _tiles(picked: Picked, pairs: pd.DataFrame) -> tuple[tuple[str, str, str], .
     return (
         *((f"{wave} picks", number(len(p)), f"median probability {number(p.median(), 2)}") for wave, p in of.items()),
         ("stations", number(picked.days["station"].nunique()), _counted(len(picked.days), "station-day")),
-        ("hours of records", number(picked.days["hours"].sum(), 3), "100 Hz, gaps left out"),
+        ("records", duration(3600 * picked.days["hours"].sum()), "at 100 Hz"),
         ("S minus P, median", number(pairs["s_minus_p_s"].median(), 3), f"s; {_counted(len(pairs), 'pair')}"),
         *([("uncertainty of time", number(uncertainty, 2), "s, median")] if math.isfinite(uncertainty) else []),
     )
@@ -74,12 +75,13 @@ def _stream(picked: Picked) -> Section:
         )
         blocks.append(figure(figures_picking.example_figure(example), words, ""))
         columns = ("picker", "phase", "time (UTC)", "probability", "amplitude", "signal over noise (dB)")
-        blocks += _folding(columns, [_row(pick) for pick in example.picks.itertuples()], "")
+        blocks += _folding(columns, [_row(pick) for pick in example.picks.itertuples()])
     counts = counts_by_station(picked)
     rows = [tuple(row) for row in counts.itertuples(index=False, name=None)]
     columns = ("station", "P picks", "S picks", "station-days", "hours of records")
-    words = "Picks by station. A station with many more picks an hour than its neighbours is near to something, or noisy; one with none may be dead."
-    blocks += _folding(columns, rows, words) or [note("No table: there are no station-days.")]
+    words = "A station with many more picks an hour than its neighbours is near to something, or noisy; one with none may be dead."
+    blocks += _folding(columns, rows)
+    blocks.append(paragraph(words) if rows else note("No table: there are no station-days."))
     words = (
         "Earthquakes come as peaks of P and S together, over a level that is that of false picks. A day that is busier than the night, on the "
         "right, tells of traffic and machines."
@@ -94,9 +96,9 @@ def _row(pick) -> tuple:
     return pick.model, pick.phase, moment, f"{pick.probability:.2f}", size, f"{pick.snr_db:.1f}".replace("nan", "n/a")
 
 
-def _folding(columns: tuple[str, ...], rows: list[tuple], words: str) -> list[str]:
+def _folding(columns: tuple[str, ...], rows: list[tuple]) -> list[str]:
     """A table of the first rows, and the others folded; nothing without rows."""
-    blocks = [table(columns, rows[:_SHOWN], words)] if rows else []
+    blocks = [table(columns, rows[:_SHOWN])] if rows else []
     rest = rows[_SHOWN:]
     return [*blocks, *([folded(f"{len(rest):,} more", [table(columns, rest)])] if rest else [])]
 
@@ -124,5 +126,5 @@ def _not_read(picked: Picked) -> list[Section]:
     groups = told.groupby(["station", "why"])["day"].agg(["min", "max", "size"]).reset_index()
     rows = [(one.station, one.why, one.min, one.max, one.size) for one in groups.itertuples(index=False)]
     columns = ("station", "reason", "first day", "last day", "station-days")
-    blocks = [*_folding(columns, rows, ""), *(note(f"Not read: {words}.") for words in picked.notes)]
+    blocks = [*_folding(columns, rows), *(note(f"Not read: {words}.") for words in picked.notes)]
     return [Section("What could not be picked", tuple(blocks))] if blocks else []
