@@ -131,6 +131,7 @@ def test_an_s_belongs_to_the_p_right_before_it_at_its_instrument():
     assert pairs["s_minus_p_s"].tolist() == [4.0, 60.0]
     assert pairs["p_time"].tolist() == [DAY + pd.Timedelta(seconds=s) for s in (10, 7300)]
     assert s_after_p(no_picks()).empty
+    assert s_after_p(picks_of(("A", "P", 10.0, 0.9), ("B", "S", 12.0, 0.9))).empty
     other = PICKS.assign(instrument=["HH", "HN", *["HH"] * 6])
     assert s_after_p(other)["s_minus_p_s"].tolist() == [5.0, 60.0]
 
