@@ -56,10 +56,7 @@ def run_demo(config: RunConfig, *, generate: bool = False) -> Path:
     data = config.data.root
     if generate:
         stage("1/7 generating miniatures of the eight data sets, and real seismograms that ship inside obspy")
-        root = folder / "data"
-        write_miniatures(root, traces=120)
-        write_obspy_examples(root)
-        data = str(root)
+        data = _generated(folder / "data")
     config = config.override({"data.root": data, "storage": str(folder), "data.cache": str(folder / "cache")})
     connect()
     stage("2/7 preparing shards: 100 Hz, ZNE, quality flags")
@@ -81,6 +78,12 @@ def run_demo(config: RunConfig, *, generate: bool = False) -> Path:
     numbers = _numbers(config, run, best, folder) | _picks(example, picker)
     print(_MEANING.format(**numbers, report=report, storage=folder))
     return report
+
+
+def _generated(root: Path) -> str:
+    write_miniatures(root, traces=120)
+    write_obspy_examples(root)
+    return str(root)
 
 
 def _pick(own: str, folder: Path, out: str) -> Example:

@@ -8,7 +8,7 @@ from raysys.report import figures_picking
 from raysys.report.page import Chapter, Section, duration, figure, folded, note, number, paragraph, table
 from raysys.report.picked import LONGEST_S_MINUS_P_S, Picked, counts_by_station, s_after_p
 
-_SHOWN = 30
+_SHOWN = 12
 """Rows of a table before the rest is folded."""
 KM_A_SECOND = 8.0
 """Distance from the hypocentre for each second between P and S: 1 / (1 / vs - 1 / vp) with vp = 6 km/s and vp / vs = 1.73."""
