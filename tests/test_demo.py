@@ -66,7 +66,8 @@ def test_the_search_takes_a_third_of_the_steps_on_the_shards_that_were_prepared(
     places = {"data.root": shards, "data.cache": f"{tmp_path}/cache", "storage": str(tmp_path)}
     assert pretrained == PRESETS["demo"]().override(places)
     assert searched == pretrained.override({"name": "demo-sweep", "train.max_steps": 100})
-    assert finetuned == finetuning(pretrained, "pick", f"{tmp_path}/demo").override({"name": "demo-picker"})
+    changes = {"name": "demo-picker", "model.highpass_hz": 1.0}
+    assert finetuned == finetuning(pretrained, "pick", f"{tmp_path}/demo").override(changes)
     folders = [f"{tmp_path}/demo{part}" for part in ("", "-sweep", "-picker", "-picks")]
     assert stages["write_report"] == [(folders, page)]
     said = capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Figures of picks: tables in, Figure out; None where there is nothing to draw."""
 
+import math
+
 import matplotlib.dates
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ _SEISMOGRAM, _STRIP = 2.6, 1.15
 """Heights in inches of the components and of a picker's strip."""
 _NAMED = 12
 """Picks of a strip whose times have room."""
+_LABEL, _ROW = 0.14, 0.2
+"""Width of such a label, and height of its row, in those of the strip."""
 _LONG = 20_000
 """Points of a curve from which on it is drawn as an image."""
 
@@ -41,11 +45,15 @@ def _draw_strip(ax, example: Example, name: str) -> None:
         ax.plot(time, curve, color=WAVE_COLORS[wave], linewidth=1.1, rasterized=len(time) > _LONG)
     mine = example.picks[example.picks["model"] == name]
     _draw_onsets(ax, example, mine)
+    rows: dict[str, tuple[float, int]] = {}
     for pick in mine.itertuples() if len(mine) <= _NAMED else ():
         at, side = _seconds(example, pick.peak_time), -1 if pick.phase == "P" else 1
+        before, row = rows.get(pick.phase, (-math.inf, 0))
+        row = row + 1 if at - before < _LABEL * time[-1] else 0
+        rows[pick.phase] = at, row
         ax.annotate(
             f"{pick.phase} {pick.peak_time:%H:%M:%S}.{pick.peak_time.microsecond // 10_000:02d} ({pick.probability:.2f})",
-            (at, 1.0),
+            (at, 1.0 - _ROW * row),
             xytext=(4 * side, 0),
             textcoords="offset points",
             color=WAVE_COLORS[pick.phase],
@@ -93,7 +101,7 @@ def times_figure(picks: pd.DataFrame) -> Figure | None:
     for ax in (left, right):
         ax.set_ylim(0, 1.06 * ax.dataLim.y1)
         ax.yaxis.get_major_locator().set_params(integer=True)
-    left.legend(loc="upper right")
+    left.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0.1)
     return figure
 
 

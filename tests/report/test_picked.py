@@ -244,3 +244,16 @@ def test_a_gap_leaves_the_rest_of_the_waveform_to_be_seen(example):
     drawn = example_figure(dataclasses.replace(example, waveform=waveform)).axes[0].lines[0].get_ydata()
     assert np.isnan(drawn).sum() == 200
     assert np.nanmax(np.abs(drawn)) == pytest.approx(0.48)
+
+
+def test_times_that_would_stand_on_each_other_stand_in_rows(example):
+    begin = pd.Timestamp(example.begin_ns, tz="UTC")
+    moments = [begin + pd.Timedelta(seconds=s) for s in (5, 6, 7, 20)]
+    picks = picks_of(*[("RJOB", phase, 0.0, 0.5) for phase in "PPPS"], model="low").assign(peak_time=moments)
+    texts = example_figure(dataclasses.replace(example, picks=picks)).axes[1].texts[:-1]
+    assert [(text.get_text()[0], round(text.xy[1], 1)) for text in texts] == [
+        ("P", 1),
+        ("P", 0.8),
+        ("P", 0.6),
+        ("S", 1),
+    ]
