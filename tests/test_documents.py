@@ -5,6 +5,8 @@ import csv
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from raysys.presets import base
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 SECTIONS = "data|optim|train|probe|search|loss|mask|model|head|finetune|augment"
 
 
@@ -99,7 +102,9 @@ def python_of(document: Path) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL))
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "docs" / "analyse_sweep.ipynb"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, *NOTEBOOKS, ROOT / "docs" / "analyse_sweep.ipynb"], ids=lambda path: path.name
+)
 def test_what_documents_import_is_there(document):
     for node in ast.walk(ast.parse(python_of(document))):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("model", "raysys"):
@@ -110,3 +115,22 @@ def test_what_documents_import_is_there(document):
                     rf"^(def|class) {alias.name}\b|^{alias.name}\b.*=", Path(module.origin).read_text(), re.M
                 )
                 assert defined or importlib.util.find_spec(f"{node.module}.{alias.name}"), f"{node.module}.{alias.name}"
+
+
+def test_notebooks_are_short_and_hold_no_output():
+    assert [path.stem for path in NOTEBOOKS] == ["finetune", "pick", "pretrain"]
+    for path in NOTEBOOKS:
+        cells = json.loads(path.read_text())["cells"]
+        assert len(cells) <= 12
+        assert [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run(notebook, tmp_path, own_ray):
+    script = tmp_path / "notebook.py"
+    script.write_text(python_of(notebook))
+    environment = own_ray | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert Path(done.stdout.splitlines()[-1]).name == "report.html"

@@ -1,4 +1,4 @@
-"""Folders and URLs of runs, sweeps and evaluations, read into memory. What is missing or damaged becomes a note, never a crash."""
+"""Folders and URLs of runs, sweeps, evaluations and picks, read into memory. What is missing or damaged becomes a note, never a crash."""
 
 import io
 import json
@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from raysys.location import Location
 from raysys.report.evaluations import EVALUATION_FILE, Evaluation, evaluation_of
+from raysys.report.picked import PICKED_FILE, Picked, read_picked
 from raysys.train.storage import best_checkpoint, whole_checkpoints
 from raysys.tune.ranking import REPEAT_OF
 
@@ -80,28 +81,30 @@ class Sweep:
         return self.config.get("task", "pretrain")
 
 
-def read_folder(directory: str | Path | Location) -> Run | Sweep | Evaluation:
+def read_folder(directory: str | Path | Location) -> Run | Sweep | Evaluation | Picked:
     """Returns what a folder or URL holds.
 
     Raises:
-        ValueError: the folder does not exist or is no run, sweep or evaluation; the message names the files looked for.
+        ValueError: the folder does not exist or is no run, sweep, evaluation or picks; the message names the files looked for.
     """
     path = Location(directory).refresh()
     if not path.is_dir():
-        raise ValueError(f"{directory} is no folder: give the folder or URL of a run, a sweep or an evaluation")
+        raise ValueError(f"{directory} is no folder: give the folder or URL of a run, a sweep, an evaluation or picks")
     if (path / EVALUATION_FILE).exists():
         notes: list[str] = []
         return evaluation_of(path, _json(path / EVALUATION_FILE, {}, notes), notes)
     if any((path / name).exists() for name in SWEEP_FILES):
         return _read_sweep(path)
+    if (path / PICKED_FILE).exists():
+        return read_picked(path)
     if (path / "state.json").exists():
         raise ValueError(f"{directory} is a checkpoint: give the folder of its run, {path.parent}")
     if any((path / name).exists() for name in RUN_FILES):
         return _read_run(path)
     raise ValueError(
         f"{directory} is neither a run (looked for {' and '.join(RUN_FILES)}) nor a sweep (looked for "
-        f"{', '.join(SWEEP_FILES)}) nor an evaluation (looked for {EVALUATION_FILE}): give the folder that jobs.pretrain, "
-        "jobs.finetune, jobs.sweep or jobs.evaluate wrote"
+        f"{', '.join(SWEEP_FILES)}) nor an evaluation (looked for {EVALUATION_FILE}) nor picks (looked for {PICKED_FILE}): give the "
+        "folder that jobs.pretrain, jobs.finetune, jobs.sweep, jobs.evaluate or jobs.pick wrote"
     )
 
 

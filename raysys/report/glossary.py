@@ -76,18 +76,29 @@ _EVALUATION = {name: _FINETUNE[name] for name in ("dev split", "hit rate", "even
     "too sure.",
     "published": "Weights as others trained and published them, not fine-tuned here. They may have seen records of the test splits.",
 }
+_PICKING = {
+    "pick": "The highest point of a curve of P or S where it exceeds the threshold; the curve must fall below half of it before another one.",
+    "probability": "Of the pick, at the temperature of the picker: of picks with 0.8 about eight in ten should be right, on data like that it was "
+    "tried on. Without an evaluation it is what the network says, which tends to be too sure.",
+    "threshold": _EVALUATION["threshold"],
+    "uncertainty of time": "One standard deviation, from the width of the peak; its scale is measured on dev.",
+    "amplitude, signal over noise": "Largest amplitude of any component in the 2 s behind the onset; 20 log10 of the RMS in the second behind the onset "
+    "over that in the two seconds before it.",
+    "S minus P": "Time between the picks of S and P of one earthquake; proportional to the distance.",
+}
 _SWEEP_NEEDS = ("step, window", "contrastive loss", "perplexity", "used fraction", "probe/macro_ap", "val/top1_tie")
 _FINETUNE_SWEEP_NEEDS = ("step, window", "dev split", "hit rate", "event AUC", "dev/score", "backbone, head")
 _ONLY_PRETRAINING = ("objective", "health gate")
 
 
-def glossary(runs: Collection[str], sweeps: Collection[str], evaluations: bool = False) -> Section:
+def glossary(runs: Collection[str], sweeps: Collection[str], evaluations: bool = False, picks: bool = False) -> Section:
     """Returns the section that explains the numbers of a page.
 
     Args:
         runs: tasks of the runs on it.
         sweeps: tasks of the sweeps on it.
         evaluations: whether it holds an evaluation.
+        picks: whether it holds picks.
     """
     terms = {}
     if sweeps:
@@ -99,4 +110,5 @@ def glossary(runs: Collection[str], sweeps: Collection[str], evaluations: bool =
     elif set(sweeps) - {"pretrain"}:
         terms |= {k: _FINETUNE[k] for k in _FINETUNE_SWEEP_NEEDS}
     terms |= _EVALUATION if evaluations else {}
+    terms |= _PICKING if picks else {}
     return Section("What the numbers mean", (f'<div class="glossary">{pairs(terms)}</div>',))

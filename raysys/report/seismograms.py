@@ -138,14 +138,15 @@ def draw_components(ax, waveform: np.ndarray, valid: int) -> None:
 
     Args:
         ax: to draw on.
-        waveform: Z, N, E in any unit.
+        waveform: Z, N, E in any unit, NaN where nothing was recorded.
         valid: samples before the padding, which is not drawn.
     """
     time = np.arange(valid) / RATE_HZ
     for row, component in enumerate("ZNE"):
         trace = waveform[row, :valid].astype(float)
-        trace = trace - trace.mean() if valid else trace
-        peak = np.abs(trace).max(initial=0.0)
+        there = np.isfinite(trace)
+        trace = trace - trace[there].mean() if there.any() else trace
+        peak = np.abs(trace[there]).max(initial=0.0)
         ax.plot(time, 0.48 * trace / (peak or 1.0) - row, color=INK, linewidth=0.5, rasterized=valid > 20_000)
         ax.text(-0.012, -row, component, transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=8.5)
     ax.set(ylim=(-2.6, 0.6), yticks=[], xlim=(0, waveform.shape[-1] / RATE_HZ))

@@ -14,31 +14,35 @@ from raysys.report.collect import Run, Sweep, read_folder
 from raysys.report.evaluations import Evaluation
 from raysys.report.glossary import glossary
 from raysys.report.page import Chapter, Section, render
+from raysys.report.picked import Picked, counts_by_station, s_after_p
 from raysys.report.sections_comparison import comparisons
 from raysys.report.sections_evaluation import evaluation_chapter, tables
 from raysys.report.sections_finetune import finetune_chapter, label_counts
+from raysys.report.sections_picking import picking_chapter
 from raysys.report.sections_run import run_chapter
 from raysys.report.sections_sweep import sweep_chapter, tuned_axes
 from raysys.report.style import styled
 
 log = logging.getLogger(__name__)
 
-Folder = Run | Sweep | Evaluation
+Folder = Run | Sweep | Evaluation | Picked
 
 
 def write_report(directories: Sequence[str | Path], out: str | Path | None = None) -> Path:
     """Returns the path of the page, after writing it and, in a folder beside it, its tables as CSV.
 
     Args:
-        directories: folders or URLs of runs, sweeps and evaluations, in the order of the page.
+        directories: folders or URLs of runs, sweeps, evaluations and picks, in the order of the page.
         out: the HTML file on this machine; None writes report.html into the folder, or report-NAME-NAME.html beside several,
             and report-NAME.html into the working directory where one of them is a URL.
 
     Raises:
-        ValueError: no folder, or one that is no run, sweep or evaluation (naming the files looked for).
+        ValueError: no folder, or one that is no run, sweep, evaluation or picks (naming the files looked for).
     """
     if not directories:
-        raise ValueError("no folder given: name at least one run, sweep or evaluation, e.g. results/base")
+        raise ValueError(
+            "no folder given: name at least one run, sweep, evaluation or folder of picks, e.g. results/base"
+        )
     folders = [read_folder(directory) for directory in directories]
     if "://" in str(out or ""):
         raise ValueError(f"--out {out} is a URL: name a file on this machine, and copy it there")
@@ -57,6 +61,8 @@ def write_report(directories: Sequence[str | Path], out: str | Path | None = Non
 def _chapter(folder: Folder) -> Chapter:
     if isinstance(folder, Evaluation):
         return evaluation_chapter(folder)
+    if isinstance(folder, Picked):
+        return picking_chapter(folder)
     if isinstance(folder, Sweep):
         return sweep_chapter(folder)
     return run_chapter(folder) if folder.task == "pretrain" else finetune_chapter(folder)
@@ -67,6 +73,7 @@ def _glossary(folders: Sequence[Folder]) -> Section:
         runs={folder.task for folder in folders if isinstance(folder, Run)},
         sweeps={folder.task for folder in folders if isinstance(folder, Sweep)},
         evaluations=any(isinstance(folder, Evaluation) for folder in folders),
+        picks=any(isinstance(folder, Picked) for folder in folders),
     )
 
 
@@ -109,6 +116,8 @@ def _write_tables(folders: list[Folder], directory: Path) -> Path:
 def _tables(folder: Folder) -> dict[str, pd.DataFrame]:
     if isinstance(folder, Evaluation):
         return tables(folder)
+    if isinstance(folder, Picked):
+        return {"stations": counts_by_station(folder), "s_minus_p": s_after_p(folder.picks)}
     if isinstance(folder, Run) and folder.task != "pretrain":
         counts = label_counts(folder).get("by_dataset") or {}
         labels = [(name, *pair) for name, pair in counts.items()]
