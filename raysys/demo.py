@@ -15,7 +15,7 @@ from raysys.location import Location
 from raysys.miniature import write_miniatures, write_obspy_examples
 from raysys.picking.example import FOLDER, Example, make_examples, write_example
 from raysys.picking.run import Picking, pick_archive
-from raysys.picking.trained import DEFAULT, load_picker
+from raysys.picking.trained import load_picker
 from raysys.presets import finetuning
 from raysys.report.write import write_report
 from raysys.train.driver import train_run
@@ -95,7 +95,7 @@ def _pick(own: str, folder: Path, out: str) -> Example:
     file = folder / "stream.mseed"
     stream.write(str(file), "MSEED")
     pick_archive((str(file),), str(folder / out), Picking())
-    (example,) = make_examples(stream, (load_picker(DEFAULT), load_picker(own)))
+    (example,) = make_examples(stream, (load_picker(), load_picker(own)))
     write_example(example, Location(folder / out) / FOLDER / f"{example.instrument}.npz")
     return example
 
