@@ -147,7 +147,7 @@ def read_day(
                 warnings.simplefilter("ignore")
                 stream += obspy.read(path, starttime=begin, endtime=end, nearest_sample=False)
         except Exception as error:  # ObsPy's readers raise whatever they meet
-            why.append(f"{path}: {error or type(error).__name__}")
+            why.append(f"{path}: {' '.join(str(error).split()) or type(error).__name__}")
     mine = [one for one in stream if (one.stats.network, one.stats.station) == (day.network, day.station)]
     records, more = read_stream(obspy.Stream(_preferred(mine, instruments)), window)
     return records, why + more + _left_out(mine, instruments)
