@@ -81,11 +81,16 @@ class _Peer(nn.Module):
         x = waveform.float()
         inside = x.isfinite() & valid_samples(every_sample(x, num_valid), x.shape[-1])
         x = torch.where(inside, x, 0)
-        x = (x - x.sum(dim=-1, keepdim=True) / inside.sum(dim=-1, keepdim=True).clamp_min(1)) * inside
-        x = highpass(x, inside, self.highpass_hz) if self.highpass_hz else x
+        x = _centred(x, inside)
+        x = _centred(highpass(x, inside, self.highpass_hz), inside) if self.highpass_hz else x
         peak = x.abs().amax(dim=(1, 2), keepdim=True)
         order = ["ZNE".index(component) for component in self.network.component_order]
         return self.network.annotate_batch_pre((x / torch.where(peak > 0, peak, 1))[:, order], {})
+
+
+def _centred(x: Tensor, inside: Tensor) -> Tensor:
+    """x (B, C, T) without the mean of what is inside; zero elsewhere."""
+    return (x - x.sum(dim=-1, keepdim=True) / inside.sum(dim=-1, keepdim=True).clamp_min(1)) * inside
 
 
 class PhaseNetPicker(_Peer):

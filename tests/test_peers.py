@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from model.labels import Labels, event_targets, pick_targets
+from model.preprocess import highpass
 from raysys.peers import PhaseNetPicker, build_peer, published
 
 
@@ -148,3 +149,30 @@ def test_published_eqtransformers_give_p_s_and_no_detection(stored):
     with torch.no_grad():
         detection, p, s = network(network.annotate_batch_pre(x, {}))
         torch.testing.assert_close(picker(x), torch.stack([p, s, 1 - detection], dim=1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["phasenet", "eqtransformer"])
+def test_a_peer_sees_what_the_highpass_leaves(name):
+    t = torch.arange(1024) / 100
+    wave, swell = torch.sin(2 * torch.pi * 8 * t).expand(1, 3, -1), 10 * torch.sin(2 * torch.pi * 0.1 * t)
+    torch.manual_seed(0)
+    with_it, without = build_peer(name, 1024, 1.0).eval(), build_peer(name, 1024).eval()
+    assert (with_it.highpass_hz, without.highpass_hz) == (1.0, 0.0)
+    seen = with_it._prepared(wave + swell, torch.tensor([900]))
+    assert seen[..., 900:].abs().max() < 1e-5
+    inner = seen[0, 0, 100:800]
+    correlation = torch.corrcoef(torch.stack([inner, wave[0, 0, 100:800]]))[0, 1]
+    assert correlation > 0.95
+    plain = without._prepared(wave + swell, torch.tensor([900]))[0, 0, 100:800]
+    assert torch.corrcoef(torch.stack([plain, wave[0, 0, 100:800]]))[0, 1] < 0.2
+    expected = highpass(wave - wave.mean(dim=-1, keepdim=True), torch.ones(1, 1, 1, dtype=torch.bool), 1.0)
+    whole = with_it._prepared(wave, None)
+    torch.testing.assert_close(whole / whole.std(), expected / expected.std(), rtol=1e-2, atol=1e-2)
+
+
+def test_a_configuration_says_the_highpass_of_a_peer():
+    from raysys.networks import build_network
+    from raysys.presets import PRESETS, finetuning
+
+    config = finetuning(PRESETS["smoke"](), "pick", "phasenet").override({"model.highpass_hz": 2.0})
+    assert build_network(config).highpass_hz == 2.0

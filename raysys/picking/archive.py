@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,12 +123,20 @@ def _files(paths: Iterable[str]) -> list[tuple[str, int, int]]:
         place = Path(path).expanduser().resolve()
         if not place.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        inside = place.rglob("*") if place.is_dir() else [place]
-        for file in inside:
+        for file in _below(place) if place.is_dir() else [place]:
             if file.is_file() and not file.name.startswith("."):
                 about = file.stat()
                 found[str(file)] = about.st_size, about.st_mtime_ns
     return sorted((path, *about) for path, about in found.items() if about[0])
+
+
+def _below(place: Path) -> Iterator[Path]:
+    """Files in a folder and in those below it; links are followed, to each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(place, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(f"{folder}/{f}") not in seen]
+        yield from (Path(folder, name) for name in names)
 
 
 def _day_of(year: str, day: str) -> tuple[int, int]:

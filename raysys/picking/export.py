@@ -124,7 +124,7 @@ def model_card(loaded, calibration: Calibration, told: dict[str, Any]) -> str:
     return _CARD.format(
         name=loaded.name,
         size=sum(p.numel() for p in loaded.network.parameters()) / 1e6,
-        init=loaded.config.finetune.init,
+        init="random weights" if loaded.config.finetune.init == "scratch" else loaded.config.finetune.init,
         labels="all" if fraction == 1 else f"{fraction:.0%} of the",
         trained_on=", ".join(learnt),
         scores=_scores(told.get("metrics") or {}),

@@ -42,15 +42,16 @@ class Calibration:
 
 
 def triggers(curve: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns first and last samples of where a curve (T,) is above half of a threshold and somewhere above it, and the highest ones.
+    """Returns where a curve (T,) reaches a threshold, the last samples before it falls below half of it, and the highest ones between.
 
     This is ObsPy's `trigger_onset` as SeisBench uses it. NaN is below everything; of equal samples the first is the highest.
     """
-    above = np.concatenate([[False], np.nan_to_num(curve, nan=-1.0) > threshold / 2, [False]])
+    above = np.concatenate([[False], np.nan_to_num(curve, nan=-1.0) >= threshold / 2, [False]])
     edges = np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2)
     peaks = np.array([first + curve[first:end].argmax() for first, end in edges], np.int64)
-    high = curve[peaks] > threshold
-    return edges[high, 0], edges[high, 1] - 1, peaks[high]
+    high = curve[peaks] >= threshold
+    begins = [first + (curve[first:end] >= threshold).argmax() for first, end in edges[high]]
+    return np.array(begins, np.int64), edges[high, 1] - 1, peaks[high]
 
 
 def find_picks(probability: np.ndarray, record: Record, calibration: Calibration, model: str) -> pd.DataFrame:
@@ -68,7 +69,10 @@ def find_picks(probability: np.ndarray, record: Record, calibration: Calibration
     for row, (phase, threshold, spread) in enumerate(zip(LABELS, chosen, spreads, strict=False)):
         curve = probability[row]
         first, last, peak = triggers(curve, threshold)
-        sure = cooled(probability[:, peak].T.astype(float), calibration.temperature)[:, row]
+        sure = probability[:, peak].T.astype(
+            float
+        )  # of some of SeisBench's networks they do not sum to 1, and `cooled` makes them
+        sure = (sure if calibration.temperature == 1 else cooled(sure, calibration.temperature))[:, row]
         width = peak_widths_s(curve[None], peak[None])[0]
         amplitude, snr = _size(record.samples, peak)
         columns = {

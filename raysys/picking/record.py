@@ -7,10 +7,10 @@ T samples.
 from __future__ import annotations
 
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +20,11 @@ from raysys.data.resample import RATE_HZ, ratio, resampler
 if TYPE_CHECKING:
     from obspy import Stream, Trace
 
+GRID_NS = round(1e9 / RATE_HZ)
 SLOWEST_HZ = 20.0
 """Slower records hold little of what a picker looks at."""
+_EXACT = 1e-9
+"""Relative difference up to which a rate is the round one beside it: a tenth of a millisecond a day."""
 _PIECE = 1 << 20
 """Samples that are resampled at once."""
 _WORDS = {"UD": "Z", "NS": "N", "EW": "E"}
@@ -41,7 +44,8 @@ class Record:
         instrument: first two letters of the channels; "" for channels that are named otherwise.
         first: number of the first sample on the grid.
         samples: (3, T) float32 in ZNE order, mean removed; NaN where nothing was recorded.
-        late: pieces of the first component that is there: (number of its first sample, seconds by which its samples lie behind the grid).
+        late: pieces of the first component that is there: (number of its first sample, seconds by which that one lies behind the grid,
+            seconds by which each of the others lies further behind, which is 0 but for rates that are nearly round ones).
     """
 
     network: str
@@ -50,7 +54,7 @@ class Record:
     instrument: str
     first: int
     samples: np.ndarray
-    late: tuple[tuple[int, float], ...]
+    late: tuple[tuple[int, float, float], ...]
 
     @property
     def trace_id(self) -> str:
@@ -61,11 +65,11 @@ class Record:
 
     def time_ns(self, sample: np.ndarray) -> np.ndarray:
         """Returns when samples (n,) of this record were taken, in nanoseconds since 1970, int64."""
-        begin = np.array([start for start, _ in self.late])
-        late_ns = np.array([round(seconds * 1e9) for _, seconds in self.late], np.int64)
+        begin, late_s, drift_s = (np.array(column) for column in zip(*self.late, strict=True))
         number = np.asarray(sample, np.int64) + self.first
         piece = np.clip(np.searchsorted(begin, number, side="right") - 1, 0, None)
-        return number * round(1e9 / RATE_HZ) + late_ns[piece]
+        behind_s = late_s[piece] + drift_s[piece] * (number - begin[piece])
+        return number * GRID_NS + np.rint(behind_s * 1e9).astype(np.int64)
 
 
 def records_of(stream: Stream, window: int) -> Iterator[Record | str]:
@@ -97,12 +101,14 @@ def records_of(stream: Stream, window: int) -> Iterator[Record | str]:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """One trace at 100 Hz: its row of the record, the number of its first sample, (T,) float64 samples, seconds behind the grid."""
+    """One trace at 100 Hz: its row of the record, the number of its first sample, (T,) float64 samples, seconds behind the grid
+    at the first sample, and by how many more at each of the others."""
 
     row: int
     first: int
     samples: np.ndarray
     late: float
+    drift: float
 
     @property
     def last(self) -> int:
@@ -119,9 +125,10 @@ def _pieces(letters: dict[str, list[Trace]], instrument: str) -> list[_Piece]:
     pieces = []
     for letter, row in rows.items():
         traces = [one for one in letters[letter] if len(one.data) and one.stats.sampling_rate >= SLOWEST_HZ]
-        pieces += [_at_100_hz(trace, row) for trace in _merged(traces)]
-    pieces = [one for one in pieces if np.isfinite(one.samples).any()]
-    if not any((np.nanmax(one.samples) > np.nanmin(one.samples)) for one in pieces):
+        pieces += [_at_100_hz(trace, row) for trace in _merged(traces) if len(trace.data)]
+    if not pieces:
+        raise ValueError("nothing was recorded")
+    if not any(one.samples.max() > one.samples.min() for one in pieces):
         raise ValueError("every sample is the same")
     return pieces
 
@@ -146,7 +153,7 @@ def _rows(letters: set[str]) -> dict[str, int]:
 
 
 def _merged(traces: list[Trace]) -> Iterator[Trace]:
-    """Traces in rising order; those that continue each other become one, as each has an edge when it is resampled."""
+    """Traces of finite samples in rising order; those that continue each other become one, as each has an edge when it is resampled."""
     from obspy import Stream, Trace
 
     alike = defaultdict(list)
@@ -157,21 +164,37 @@ def _merged(traces: list[Trace]) -> Iterator[Trace]:
         header = {"starttime": trace.stats.starttime, "sampling_rate": trace.stats.sampling_rate}
         alike[trace.stats.sampling_rate, data.dtype].append(Trace(data, header))
     merged = itertools.chain.from_iterable(Stream(some).merge(-1) for some in alike.values())
-    yield from sorted(merged, key=lambda trace: trace.stats.starttime)
+    whole = itertools.chain.from_iterable(_whole_parts(trace) for trace in merged)
+    yield from sorted(whole, key=lambda trace: trace.stats.starttime)
+
+
+def _whole_parts(trace: Trace) -> Iterator[Trace]:
+    from obspy import Trace
+
+    finite = np.isfinite(trace.data)
+    if finite.all():
+        yield trace
+        return
+    rate, begin = trace.stats.sampling_rate, trace.stats.starttime
+    there = np.concatenate([[False], finite, [False]])
+    for first, last in np.flatnonzero(there[1:] != there[:-1]).reshape(-1, 2).tolist():
+        yield Trace(trace.data[first:last], {"starttime": begin + first / rate, "sampling_rate": rate})
 
 
 def _at_100_hz(trace: Trace, row: int) -> _Piece:
-    data = np.asarray(trace.data, np.float64)
-    data = np.where(np.isfinite(data), data, np.nan)
+    data, begin_ns = np.asarray(trace.data, np.float64), trace.stats.starttime.ns
     up, down = ratio(trace.stats.sampling_rate)
-    rate = RATE_HZ * down / up
-    begin = trace.stats.starttime
-    number = round(begin.ns * rate / 1e9)
-    late = begin.ns / 1e9 - number / rate
+    number = round(Fraction(begin_ns * down, GRID_NS * up))  # of the first sample, at the trace's own rate
+    late = float(
+        Fraction(begin_ns * down - number * GRID_NS * up, down * 10**9)
+    )  # floats of seconds since 1970 are 0.2 us apart
+    seconds = up / down / RATE_HZ
+    drift = (1 / trace.stats.sampling_rate - seconds) / seconds / RATE_HZ
+    drift = drift if abs(drift) * RATE_HZ > _EXACT else 0.0
     if up == down:
-        return _Piece(row, number, data, late)
-    first, last = math.ceil(number * up / down), (number + len(data) - 1) * up // down + 1
-    return _Piece(row, first, _resampled(data, number, first, last, up, down), late)
+        return _Piece(row, number, data, late, drift)
+    first, last = (-(-end * up // down) for end in (number, number + len(data)))
+    return _Piece(row, first, _resampled(data, number, first, last, up, down), late, drift)
 
 
 def _resampled(data: np.ndarray, number: int, first: int, last: int, up: int, down: int) -> np.ndarray:
@@ -206,5 +229,5 @@ def _joined(pieces: list[_Piece], codes: tuple[str, str, str, str]) -> Record:
     there = np.isfinite(samples)
     mean = np.where(there, samples, 0).sum(axis=1) / np.maximum(1, there.sum(axis=1))
     row = min(one.row for one in pieces)
-    late = tuple((one.first, one.late) for one in pieces if one.row == row)
+    late = tuple((one.first, one.late, one.drift) for one in pieces if one.row == row)
     return Record(*codes, first, (samples - mean[:, None]).astype(np.float32), late)

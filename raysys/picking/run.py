@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -145,10 +146,22 @@ def read_day(
                 warnings.simplefilter("ignore")
                 stream += obspy.read(path, starttime=begin, endtime=end, nearest_sample=False)
         except Exception as error:  # ObsPy's readers raise whatever they meet
-            why.append(f"{path}: {error or type(error).__name__}")
+            why.append(f"{path}: {' '.join(str(error).split()) or type(error).__name__}")
     mine = [one for one in stream if (one.stats.network, one.stats.station) == (day.network, day.station)]
     records, more = read_stream(obspy.Stream(_preferred(mine, instruments)), window)
-    return records, why + more
+    return records, why + more + _left_out(mine, instruments)
+
+
+def _left_out(traces: list, instruments: tuple[str, ...]) -> list[str]:
+    """A line for each place that has none of the instruments."""
+    there = defaultdict(set)
+    for trace in traces:
+        there[f"{trace.stats.network}.{trace.stats.station}.{trace.stats.location}"].add(trace.stats.channel.upper())
+    return [
+        f"{place}: {', '.join(sorted(channels))}, none of the instruments {', '.join(instruments)}"
+        for place, channels in sorted(there.items())
+        if all(len(code) == 3 and code[:2] not in instruments for code in channels)
+    ]
 
 
 def _preferred(traces: list, instruments: tuple[str, ...]) -> list:
@@ -182,10 +195,12 @@ class _Worker:
         begun = time.perf_counter()
         network = self.picker.network.to(self.device)
         table = pick_records(network, records, self.picker.calibration, self.picker.name)
+        begin, end = (day.begin_ns + s * 10**9 for s in (0, 86_400))
         time_ns = table["peak_time"].astype("int64")
-        table = table[(time_ns >= day.begin_ns) & (time_ns < day.begin_ns + 86_400 * 10**9)].reset_index(drop=True)
+        table = table[(time_ns >= begin) & (time_ns < end)].reset_index(drop=True)
         table = _in_m_per_s(table, self.inventory) if self.inventory else table
-        hours = sum(len(one) for one in records) / 360_000
+        ends_ns = [np.clip(one.time_ns(np.array([0, len(one)])), begin, end) for one in records]
+        hours = sum(int(last - first) for first, last in ends_ns) / 3.6e12
         told = {"why": why, "hours": hours, "picks": len(table), "seconds": time.perf_counter() - begun}
         return table, told
 
@@ -257,7 +272,8 @@ def _known_files(paths: tuple[str, ...], place: Location) -> pd.DataFrame:
 def _common_mark(picker: TrainedPicker, how: Picking) -> str:
     """A digest of all that decides the picks of a day, but its files."""
     responses = hashlib.sha256(Location(how.stations).read()).hexdigest() if how.stations else None
-    return weights_digest(picker.network, _VERSION, picker.calibration, how.instruments, responses)
+    built = getattr(picker.network, "model_config", "")  # what has no weights, as a high-pass
+    return weights_digest(picker.network, _VERSION, built, picker.calibration, how.instruments, responses)
 
 
 def _as_parquet(table: pd.DataFrame, told: dict[str, Any]) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import obspy
@@ -100,8 +102,9 @@ class Picker(sbm.WaveformModel):
         self._verify_argdict(kwargs)
         batch, found = self._argdict_get_with_default(self.default_args | kwargs, "batch_size"), obspy.Stream()
         names = tuple(f"{self.name}_{label}" for label in LABELS)
-        for record in self._records(stream):
-            found += curves_as_stream(probabilities(self.picker, record, batch).cpu().numpy(), record, names)
+        with self._evaluation():
+            for record in self._records(stream):
+                found += curves_as_stream(probabilities(self.picker, record, batch).cpu().numpy(), record, names)
         return found
 
     async def classify_async(self, stream: obspy.Stream, **kwargs) -> sbu.ClassifyOutput:
@@ -116,12 +119,31 @@ class Picker(sbm.WaveformModel):
             self.calibration, p_threshold=given["P_threshold"], s_threshold=given["S_threshold"]
         )
         batch = self._argdict_get_with_default(given, "batch_size")
-        return pick_records(self.picker, self._records(stream), calibration, self.name, batch)
+        with self._evaluation():
+            return pick_records(self.picker, self._records(stream), calibration, self.name, batch)
+
+    def classify_aggregate(self, annotations: obspy.Stream, argdict: dict[str, Any]) -> sbu.ClassifyOutput:
+        """Returns the picks in curves that `annotate` returned, their probabilities as they are."""
+        picks = []
+        for phase in self.phases:
+            curves = annotations.select(channel=f"{self.name}_{phase}")
+            picks += self.picks_from_annotations(curves, (self.default_args | argdict)[f"{phase}_threshold"], phase)
+        return sbu.ClassifyOutput(self.name, picks=sbu.PickList(sorted(picks, key=lambda pick: pick.peak_time)))
 
     def get_model_args(self) -> dict[str, Any]:
         """Returns what `__init__` takes, for the file beside the weights."""
         parts = {"model": self.picker.model_config, "head": self.picker.head_config, "calibration": self.calibration}
         return {name: dataclasses.asdict(part) for name, part in parts.items()}
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """Evaluation mode, as in SeisBench's own `annotate`: `load` returns a model that drops out."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def _records(self, stream: obspy.Stream) -> list[Record]:
         records, why = read_stream(stream, self.picker.window_samples)
@@ -131,11 +153,12 @@ class Picker(sbm.WaveformModel):
 
 
 def pick_list(picks: pd.DataFrame) -> sbu.PickList:
-    """Returns a table of picks as SeisBench has them; `peak_value` is the calibrated probability."""
+    """Returns a table of picks as SeisBench has them, by time; `peak_value` is the calibrated probability."""
+    picks = picks.sort_values(["peak_time", "network", "station", "location", "phase"])
     ids = picks["network"] + "." + picks["station"] + "." + picks["location"]
     times = [
         [obspy.UTCDateTime(ns=int(ns)) for ns in picks[name].astype("int64")]
         for name in ("start_time", "end_time", "peak_time")
     ]
     rows = zip(ids, *times, picks["probability"], picks["phase"], strict=True)
-    return sbu.PickList(sorted(sbu.Pick(*row) for row in rows))
+    return sbu.PickList(sbu.Pick(*row) for row in rows)

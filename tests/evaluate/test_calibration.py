@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from raysys.evaluate.calibration import best_temperature, calibration_error, cooled, reliability, soft_label_losses
+from raysys.evaluate.calibration import (
+    LEAST_PICKS,
+    best_temperature,
+    calibration_error,
+    cooled,
+    reliability,
+    soft_label_losses,
+    spread_of_times,
+)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
@@ -41,3 +49,21 @@ def test_a_table_of_reliability_counted_by_hand():
     expected = (2 * abs(0.5 - 0.05) + 3 * abs(2 / 3 - 0.98) + abs(1 - 0.5)) / 6
     assert calibration_error(table) == pytest.approx(expected)
     assert np.isnan(calibration_error(reliability(np.zeros(0), np.zeros(0, bool))))
+
+
+def test_errors_that_follow_the_width_of_peaks_have_the_spread_that_made_them():
+    rng = np.random.default_rng(0)
+    width = rng.uniform(0.05, 0.3, 20_000)
+    late = rng.normal(0, 0.7 * width)
+    assert spread_of_times(late, width) == pytest.approx(0.7, rel=0.02)
+    assert spread_of_times(-late, width) == spread_of_times(late, width)
+    late[:100], width[100:200] = np.nan, 0.0
+    assert spread_of_times(late, width) == pytest.approx(0.7, rel=0.02), "what is unknown does not count"
+
+
+def test_a_spread_needs_enough_picks():
+    late, width = np.full(LEAST_PICKS, 0.1), np.full(LEAST_PICKS, 0.2)
+    assert spread_of_times(late, width) == pytest.approx(0.5)
+    assert np.isnan(spread_of_times(late[1:], width[1:]))
+    late[0] = np.nan
+    assert np.isnan(spread_of_times(late, width))

@@ -147,3 +147,30 @@ def test_classes_have_their_names_and_a_confusion_matrix():
     said = said.argmax(axis=1)
     expected = confusion_matrix(tables["test_windows"]["group"], said).tolist()
     assert summary.told["confusion"]["a"] == {"classes": list(classes), "counts": expected}
+
+
+def test_the_spread_of_times_is_that_of_dev_and_of_picks_above_the_threshold(made):
+    tables = {name: dict(of) for name, of in made[0].items()}
+    expected = []
+    for name in "ab":
+        picks = tables[name]["dev_picks"]
+        low = picks.iloc[:25].assign(p=0.01, late_0_5=np.where(np.arange(25) < 20, np.nan, 0.4))
+        low["late_0.5s"] = low.pop("late_0_5")
+        picks = pd.concat([picks, low], ignore_index=True)
+        picks["width_s"] = np.linspace(0.1, 0.3, len(picks))
+        tables[name]["dev_picks"] = picks
+        tables[name]["test_picks"] = tables[name]["test_picks"].assign(width_s=99.0)
+        expected.append(picks)
+    told = summarize(tables, made[1], "pick", resamples=0).told
+    picks = pd.concat(expected)
+    taken = picks[(picks["p"] > told["thresholds"]["P"]) & picks["late_0.5s"].notna()]
+    assert 20 < len(taken) < picks["late_0.5s"].notna().sum()
+    ratio = np.quantile(taken["late_0.5s"].abs() / taken["width_s"], 0.6827)
+    assert told["spread"]["P"] == pytest.approx(ratio)
+    assert np.isnan(told["spread"]["S"]), "no threshold, no picks"
+
+
+def test_networks_that_do_not_pick_have_no_spread(made):
+    tables, events = made
+    without = {name: {k: t for k, t in of.items() if not k.endswith(("task23", "picks"))} for name, of in tables.items()}
+    assert np.isnan(list(summarize(without, events, "detect", resamples=0).told["spread"].values())).all()

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from raysys.evaluate.tolerance import find_peaks, match
+from raysys.evaluate.tolerance import find_peaks, match, peak_widths_s
 
 
 def curve(*peaks, samples=1000):
@@ -46,3 +46,27 @@ def test_the_tolerance_is_met_on_its_edge():
     late = match(np.array([[150, 210]]), np.ones((1, 2), bool), np.array([[100.0, 260.5]]), 0.5)
     assert late[0, 0] == 0.5
     assert np.isnan(late[0, 1])
+
+
+def test_the_width_of_a_peak_is_the_deviation_of_its_curve_around_it():
+    t = np.arange(1000)
+    bell = np.exp(-(((t - 400) / 8) ** 2) / 2)
+    even = ((t >= 590) & (t <= 610)).astype(float)
+    curves = np.stack([bell, 0.2 * bell, even])
+    widths = peak_widths_s(curves, np.array([[400, 405], [400, 400], [600, 610]]))
+    assert np.allclose(widths[0], [0.08, np.hypot(0.08, 0.05)], rtol=1e-3)
+    assert np.allclose(widths[1], 0.08, rtol=1e-3), "the height has no part in it"
+    assert np.allclose(widths[2], np.sqrt([110 / 3, 110 / 3 + 100]) / 100), "the deviation is that around the peak"
+
+
+def test_widths_end_half_a_second_away_at_the_edges_and_at_holes():
+    ones = np.ones((1, 1000), np.float32)
+    whole, edge = peak_widths_s(ones, np.array([[500, 0]]))[0]
+    assert whole == np.sqrt((np.arange(-50, 51) ** 2).mean()) / 100
+    assert edge == np.sqrt((np.arange(51) ** 2).mean()) / 100
+    half = ones.copy()
+    half[0, 505:] = np.nan
+    expected = np.sqrt((np.arange(-50, 5) ** 2).mean()) / 100
+    assert peak_widths_s(half, np.array([[500]]))[0, 0] == expected
+    assert np.isnan(peak_widths_s(0 * ones, np.array([[500]]))).all()
+    assert peak_widths_s(ones, np.zeros((1, 0), np.int64)).shape == (1, 0)

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from model.preprocess import live_windows, standardize
+from model.preprocess import highpass, live_windows, standardize
 
 
 @pytest.mark.parametrize("unit", [1e-30, 1e-9, 1.0, 1e9, 1e30])
@@ -71,3 +73,63 @@ def test_only_windows_without_any_signal_are_dead():
     x = torch.randn(3, 3, 100)
     x[0], x[1, :2] = 7.0, 0.0
     assert live_windows(standardize(x)).tolist() == [False, True, True]
+
+
+def sine(hz: float, samples: int = 6000) -> torch.Tensor:
+    return torch.sin(2 * math.pi * hz * torch.arange(samples, dtype=torch.float64) / 100)[None, None]
+
+
+EVERY = torch.ones(1, 1, 1, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("corner", [0.5, 1.0, 2.0])
+def test_the_highpass_falls_by_3_db_at_its_corner_and_shifts_nothing(corner):
+    for octaves, decibel in ((0, -3.01), (-1, -11.56), (-2, -22.63), (2, 0.0)):
+        x = sine(corner * 2.0**octaves)
+        y = highpass(x, EVERY, corner)[..., 1000:-1000]
+        gain = (y * x[..., 1000:-1000]).sum() / (x[..., 1000:-1000] ** 2).sum()
+        assert 20 * math.log10(gain) == pytest.approx(decibel, abs=0.15)
+        torch.testing.assert_close(y, gain * x[..., 1000:-1000], rtol=0, atol=2e-3)  # in phase
+
+
+def test_the_highpass_leaves_nothing_of_an_offset_at_ends_padding_and_gaps():
+    x, inside = torch.full((2, 3, 1000), 7.0), torch.ones(2, 3, 1000, dtype=torch.bool)
+    inside[0, 1, 300:420] = False
+    inside[1, :, 600:] = False
+    assert highpass(x, inside, 1.0).abs().max() < 1e-4
+    assert not highpass(torch.randn(2, 3, 1000), inside, 1.0)[~inside].any()
+
+
+def test_samples_outside_have_no_part_in_the_highpass():
+    x, inside = torch.randn(1, 3, 1000), torch.ones(1, 3, 1000, dtype=torch.bool)
+    inside[..., 500:600] = False
+    garbage = torch.where(inside, x, 1e6)
+    torch.testing.assert_close(highpass(garbage, inside, 1.0), highpass(x, inside, 1.0))
+
+
+def test_a_window_that_is_shorter_than_the_filter_is_filtered_too():
+    x = torch.randn(1, 3, 20) + 5
+    y = highpass(x, torch.ones(1, 1, 20, dtype=torch.bool), 0.1)
+    torch.testing.assert_close(y, x - x.mean(dim=-1, keepdim=True), rtol=0, atol=0.02)
+
+
+def test_small_waves_on_a_large_swell_come_out_with_unit_deviation():
+    """Of microseisms thirty times as large hardly anything is left, whatever the unit; autocast does not reach it."""
+    swell, wave = 30 * sine(0.1).expand(1, 3, -1), sine(5.0).expand(1, 3, -1)
+    for unit in (1e-12, 1.0, 1e9):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = standardize(((swell + wave) * unit).float(), highpass_hz=1.0)
+        assert y.dtype == torch.float32
+        torch.testing.assert_close(y.std(dim=-1, correction=0), torch.ones(1, 3), rtol=1e-4, atol=0)
+        share = (y * wave).mean() / (wave**2).mean().sqrt()
+        assert share > 0.85
+    assert (standardize(swell + wave) * wave).mean() < 0.05, "without it there is nothing to see"
+
+
+def test_dead_components_and_padding_stay_zero_behind_the_highpass():
+    x = torch.randn(2, 3, 500)
+    x[:, 1] = 123456.7
+    y = standardize(x, torch.tensor([500, 321]), highpass_hz=1.0)
+    assert not y[:, 1].any()
+    assert not y[1, :, 321:].any()
+    torch.testing.assert_close(y[1, 0, :321], standardize(x[1:, :1, :321], highpass_hz=1.0)[0, 0])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.labels import Labels
-from model.preprocess import standardize
+from model.preprocess import highpass, standardize
 from raysys.config_finetuning import AugmentConfig
 from raysys.train.augment import augment
 
@@ -130,3 +130,37 @@ def test_an_s_in_a_gap_loses_its_shoulders_too():
     lost = (out == 0).all(dim=1)[:, 200]
     assert lost.any()
     assert not keep[lost][:, 110:290].any()
+
+
+def on_a_swell(seed: int = 0) -> torch.Tensor:
+    """Windows of noise on waves of 0.1 Hz that are ten times as large."""
+    swell = torch.sin(2 * math.pi * 0.1 * torch.arange(T) / 100 + torch.arange(B)[:, None])
+    return torch.randn(B, 3, T, generator=torch.Generator().manual_seed(seed)) + 10 * swell[:, None]
+
+
+@pytest.mark.parametrize("kind", ["noise", "real_noise"])
+def test_noise_is_in_proportion_to_what_the_highpass_of_the_network_leaves(kind):
+    x, given = on_a_swell(), labels(noise=8 if kind == "real_noise" else 0)
+
+    def added(highpass_hz: float) -> torch.Tensor:
+        out = []
+        for size in (1.0, 0.0):
+            torch.manual_seed(0)
+            out.append(augment(x, VALID, given, AugmentConfig(**OFF | {kind: size}), highpass_hz)[0])
+        seen = standardize(out[1], highpass_hz=1.0)
+        scale = out[1].std(dim=-1, keepdim=True) / x.std(dim=-1, keepdim=True)  # the unit of the result
+        left = highpass(out[1], torch.ones(1, 1, T, dtype=torch.bool), 1.0).std(dim=-1)
+        assert seen.std() == pytest.approx(1, abs=0.01)
+        assert scale.isfinite().all()
+        return ((out[0] - out[1]).std(dim=-1) / left)[: B - 8]
+
+    assert added(1.0).max() < 1.6
+    assert added(1.0).median() == pytest.approx(0.5**3, abs=0.1)
+    assert added(0.0).median() > 2, "else it would bury the window"
+
+
+def test_a_highpass_changes_nothing_where_there_is_no_noise():
+    x = on_a_swell()
+    torch.manual_seed(0)
+    out, _ = augment(x, VALID, labels(), AugmentConfig(**OFF), 1.0)
+    torch.testing.assert_close(standardize(out), standardize(x), rtol=1e-4, atol=1e-4)
