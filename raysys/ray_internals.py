@@ -6,7 +6,7 @@ Each piece says why it is used and what breaks without it; tests/test_ray_intern
 import contextlib
 import logging
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import ray
 import ray._private.state
 import ray.train.v2._internal.execution.context
 from ray import cloudpickle
+from ray._private import ray_constants
 from ray._private.internal_api import memory_summary
 from ray._private.services import find_bootstrap_address
 from ray.core.generated import gcs_pb2
@@ -28,6 +29,8 @@ CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
 """Ray Train's list of a run's checkpoints, which may need repair; under another name a broken one would end the run."""
 GCS_PORT = "RAY_GCS_SERVER_PORT"
 """Sets the port of a cluster that starts, so that its address is known before; else two clusters on a machine mix up."""
+ON_LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+"""Environment of processes whose Ray is on one machine; without it they take 127.0.0.1 for the machine's other address."""
 SESSION_STATE = "experiment_state-{}.json"
 """Ray Tune's state of a sweep, by the time when its driver began; under another name a killed sweep begins anew."""
 
@@ -53,6 +56,20 @@ class InterruptibleTrainer(TorchTrainer):
             raise KeyboardInterrupt
 
         signal.signal(signal.SIGINT, interrupt)
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Leaves 127.0.0.1 what it is for the Ray that is started or joined in the block, as Ray does on macOS and Windows.
+
+    Otherwise Ray replaces it by the machine's address in the network, and its processes listen on all interfaces. Ray has
+    read its environment already, so the variable of `ON_LOOPBACK` comes too late for this process.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def running_cluster(temp_dir: str | None) -> str | None:
