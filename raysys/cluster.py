@@ -90,7 +90,7 @@ def _environment_of_children():
         port = free.getsockname()[1]
     ours = {GCS_PORT: str(port), "RAY_ADDRESS": f"{_LOOPBACK}:{port}"} | ON_LOOPBACK
     if sys.platform == "linux":  # the connections among a run's workers
-        ours |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        ours |= {name: os.environ.get(name, "lo") for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
     before = {key: os.environ.get(key) for key in ours}
     os.environ.update(ours)
     try:

@@ -4,8 +4,10 @@ Each piece says why it is used and what breaks without it; tests/test_ray_intern
 """
 
 import contextlib
+import importlib
 import logging
 import signal
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,14 @@ from typing import Any
 import ray
 import ray._private.state
 import ray.train.v2._internal.execution.context
+import torch.distributed
 from ray import cloudpickle
 from ray._private import ray_constants
 from ray._private.internal_api import memory_summary
 from ray._private.services import find_bootstrap_address
 from ray.core.generated import gcs_pb2
 from ray.train._internal.storage import get_fs_and_path
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -70,6 +73,36 @@ def on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+class WorkersMeet(TorchConfig):
+    """How the workers of a run find each other: on one machine nobody else finds them.
+
+    PyTorch's store, at which they meet, listens on all interfaces and asks for no token.
+    """
+
+    @property
+    def backend_cls(self):
+        return _MeetOnLoopback
+
+
+class _MeetOnLoopback(TorchConfig().backend_cls):
+    def on_start(self, worker_group, backend_config):
+        if not ray_constants.ENABLE_RAY_CLUSTER:
+            worker_group.execute_single(0, _store_on_loopback)
+        super().on_start(worker_group, backend_config)
+
+
+def _store_on_loopback() -> None:
+    """Has this process's next store at a local address listen there alone."""
+    whole = torch.distributed.TCPStore
+
+    def store(*, host_name: str, port: int, is_master: bool, **words):
+        if is_master:
+            words["master_listen_fd"] = socket.create_server((host_name, port)).detach()
+        return whole(host_name=host_name, port=port, is_master=is_master, **words)
+
+    importlib.import_module("torch.distributed.rendezvous").TCPStore = store  # a function has the module's name
 
 
 def running_cluster(temp_dir: str | None) -> str | None:

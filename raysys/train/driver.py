@@ -21,7 +21,13 @@ from raysys.credentials import refuse_credentials
 from raysys.lease import hold
 from raysys.location import Location
 from raysys.presets import with_absolute_places
-from raysys.ray_internals import CHECKPOINT_LIST, InterruptibleTrainer, WorkersNotStarted, free_abandoned_groups
+from raysys.ray_internals import (
+    CHECKPOINT_LIST,
+    InterruptibleTrainer,
+    WorkersMeet,
+    WorkersNotStarted,
+    free_abandoned_groups,
+)
 from raysys.record import note_devices, run_record, write_run
 from raysys.train.data import check_objective, prepare_training_data
 from raysys.train.loop import Budget, Trainer
@@ -175,6 +181,7 @@ def trainer(
     return InterruptibleTrainer(
         worker,
         train_loop_config=arguments,
+        torch_config=WorkersMeet(),
         scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
             name=run.name,
