@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 
 from raysys.cluster import connect, quieten, require
 from raysys.config import MAY_CHANGE, RunConfig
-from raysys.console import configure_logging
+from raysys.console import CONSOLE, Mirror, configure_logging, mirrored
 from raysys.credentials import refuse_credentials
 from raysys.lease import hold
 from raysys.location import Location
@@ -57,16 +57,17 @@ def train_run(config: RunConfig) -> dict[str, Any]:
     workers = least_workers(config)
     require(wanted(config), f"a run of {workers} worker{'s' if workers > 1 else ''}")
     run = run_location(config)
-    with hold(run):
-        return _train_run(config, run)
+    with hold(run), mirrored() as console:
+        return _train_run(config, run, console)
 
 
-def _train_run(config: RunConfig, run: Location) -> dict[str, Any]:
+def _train_run(config: RunConfig, run: Location, console: Mirror) -> dict[str, Any]:
     data = prepare_training_data(config).of_run(config)
     check_objective(config, data)
     stages = plan_stages(run, config, data.plan.epoch_windows)
     record = run_record(config, data.fingerprint, data.contents) | {"stages": stages}
     began = write_run(run.url, config, record, may_change=MAY_CHANGE | BUDGET)
+    console.into(run / CONSOLE)
     repair_checkpoint_list(run)
     planned = planned_workers(began)
     if (metrics := _finished(run, Budget.of(config.override(planned), data.plan.epoch_windows))) is not None:
