@@ -145,8 +145,8 @@ def mirrored() -> Iterator[Mirror]:
         handler.setStream(tees[before.index(stream)])
     try:
         yield mirror
-    except KeyboardInterrupt:
-        mirror.add("interrupted\n")
+    except (KeyboardInterrupt, SystemExit) as error:
+        mirror.add(f"{error!r}\n")
         raise
     except BaseException as error:
         mirror.add("".join(traceback.format_exception(error)))

@@ -21,6 +21,7 @@ from ray._private import ray_constants
 from ray._private.internal_api import memory_summary
 from ray._private.services import find_bootstrap_address
 from ray.core.generated import gcs_pb2
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_put
 from ray.train._internal.storage import get_fs_and_path
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
@@ -193,6 +194,21 @@ def renew_search(content: bytes, storage: str, num_samples: int, max_concurrent:
     limiter = state if iterators else state.get("name:ConcurrencyLimiter", {})
     limiter["max_concurrent"] = max_concurrent or (0 if iterators else num_samples)
     return cloudpickle.dumps(state)
+
+
+def leave_note(name: str) -> None:
+    """Leaves a note that every process of the cluster sees; a driver has no other way to speak to the workers of a run."""
+    _internal_kv_put(name, b"")
+
+
+def has_note(name: str) -> bool:
+    """Returns whether somebody has left a note of this name."""
+    return _internal_kv_exists(name)
+
+
+def drop_note(name: str) -> None:
+    """Takes a note away."""
+    _internal_kv_del(name)
 
 
 def free_abandoned_groups() -> int:

@@ -33,6 +33,7 @@ from raysys.train.data import check_objective, prepare_training_data
 from raysys.train.loop import Budget, Trainer
 from raysys.train.reporter import TrainReporter
 from raysys.train.stages import BUDGET, plan_stages, planned_workers
+from raysys.train.stop import Stop, leaves, stoppable
 from raysys.train.storage import RemoteLogs, newest_checkpoint, passes, repair_checkpoint_list
 
 log = logging.getLogger(__name__)
@@ -57,11 +58,11 @@ def train_run(config: RunConfig) -> dict[str, Any]:
     workers = least_workers(config)
     require(wanted(config), f"a run of {workers} worker{'s' if workers > 1 else ''}")
     run = run_location(config)
-    with hold(run), mirrored() as console:
-        return _train_run(config, run, console)
+    with hold(run), mirrored() as console, stoppable() as stop:
+        return _train_run(config, run, console, stop)
 
 
-def _train_run(config: RunConfig, run: Location, console: Mirror) -> dict[str, Any]:
+def _train_run(config: RunConfig, run: Location, console: Mirror, stop: Stop) -> dict[str, Any]:
     data = prepare_training_data(config).of_run(config)
     check_objective(config, data)
     stages = plan_stages(run, config, data.plan.epoch_windows)
@@ -81,8 +82,9 @@ def _train_run(config: RunConfig, run: Location, console: Mirror) -> dict[str, A
         "start": stages[-1]["from"],
         "run": run.url,
         "log_folder": run.url if run.is_local else None,
+        "stop": stop.note,
     }
-    result = _fit(config, arguments)
+    result = _fit(config, arguments, stop)
     log.info("run %s finished, written to %s", config.name, run)
     return _told(run, result.metrics or {})
 
@@ -101,13 +103,15 @@ def _finished(run: Location, budget: Budget) -> dict[str, Any] | None:
     return metrics if metrics.get("windows", 0) >= budget.windows else None
 
 
-def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
+def _fit(config: RunConfig, arguments: dict[str, Any], stop: Stop | None = None) -> ray.train.Result:
     """Returns the result of the run, started anew after everything that is no end of it."""
-    run, waiting_since = run_location(config), None
+    run, waiting_since, stop = run_location(config), None, stop or Stop()
     while True:
+        stop.leave()
         before = _newest(run)
         free_abandoned_groups()  # of the attempt before
         try:
+            stop.training = True
             result = _fit_once(config, arguments)
         except ray.train.WorkerGroupError as error:
             if _newest(run, before) == before:
@@ -123,12 +127,14 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
             if waited_h >= config.train.wait_for_nodes_h:
                 raise
             log.warning("waiting since %.1f h for machines (`ray status`) or the storage: %s", waited_h, error)
+            stop.leave()
             time.sleep(_PAUSE_S)
             _repair(run)
         else:
             if result.return_value["finished"]:
                 return result
             waiting_since = None
+            stop.leave()
             log.warning("machines were taken away: going on from the checkpoint on those that are left")
 
 
@@ -225,7 +231,7 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
         record=args["record"] | {"devices": devices},
         log_folder=folder and Path(folder),
         start=args["start"],
-        poll=reporter.poll,
+        poll=leaves(reporter.poll, args.get("stop"), context.get_world_rank()),
     )
     loop.run()
     reporter.finish_checkpoint()
