@@ -56,8 +56,10 @@ def test_a_submission_brings_the_code_and_no_data_results_or_environment(checkou
     for name in used:
         (checkout / name).unlink()
     names = set(zipfile.ZipFile(package).namelist())
-    assert {"jobs/pretrain.py", "raysys/data/plan.py", "raysys/report/page.html", "model/config.py"} & names
-    assert {"jobs/pretrain.py", "raysys/data/plan.py", "model/config.py", "deploy/spot_watch.py"} <= names
+    code = {
+        str(path.relative_to(checkout)) for top in ("jobs", "raysys", "model") for path in (checkout / top).rglob("*.*")
+    }
+    assert code | {"constraints.txt", "deploy/spot_watch.py"} <= names, "all files of the packages"
     assert [name for name in used if name in names] == []
     assert package.stat().st_size < 2e6
 

@@ -82,7 +82,7 @@ def _train_run(config: RunConfig, run: Location, console: Mirror, stop: Stop) ->
         "start": stages[-1]["from"],
         "run": run.url,
         "log_folder": run.url if run.is_local else None,
-        "stop": stop.note,
+        "stop_note": stop.note,
     }
     result = _fit(config, arguments, stop)
     log.info("run %s finished, written to %s", config.name, run)
@@ -231,7 +231,7 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
         record=args["record"] | {"devices": devices},
         log_folder=folder and Path(folder),
         start=args["start"],
-        poll=leaves(reporter.poll, args.get("stop"), context.get_world_rank()),
+        poll=leaves(reporter.poll, args.get("stop_note"), context.get_world_rank()),
     )
     loop.run()
     reporter.finish_checkpoint()
