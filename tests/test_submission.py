@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,11 +15,9 @@ import pytest
 from ray._private import ray_constants
 from ray._private.runtime_env.packaging import create_package
 
-from tests.local_cluster import free_port
+from tests.ray_head import RAY, TOKEN, ray_head
 
 ROOT = Path(__file__).parents[1]
-RAY = Path(sys.executable).with_name("ray")
-TOKEN = "0123456789abcdef" * 4
 GRACE_S = 60
 
 
@@ -66,37 +63,8 @@ def test_a_submission_brings_the_code_and_no_data_results_or_environment(checkou
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """The environment of a shell beside `ray start --head`, with the dashboard's address."""
-    temp, log = Path(f"/tmp/cl_{os.getpid()}"), tmp_path_factory.mktemp("head") / "head.log"
-    port, dashboard = free_port(), free_port()
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHONPATH"))} | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_memory_monitor_refresh_ms": "0",
-    }
-    words = ["--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={temp}"]
-    words += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
-    words += ["--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats"]
-    started = subprocess.Popen(
-        [str(RAY), "start", *words],
-        env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    environment |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    until = time.monotonic() + 90
-    while not answers(environment):
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(1)
-    yield environment
-    os.killpg(started.pid, signal.SIGTERM)
-    time.sleep(1)
-    os.killpg(started.pid, signal.SIGKILL)
-    shutil.rmtree(temp, ignore_errors=True)
-
-
-def answers(environment: dict) -> bool:
-    listed = subprocess.run([str(RAY), "job", "list"], env=environment, capture_output=True, timeout=60)
-    return listed.returncode == 0
+    with ray_head(tmp_path_factory.mktemp("head") / "head.log") as environment:
+        yield environment
 
 
 def ray_job(environment: dict, *words: str, timeout: float = 300) -> subprocess.CompletedProcess:
