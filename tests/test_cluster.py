@@ -123,6 +123,7 @@ def test_the_cluster_of_the_environment_comes_before_that_of_the_machine(started
 def fail_where_children_start():
     with cluster._environment_of_children():
         assert os.environ["RAY_ADDRESS"] == f"127.0.0.1:{os.environ['RAY_GCS_SERVER_PORT']}"
+        assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
         assert (os.environ["GLOO_SOCKET_IFNAME"], os.environ["NCCL_SOCKET_IFNAME"]) == ("lo", "eth7")
         raise OSError("no Ray")
 
