@@ -39,7 +39,7 @@ def ray_head(log: Path) -> Iterator[dict[str, str]]:
         command = [str(RAY), "start", "--head", "--block", *words]
         head = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        until = time.monotonic() + 90
+        until = time.monotonic() + 180
         while subprocess.run([str(RAY), "job", "list"], env=environment, capture_output=True, timeout=60).returncode:
             assert time.monotonic() < until, log.read_text()
             time.sleep(1)

@@ -85,7 +85,7 @@ def submit(environment: dict, checkout: Path, job: str, words: list[str], *more:
     return ray_job(environment, "submit", *ours, "--", sys.executable, "-m", "jobs.pretrain", "smoke", *words)
 
 
-def log_of(environment: dict, job: str, pattern: str, limit_s: float = 120) -> str:
+def log_of(environment: dict, job: str, pattern: str, limit_s: float = 240) -> str:
     """The log of a job, once it holds something."""
     until = time.monotonic() + limit_s
     while not re.search(pattern, text := ray_job(environment, "logs", job).stdout):
