@@ -3,21 +3,25 @@
 import logging
 import os
 import socket
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, nullcontext
 
 import ray
 import ray.data
 
-from raysys.ray_internals import GCS_PORT, quieten_loggers, running_cluster
+from raysys.ray_internals import GCS_PORT, ON_LOOPBACK, on_loopback, quieten_loggers, running_cluster
 
 log = logging.getLogger(__name__)
 _STORE_BYTES = 1 << 30
+_LOOPBACK = "127.0.0.1"
 _own = False
 """Whether this process has started the Ray that it uses: such a one never grows."""
 
 
 def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
     """Makes sure that Ray runs: joins the cluster of RAY_ADDRESS, of the job or of this machine's `ray start`, else starts one here.
+
+    One that is started here listens on 127.0.0.1 alone: nobody outside this machine reaches it.
 
     Args:
         num_cpus: of a cluster started here, also beside one of `ray start`; None takes the machine's.
@@ -27,13 +31,15 @@ def connect(num_cpus: int | None = None, temp_dir: str | None = None) -> None:
     if ray.is_initialized():
         return
     if address := os.environ.get("RAY_ADDRESS") or (num_cpus is None and running_cluster(temp_dir)):
-        ray.init(address=address, logging_level=logging.WARNING)
+        with on_loopback() if address.startswith(f"{_LOOPBACK}:") else nullcontext():
+            ray.init(address=address, logging_level=logging.WARNING)
         return
     global _own
     _own = True
-    with _address_for_children():
+    with _environment_of_children(), on_loopback():
         ray.init(
             address="local",
+            _node_ip_address=_LOOPBACK,
             num_cpus=num_cpus,
             object_store_memory=_STORE_BYTES if (os.cpu_count() or 1) <= 4 else None,
             _temp_dir=temp_dir,
@@ -73,16 +79,18 @@ def _amount(many: float, name: str) -> str:
 
 
 @contextmanager
-def _address_for_children():
-    """Tells the processes of a Ray that starts now its address.
+def _environment_of_children():
+    """Tells the processes of a Ray that starts now its address, and to stay on this machine.
 
     Ray Train asks whether a run still lives without naming the cluster. With two of them on a machine it asks neither or the
     wrong one, and what a stopped run held is never given back (Ray 2.60).
     """
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.bind((_LOOPBACK, 0))
         port = free.getsockname()[1]
-    ours = {GCS_PORT: str(port), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    ours = {GCS_PORT: str(port), "RAY_ADDRESS": f"{_LOOPBACK}:{port}"} | ON_LOOPBACK
+    if sys.platform == "linux":  # the connections among a run's workers
+        ours |= {name: os.environ.get(name, "lo") for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
     before = {key: os.environ.get(key) for key in ours}
     os.environ.update(ours)
     try:

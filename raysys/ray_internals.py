@@ -4,21 +4,26 @@ Each piece says why it is used and what breaks without it; tests/test_ray_intern
 """
 
 import contextlib
+import importlib
 import logging
 import signal
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray._private.state
 import ray.train.v2._internal.execution.context
+import torch.distributed
 from ray import cloudpickle
+from ray._private import ray_constants
 from ray._private.internal_api import memory_summary
 from ray._private.services import find_bootstrap_address
 from ray.core.generated import gcs_pb2
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_put
 from ray.train._internal.storage import get_fs_and_path
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -28,6 +33,8 @@ CHECKPOINT_LIST = "checkpoint_manager_snapshot.json"
 """Ray Train's list of a run's checkpoints, which may need repair; under another name a broken one would end the run."""
 GCS_PORT = "RAY_GCS_SERVER_PORT"
 """Sets the port of a cluster that starts, so that its address is known before; else two clusters on a machine mix up."""
+ON_LOOPBACK = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+"""Environment of processes whose Ray is on one machine; without it they take 127.0.0.1 for the machine's other address."""
 SESSION_STATE = "experiment_state-{}.json"
 """Ray Tune's state of a sweep, by the time when its driver began; under another name a killed sweep begins anew."""
 
@@ -53,6 +60,50 @@ class InterruptibleTrainer(TorchTrainer):
             raise KeyboardInterrupt
 
         signal.signal(signal.SIGINT, interrupt)
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """Leaves 127.0.0.1 what it is for the Ray that is started or joined in the block, as Ray does on macOS and Windows.
+
+    Otherwise Ray replaces it by the machine's address in the network, and its processes listen on all interfaces. Ray has
+    read its environment already, so the variable of `ON_LOOPBACK` comes too late for this process.
+    """
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+class WorkersMeet(TorchConfig):
+    """How the workers of a run find each other: on one machine nobody else finds them.
+
+    PyTorch's store, at which they meet, listens on all interfaces and asks for no token.
+    """
+
+    @property
+    def backend_cls(self):
+        return _MeetOnLoopback
+
+
+class _MeetOnLoopback(TorchConfig().backend_cls):
+    def on_start(self, worker_group, backend_config):
+        if not ray_constants.ENABLE_RAY_CLUSTER:
+            worker_group.execute_single(0, _store_on_loopback)
+        super().on_start(worker_group, backend_config)
+
+
+def _store_on_loopback() -> None:
+    """Has this process's next store at a local address listen there alone."""
+    whole = torch.distributed.TCPStore
+
+    def store(*, host_name: str, port: int, is_master: bool, **words):
+        if is_master:
+            words["master_listen_fd"] = socket.create_server((host_name, port)).detach()
+        return whole(host_name=host_name, port=port, is_master=is_master, **words)
+
+    importlib.import_module("torch.distributed.rendezvous").TCPStore = store  # a function has the module's name
 
 
 def running_cluster(temp_dir: str | None) -> str | None:
@@ -143,6 +194,21 @@ def renew_search(content: bytes, storage: str, num_samples: int, max_concurrent:
     limiter = state if iterators else state.get("name:ConcurrencyLimiter", {})
     limiter["max_concurrent"] = max_concurrent or (0 if iterators else num_samples)
     return cloudpickle.dumps(state)
+
+
+def leave_note(name: str) -> None:
+    """Leaves a note that every process of the cluster sees; a driver has no other way to speak to the workers of a run."""
+    _internal_kv_put(name, b"")
+
+
+def has_note(name: str) -> bool:
+    """Returns whether somebody has left a note of this name."""
+    return _internal_kv_exists(name)
+
+
+def drop_note(name: str) -> None:
+    """Takes a note away."""
+    _internal_kv_del(name)
 
 
 def free_abandoned_groups() -> int:

@@ -20,6 +20,14 @@ connect(num_cpus=1)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
+AS_RAY_START = """
+import sys
+import raysys
+import ray
+ray.init(address="local", num_cpus=1)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
 JOB = """
 import sys
 import raysys
@@ -35,10 +43,10 @@ def no_address() -> dict[str, str]:
 
 
 @pytest.fixture
-def other_ray():
+def other_ray(request):
     """The address of a second Ray of the same user on this machine, as a second job in another shell starts one."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", OTHER], env=no_address(), **pipes)
+    process = subprocess.Popen([sys.executable, "-c", getattr(request, "param", OTHER)], env=no_address(), **pipes)
     yield process.stdout.readline().strip()
     process.communicate("", timeout=60)
 
@@ -60,6 +68,7 @@ def test_two_rays_on_a_machine_keep_apart(ray_cluster, other_ray):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("other_ray", [OTHER, AS_RAY_START], indirect=True, ids=["loopback", "network"])
 def test_a_job_joins_the_cluster_that_ray_start_began_on_this_machine(other_ray, tmp_path):
     (tmp_path / "ray_current_cluster").write_text(other_ray)  # as `ray start` does
     words = [sys.executable, "-c", JOB, str(tmp_path)]
@@ -88,6 +97,7 @@ def test_a_ray_of_this_machine_tells_its_children_its_address_and_nobody_else(
     assert words.pop("logging_level") == logging.WARNING
     assert words == {
         "address": "local",
+        "_node_ip_address": "127.0.0.1",
         "num_cpus": None,
         "object_store_memory": store,
         "_temp_dir": str(tmp_path),
@@ -111,12 +121,15 @@ def test_the_cluster_of_the_environment_comes_before_that_of_the_machine(started
 
 
 def fail_where_children_start():
-    with cluster._address_for_children():
+    with cluster._environment_of_children():
         assert os.environ["RAY_ADDRESS"] == f"127.0.0.1:{os.environ['RAY_GCS_SERVER_PORT']}"
+        assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"
+        assert (os.environ["GLOO_SOCKET_IFNAME"], os.environ["NCCL_SOCKET_IFNAME"]) == ("lo", "eth7")
         raise OSError("no Ray")
 
 
-def test_children_hear_the_port_that_the_ray_listens_to_and_only_while_it_starts():
+def test_children_hear_the_port_that_the_ray_listens_to_and_only_while_it_starts(monkeypatch):
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth7")  # who says so means it
     before = dict(os.environ)
     with pytest.raises(OSError, match="no Ray"):
         fail_where_children_start()

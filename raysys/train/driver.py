@@ -16,17 +16,24 @@ from ray.train.torch import TorchTrainer
 
 from raysys.cluster import connect, quieten, require
 from raysys.config import MAY_CHANGE, RunConfig
-from raysys.console import configure_logging
+from raysys.console import CONSOLE, Mirror, configure_logging, mirrored
 from raysys.credentials import refuse_credentials
 from raysys.lease import hold
 from raysys.location import Location
 from raysys.presets import with_absolute_places
-from raysys.ray_internals import CHECKPOINT_LIST, InterruptibleTrainer, WorkersNotStarted, free_abandoned_groups
+from raysys.ray_internals import (
+    CHECKPOINT_LIST,
+    InterruptibleTrainer,
+    WorkersMeet,
+    WorkersNotStarted,
+    free_abandoned_groups,
+)
 from raysys.record import note_devices, run_record, write_run
 from raysys.train.data import check_objective, prepare_training_data
 from raysys.train.loop import Budget, Trainer
 from raysys.train.reporter import TrainReporter
 from raysys.train.stages import BUDGET, plan_stages, planned_workers
+from raysys.train.stop import Stop, leaves, stoppable
 from raysys.train.storage import RemoteLogs, newest_checkpoint, passes, repair_checkpoint_list
 
 log = logging.getLogger(__name__)
@@ -51,16 +58,17 @@ def train_run(config: RunConfig) -> dict[str, Any]:
     workers = least_workers(config)
     require(wanted(config), f"a run of {workers} worker{'s' if workers > 1 else ''}")
     run = run_location(config)
-    with hold(run):
-        return _train_run(config, run)
+    with hold(run), mirrored() as console, stoppable() as stop:
+        return _train_run(config, run, console, stop)
 
 
-def _train_run(config: RunConfig, run: Location) -> dict[str, Any]:
+def _train_run(config: RunConfig, run: Location, console: Mirror, stop: Stop) -> dict[str, Any]:
     data = prepare_training_data(config).of_run(config)
     check_objective(config, data)
     stages = plan_stages(run, config, data.plan.epoch_windows)
     record = run_record(config, data.fingerprint, data.contents) | {"stages": stages}
     began = write_run(run.url, config, record, may_change=MAY_CHANGE | BUDGET)
+    console.into(run / CONSOLE)
     repair_checkpoint_list(run)
     planned = planned_workers(began)
     if (metrics := _finished(run, Budget.of(config.override(planned), data.plan.epoch_windows))) is not None:
@@ -74,8 +82,9 @@ def _train_run(config: RunConfig, run: Location) -> dict[str, Any]:
         "start": stages[-1]["from"],
         "run": run.url,
         "log_folder": run.url if run.is_local else None,
+        "stop_note": stop.note,
     }
-    result = _fit(config, arguments)
+    result = _fit(config, arguments, stop)
     log.info("run %s finished, written to %s", config.name, run)
     return _told(run, result.metrics or {})
 
@@ -94,13 +103,15 @@ def _finished(run: Location, budget: Budget) -> dict[str, Any] | None:
     return metrics if metrics.get("windows", 0) >= budget.windows else None
 
 
-def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
+def _fit(config: RunConfig, arguments: dict[str, Any], stop: Stop | None = None) -> ray.train.Result:
     """Returns the result of the run, started anew after everything that is no end of it."""
-    run, waiting_since = run_location(config), None
+    run, waiting_since, stop = run_location(config), None, stop or Stop()
     while True:
+        stop.leave()
         before = _newest(run)
         free_abandoned_groups()  # of the attempt before
         try:
+            stop.training = True
             result = _fit_once(config, arguments)
         except ray.train.WorkerGroupError as error:
             if _newest(run, before) == before:
@@ -116,12 +127,14 @@ def _fit(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
             if waited_h >= config.train.wait_for_nodes_h:
                 raise
             log.warning("waiting since %.1f h for machines (`ray status`) or the storage: %s", waited_h, error)
+            stop.leave()
             time.sleep(_PAUSE_S)
             _repair(run)
         else:
             if result.return_value["finished"]:
                 return result
             waiting_since = None
+            stop.leave()
             log.warning("machines were taken away: going on from the checkpoint on those that are left")
 
 
@@ -175,6 +188,7 @@ def trainer(
     return InterruptibleTrainer(
         worker,
         train_loop_config=arguments,
+        torch_config=WorkersMeet(),
         scaling_config=scaling(config),
         run_config=ray.train.RunConfig(
             name=run.name,
@@ -217,7 +231,7 @@ def train_worker(args: dict[str, Any]) -> dict[str, Any]:
         record=args["record"] | {"devices": devices},
         log_folder=folder and Path(folder),
         start=args["start"],
-        poll=reporter.poll,
+        poll=leaves(reporter.poll, args.get("stop_note"), context.get_world_rank()),
     )
     loop.run()
     reporter.finish_checkpoint()
