@@ -166,7 +166,7 @@ def test_a_peer_sees_what_the_highpass_leaves(name):
     plain = without._prepared(wave + swell, torch.tensor([900]))[0, 0, 100:800]
     assert torch.corrcoef(torch.stack([plain, wave[0, 0, 100:800]]))[0, 1] < 0.2
     expected = highpass(wave - wave.mean(dim=-1, keepdim=True), torch.ones(1, 1, 1, dtype=torch.bool), 1.0)
-    whole = with_it._prepared(wave, None)
+    whole, expected = (x[..., 20:-20] for x in (with_it._prepared(wave, None), expected))  # EQTransformer's has a taper
     torch.testing.assert_close(whole / whole.std(), expected / expected.std(), rtol=1e-2, atol=1e-2)
 
 

@@ -185,9 +185,8 @@ def _at_100_hz(trace: Trace, row: int) -> _Piece:
     data, begin_ns = np.asarray(trace.data, np.float64), trace.stats.starttime.ns
     up, down = ratio(trace.stats.sampling_rate)
     number = round(Fraction(begin_ns * down, GRID_NS * up))  # of the first sample, at the trace's own rate
-    late = float(
-        Fraction(begin_ns * down - number * GRID_NS * up, down * 10**9)
-    )  # floats of seconds since 1970 are 0.2 us apart
+    # In integers, as floats of seconds since 1970 are 0.2 us apart.
+    late = float(Fraction(begin_ns * down - number * GRID_NS * up, down * 10**9))
     seconds = up / down / RATE_HZ
     drift = (1 / trace.stats.sampling_rate - seconds) / seconds / RATE_HZ
     drift = drift if abs(drift) * RATE_HZ > _EXACT else 0.0

@@ -172,5 +172,7 @@ def test_the_spread_of_times_is_that_of_dev_and_of_picks_above_the_threshold(mad
 
 def test_networks_that_do_not_pick_have_no_spread(made):
     tables, events = made
-    without = {name: {k: t for k, t in of.items() if not k.endswith(("task23", "picks"))} for name, of in tables.items()}
+    without = {
+        name: {k: t for k, t in of.items() if not k.endswith(("task23", "picks"))} for name, of in tables.items()
+    }
     assert np.isnan(list(summarize(without, events, "detect", resamples=0).told["spread"].values())).all()

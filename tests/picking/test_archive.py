@@ -37,8 +37,20 @@ def touch(folder, *names: str) -> None:
 
 def span(day: int, first_s: float = 0, last_s: float = 86_400, **codes) -> dict:
     begin = (datetime.date(2021, 1, 1) - datetime.date(1970, 1, 1)).days + day
-    usual = {"path": f"/{day}", "size": 1, "changed_ns": 2, "network": "XX", "station": "AAA", "location": "", "channel": "HHZ"}
-    return usual | codes | {"first_ns": begin * DAY_NS + round(first_s * 1e9), "last_ns": begin * DAY_NS + round(last_s * 1e9) - 1}
+    usual = {
+        "path": f"/{day}",
+        "size": 1,
+        "changed_ns": 2,
+        "network": "XX",
+        "station": "AAA",
+        "location": "",
+        "channel": "HHZ",
+    }
+    return (
+        usual
+        | codes
+        | {"first_ns": begin * DAY_NS + round(first_s * 1e9), "last_ns": begin * DAY_NS + round(last_s * 1e9) - 1}
+    )
 
 
 def days_of(*rows: dict, margin_s: float = 100, **limits) -> list[StationDay]:
@@ -71,7 +83,7 @@ def test_files_are_found_once_and_paths_that_are_not_there_are_named(no_reading,
     with pytest.raises(FileNotFoundError, match="/nowhere does not exist"):
         find_files(["/nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no seismograms in .*empty"):
+    with pytest.raises(FileNotFoundError, match=r"no seismograms in .*empty"):
         find_files([str(tmp_path / "empty")])
 
 
@@ -105,14 +117,18 @@ def test_spans_reach_over_midnight_and_margins_make_no_day():
     assert len(days_of(span(1, 0, 3 * 86_400))) == 3
 
 
-@pytest.mark.parametrize(("begin", "end", "kept"), [(None, None, [2, 3, 4]), (3, None, [3, 4]), (None, 3, [2, 3]), (3, 3, [3])])
+@pytest.mark.parametrize(
+    ("begin", "end", "kept"), [(None, None, [2, 3, 4]), (3, None, [3, 4]), (None, 3, [2, 3]), (3, 3, [3])]
+)
 def test_days_are_limited_with_both_ends(begin, end, kept):
     limits = {"begin": begin and datetime.date(2021, 1, begin), "end": end and datetime.date(2021, 1, end)}
     assert [day.day.day for day in days_of(span(1), span(2), span(3), **limits)] == kept
 
 
 def test_headers_of_other_files_say_what_they_hold(ray_cluster, tmp_path, noise, caplog):
-    stream = noise(30, begin=NOON) + noise(20, begin=NOON + 100, channels=("HHZ",)) + noise(10, begin=NOON, station="BBB")
+    stream = (
+        noise(30, begin=NOON) + noise(20, begin=NOON + 100, channels=("HHZ",)) + noise(10, begin=NOON, station="BBB")
+    )
     stream.write(str(tmp_path / "all.mseed"), "MSEED")
     noise(10, begin=NOON + 0.5, channels=("EHZ",), location="10")[0].write(str(tmp_path / "one.sac"), "SAC")
     noise(10, begin=NOON, channels=("BHZ",), station="GSE")[0].write(str(tmp_path / "two.gse"), "GSE2")

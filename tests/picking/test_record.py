@@ -301,7 +301,10 @@ def test_the_stream_is_not_changed():
     before = stream.copy()
     list(records_of(stream, WINDOW))
     assert stream == before
-    assert all(np.array_equal(np.ma.getmaskarray(a.data), np.ma.getmaskarray(b.data)) for a, b in zip(stream, before, strict=True))
+    assert all(
+        np.array_equal(np.ma.getmaskarray(a.data), np.ma.getmaskarray(b.data))
+        for a, b in zip(stream, before, strict=True)
+    )
 
 
 def test_many_short_traces_are_joined_in_seconds():

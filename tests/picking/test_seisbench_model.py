@@ -38,7 +38,9 @@ def told(picks) -> list[tuple]:
 
 
 def same(a: obspy.Stream, b: obspy.Stream) -> bool:
-    return [x.id for x in a] == [y.id for y in b] and all(np.array_equal(x.data, y.data) for x, y in zip(a, b, strict=True))
+    return [x.id for x in a] == [y.id for y in b] and all(
+        np.array_equal(x.data, y.data) for x, y in zip(a, b, strict=True)
+    )
 
 
 def test_a_loaded_picker_reads_as_the_one_that_was_saved(picker, stored, noise):
@@ -61,7 +63,9 @@ def test_the_mode_stays_as_it_was(stored, noise):
 
 def test_what_is_saved_again_is_the_same(stored, tmp_path):
     Picker.load(stored).save(tmp_path / "again", weights_docstring="made for a test")
-    first, again = (json.loads(path.with_name(path.name + ".json").read_text()) for path in (stored, tmp_path / "again"))
+    first, again = (
+        json.loads(path.with_name(path.name + ".json").read_text()) for path in (stored, tmp_path / "again")
+    )
     assert first == again
     states = [torch.load(path.with_name(path.name + ".pt")) for path in (stored, tmp_path / "again")]
     assert states[0].keys() == states[1].keys()
@@ -228,7 +232,9 @@ def test_an_error_inside_is_raised_and_does_not_hang(stored):
 
 
 def test_an_installed_picker_is_found_by_name_without_a_network(checkpoint, tmp_path):
-    script = "import sys; from raysys.picking.export import export; export(sys.argv[1], sys.argv[2], install='my-picker.2')"
+    script = (
+        "import sys; from raysys.picking.export import export; export(sys.argv[1], sys.argv[2], install='my-picker.2')"
+    )
     cache = str(tmp_path / "cache")
     run(script, str(checkpoint), str(tmp_path / "out"), SEISBENCH_CACHE_ROOT=cache)
     assert run(OFFLINE, "my-picker.2", SEISBENCH_CACHE_ROOT=cache).split("\n")[-2] == "3 1 ['my-picker.2']"
