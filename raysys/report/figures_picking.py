@@ -45,12 +45,11 @@ def _draw_strip(ax, example: Example, name: str) -> None:
         ax.plot(time, curve, color=WAVE_COLORS[wave], linewidth=1.1, rasterized=len(time) > _LONG)
     mine = example.picks[example.picks["model"] == name]
     _draw_onsets(ax, example, mine)
-    rows: dict[str, tuple[float, int]] = {}
+    before, phase, row = -math.inf, "", 0
     for pick in mine.itertuples() if len(mine) <= _NAMED else ():
         at, side = _seconds(example, pick.peak_time), -1 if pick.phase == "P" else 1
-        before, row = rows.get(pick.phase, (-math.inf, 0))
-        row = row + 1 if at - before < _LABEL * time[-1] else 0
-        rows[pick.phase] = at, row
+        away = at - before > _LABEL * time[-1] or (phase, pick.phase) == ("P", "S")
+        before, phase, row = at, pick.phase, 0 if away else row + 1
         ax.annotate(
             f"{pick.phase} {pick.peak_time:%H:%M:%S}.{pick.peak_time.microsecond // 10_000:02d} ({pick.probability:.2f})",
             (at, 1.0 - _ROW * row),
@@ -62,7 +61,7 @@ def _draw_strip(ax, example: Example, name: str) -> None:
             fontsize=8,
         )
     ax.set(ylim=(-0.04, 1.08), yticks=[0, 1], xlim=(0, len(time) / RATE_HZ))
-    ax.text(0.996, 0.94, name, transform=ax.transAxes, ha="right", va="top", fontsize=9, color=INK)
+    ax.set_title(name, loc="right", fontsize=9, fontweight="normal", pad=2)
     ax.grid(False)
     ax.tick_params(bottom=False)
 

@@ -230,8 +230,9 @@ def test_picks_stand_where_their_time_is(example):
     moment = datetime.datetime(2009, 8, 24, 0, 20, 7, 680_000, tzinfo=datetime.UTC)
     pick = example.picks.iloc[:1].assign(phase="P", peak_time=pd.Timestamp(moment), probability=0.87, model="high")
     top, low, high = example_figure(dataclasses.replace(example, picks=pick)).axes
-    assert [text.get_text() for text in high.texts] == ["P 00:20:07.68 (0.87)", "high"]
-    assert [text.get_text() for text in low.texts] == ["low"]
+    assert [text.get_text() for text in high.texts] == ["P 00:20:07.68 (0.87)"]
+    assert high.get_title(loc="right") == "high"
+    assert [text.get_text() for text in low.texts] == []
     for ax in (top, high):
         (line,) = (one for one in ax.lines if list(one.get_ydata()) == [0, 1])
         assert line.get_xdata()[0] == pytest.approx(4.68)
@@ -248,12 +249,8 @@ def test_a_gap_leaves_the_rest_of_the_waveform_to_be_seen(example):
 
 def test_times_that_would_stand_on_each_other_stand_in_rows(example):
     begin = pd.Timestamp(example.begin_ns, tz="UTC")
-    moments = [begin + pd.Timedelta(seconds=s) for s in (5, 6, 7, 20)]
-    picks = picks_of(*[("RJOB", phase, 0.0, 0.5) for phase in "PPPS"], model="low").assign(peak_time=moments)
-    texts = example_figure(dataclasses.replace(example, picks=picks)).axes[1].texts[:-1]
-    assert [(text.get_text()[0], round(text.xy[1], 1)) for text in texts] == [
-        ("P", 1),
-        ("P", 0.8),
-        ("P", 0.6),
-        ("S", 1),
-    ]
+    moments = [begin + pd.Timedelta(seconds=s) for s in (5, 6, 7, 7.5, 7.7, 20)]
+    picks = picks_of(*[("RJOB", "P", 0.0, 0.5)] * 6, model="low").assign(peak_time=moments, phase=list("PPPSPS"))
+    texts = example_figure(dataclasses.replace(example, picks=picks)).axes[1].texts
+    rows = [(text.get_text()[0], round(text.xy[1], 1)) for text in texts]
+    assert rows == [("P", 1), ("P", 0.8), ("P", 0.6), ("S", 1), ("P", 0.8), ("S", 1)]
