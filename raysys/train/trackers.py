@@ -27,7 +27,7 @@ _PAUSE_S = 30.0
 _ATTEMPTS = 3
 """To send a line, after which it is dropped: a tracker may refuse what it does not understand for ever."""
 _LINES_KEPT = 10_000
-_END_S = 20.0
+_END_S = 60.0
 """That a run waits at its end until its trackers have everything."""
 
 
@@ -154,13 +154,13 @@ class MlflowTracker:
 
 
 class TrackioTracker:
-    """Trackio; TRACKIO_PROJECT, TRACKIO_DIR, TRACKIO_SPACE_ID and TRACKIO_SERVER_URL are heeded."""
+    """Trackio; TRACKIO_DIR, TRACKIO_SPACE_ID and TRACKIO_SERVER_URL are read by it. It knows a run by its name."""
 
     def __init__(self, run: Tracked):
         import trackio
 
         self._run = trackio.init(
-            project=os.environ.get("TRACKIO_PROJECT", PROJECT),
+            project=PROJECT,
             name=f"{run.name}-{run.id[:8]}",
             group=run.group,
             config=run.config,
@@ -216,18 +216,21 @@ class Background:
             self._tell("it has not taken everything in time")
 
     def _work(self) -> None:
-        failures, again_at = 0, 0.0
+        failed, again_at = 0, 0.0
         while (line := self._queue.get()) is not None:
             self._waiting.append(line)
             if time.monotonic() < again_at:
                 continue
+            oldest = self._waiting[0]
             try:
                 self._send()
-                failures = 0
+                failed = 0
             except Exception as error:
                 self._tell(error)
-                failures, again_at = failures + 1, time.monotonic() + _PAUSE_S
-                if failures % _ATTEMPTS == 0 and self._tracker:
+                again_at = time.monotonic() + _PAUSE_S
+                if self._tracker:
+                    failed = failed + 1 if self._waiting[0] is oldest else 1
+                if failed == _ATTEMPTS:
                     self._waiting.popleft()
         try:
             self._send()
@@ -268,7 +271,7 @@ class Trackers:
             tracker.log(metrics, step)
 
     def finish(self) -> None:
-        """Ends all of them; takes a few seconds at most, since no run waits longer for a network."""
+        """Ends all of them; waits a minute at most, since no run depends on a network."""
         until = time.monotonic() + _END_S
         for tracker in self._trackers:
             tracker.finish()

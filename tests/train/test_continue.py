@@ -79,6 +79,7 @@ def test_keys_that_may_change_leave_the_weights_as_they_are(ray_cluster, smoke, 
         "train.max_failures": 0,
         "train.max_bad_steps": 2,
         "train.patience": 100,
+        "train.trackers": ["mlflow"],
         "train.wait_for_nodes_h": 1.0,
     }
     elsewhere = {"train.num_workers", "train.min_workers", "data.root"}  # tests below and of the stream
