@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import struct
 import threading
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import ray
 
 from raysys.location import Location
 from raysys.train import driver, trackers
+from raysys.train.metrics import RunLog
 from raysys.train.trackers import Background, Tracked, Trackers
 from raysys.tune import trial as trial_module
 from tests.train.local import local_trainer
@@ -177,6 +179,14 @@ def test_credentials_stay_here(config):
     assert told["data.root"] == "https://***@host/b"
     assert told["train.max_steps"] == config.train.max_steps
     assert told["data.weights"] == "{}"
+
+
+def test_a_tracker_gets_finite_scalars_and_nothing_else(tmp_path):
+    kept = Kept()
+    log = RunLog(tmp_path, 10, tracker=kept)
+    log.write({"val/loss": 1.0, "probe/macro_ap": math.nan, "windows": 3}, 4)
+    log.close()
+    assert (kept.lines, kept.ended) == ([(4, {"val/loss": 1.0})], 1)
 
 
 def test_a_tracker_gets_what_tensorboard_gets_and_failing_it_is_told_once(config, data, tmp_path, instead, caplog):
