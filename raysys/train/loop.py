@@ -113,7 +113,7 @@ class Trainer:
         trial: Location | None = None,
     ):
         self.config, self.data, self.device, self.reporter, self.record = config, data, device, reporter, record
-        self.poll = poll
+        self.poll, self.trial = poll, trial
         self.worker = Worker(rank, world, config.train.batch_size)
         self.budget = Budget.of(config, data.plan.epoch_windows, start)
         torch.set_float32_matmul_precision("high")  # TF32 is enough for the products of the loss
@@ -184,6 +184,8 @@ class Trainer:
                 self.best.see(metrics[self.config.search.objective])
             if validates or leave:
                 metrics = metrics | self._state()
+                if self.trial and self.finished:
+                    self.log.close()  # Tune ends the process of a trial at its last report
                 self._report(metrics)
             if leave or self.finished:
                 self._say_why(leave)

@@ -239,6 +239,7 @@ class RunLog:
             self._lines.close()
             if self._tracker:
                 self._tracker.finish()
+            self._tracker = None
 
     def _progress(self, now: float, step: int) -> str:
         """Percent done, and the time left at the pace of the last lines, validations and checkpoints among them."""

@@ -1,5 +1,6 @@
 """Trackers beside TensorBoard: Weights & Biases, MLflow and Trackio get the scalars of a run, in the background."""
 
+import atexit
 import hashlib
 import importlib.util
 import json
@@ -29,6 +30,8 @@ _ATTEMPTS = 3
 _LINES_KEPT = 10_000
 _END_S = 60.0
 """That a run waits at its end until its trackers have everything."""
+_EXIT_S = 5.0
+"""That a process does which is asked to exit before: of a trial that is stopped early."""
 
 
 class Tracker(Protocol):
@@ -105,23 +108,32 @@ class WandbTracker:
             self._run.log(metrics, step=step)
 
     def finish(self) -> None:
+        import wandb
+
         self._run.finish()
+        wandb.teardown()  # its service is a child, which Ray ends before this process
 
 
 class MlflowTracker:
     """MLflow; MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME are heeded, else all is in mlflow.db beside the runs."""
 
     def __init__(self, run: Tracked):
+        from filelock import FileLock
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param, RunTag
 
         uri = os.environ.get("MLFLOW_TRACKING_URI")
         if not uri and not run.storage.is_local:
             raise ValueError(f"set MLFLOW_TRACKING_URI where the run computes: {run.storage} can hold no database")
-        artifacts = None if uri else f"file://{run.storage.make_folder().path}/mlflow-artifacts"
-        self._metric = Metric
-        self._client = MlflowClient(tracking_uri=uri or f"sqlite:///{run.storage.path}/mlflow.db")
-        experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.group or PROJECT, artifacts)
+        self._metric, name = Metric, os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.group or PROJECT
+        if uri:
+            self._client = MlflowClient(tracking_uri=uri)
+            experiment = self._experiment(name)
+        else:
+            folder = run.storage.make_folder().path
+            with FileLock(f"{folder}/mlflow.db.lock"):  # trials that begin together would all make the tables
+                self._client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+                experiment = self._experiment(name, f"file://{folder}/mlflow-artifacts")
         found = self._client.search_runs([experiment], f"tags.`raysys.run_id` = '{run.id}'", max_results=1)
         if found:
             self._client.update_run(found[0].info.run_id, status="RUNNING")
@@ -141,7 +153,7 @@ class MlflowTracker:
     def finish(self) -> None:
         self._client.set_terminated(self._run)
 
-    def _experiment(self, name: str, artifacts: str | None) -> str:
+    def _experiment(self, name: str, artifacts: str | None = None) -> str:
         """Its id; trials that begin together may all find none and make one."""
         if found := self._client.get_experiment_by_name(name):
             return found.experiment_id
@@ -200,6 +212,7 @@ class Background:
         self._waiting: deque[tuple[dict[str, float], int]] = deque(maxlen=_LINES_KEPT)
         self._thread = threading.Thread(target=self._work, name=f"tracker-{name}", daemon=True)
         self._thread.start()
+        atexit.register(self._exit)
 
     def log(self, metrics: dict[str, float], step: int) -> None:
         """Queues a line."""
@@ -238,11 +251,20 @@ class Background:
                 self._tracker.finish()
         except Exception as error:
             self._tell(error)
+        atexit.unregister(self._exit)
+
+    def _exit(self) -> None:
+        self._told = True  # nobody reads it any more
+        self.finish()
+        self.wait(_EXIT_S)
 
     def _send(self) -> None:
         """Sends what waits, the oldest first."""
         while self._waiting:
-            self._tracker = self._tracker or self._make()
+            if self._tracker is None:
+                self._tracker = self._make()
+                atexit.unregister(self._exit)
+                atexit.register(self._exit)  # again, so that it runs before what the tracker has registered
             self._tracker.log(*self._waiting[0])
             self._waiting.popleft()
 

@@ -273,6 +273,18 @@ def test_a_trial_is_tracked_in_its_own_folder(config, data, tmp_path, monkeypatc
     assert seen == [(config, Location(tmp_path / "trial_a"))]
 
 
+def test_a_trial_ends_its_trackers_before_its_last_report_at_which_its_process_ends(config, data, tmp_path, instead):
+    kept = Kept()
+    instead(lambda run: kept)
+    config = config.override({"train.trackers": ["mlflow"], "train.max_steps": 4, "train.validate_every": 2})
+    for trial, ended in ((Location(tmp_path / "trial_a"), [0, 1]), (None, [0, 0])):
+        run = local_trainer(config, data, tmp_path / str(trial is None), tmp_path)
+        report, kept.ended, at_reports, run.trial = run.reporter.report, 0, [], trial
+        run.reporter.report = lambda *told, at=at_reports, real=report: (at.append(kept.ended), real(*told))
+        run.run()
+        assert (at_reports, kept.ended) == (ended, 1)
+
+
 class Reports(ray.train.UserCallback):
     """Writes down the steps that were reported."""
 
