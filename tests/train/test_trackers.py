@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import math
 import struct
 import threading
@@ -269,6 +270,8 @@ def test_a_trial_is_tracked_in_its_own_folder(config, data, tmp_path, monkeypatc
     monkeypatch.setattr(trial_module, "TuneReporter", lambda _: trial_module.Reporter)
     monkeypatch.setattr(trial_module, "JudgingReporter", lambda *_: local_trainer(config, data, tmp_path).reporter)
     monkeypatch.setattr(trial_module.Trainer, "run", lambda self: None)
+    for name in ("raysys.train.metrics", "raysys.data.corpus"):  # that a trial makes quiet, in this process as well
+        monkeypatch.setattr(logging.getLogger(name), "setLevel", lambda level: None)
     trial_module.single_worker_trial({}, config=config, data=data, record={}, folder=Location(tmp_path))
     assert seen == [(config, Location(tmp_path / "trial_a"))]
 
