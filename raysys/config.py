@@ -143,6 +143,8 @@ class TrainConfig:
     """Hours that a run waits for machines for its workers, or for its storage, before it gives up."""
     log_every: Count = 20
     """Steps between two lines in the console and in TensorBoard."""
+    trackers: tuple[Literal["wandb", "mlflow", "trackio"], ...] = ()
+    """Get the scalars of TensorBoard, too (docs/report.md, "Trackers"); their packages are installed separately."""
     max_bad_steps: Count = 20
     """Skipped steps (NaN or spike) in a row after which the run stops."""
 
@@ -322,6 +324,7 @@ MAY_CHANGE = frozenset(
         *("train.num_workers", "train.min_workers", "train.cpus_per_worker"),
         # when to look, what to keep, when to give up
         *("train.log_every", "train.validate_every", "train.validations_per_epoch", "train.keep_checkpoints"),
+        "train.trackers",
         *("train.max_failures", "train.max_bad_steps", "train.wait_for_nodes_h", "train.patience"),
     }
 )

@@ -40,7 +40,7 @@ def told(job: str, *arguments: str) -> tuple[str, set[str]]:
     return "\n".join(lines), set(imported.split())
 
 
-JOBS = ["pretrain", "finetune", "evaluate", "sweep", "prepare", "demo", "data", "doctor", "report"]
+JOBS = ["pretrain", "finetune", "evaluate", "sweep", "prepare", "demo", "data", "doctor", "report", "best"]
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -241,6 +241,7 @@ def test_ctrl_c_says_how_to_go_on_where_that_can_be(monkeypatch, capsys, goes_on
     ("command", "says"),
     [
         ("report /nope", "/nope is no folder"),
+        ("best /nope", "/nope: no config.json"),
         ("pretrain --from-run /nope", "/nope: no config.json"),
         ("doctor --from-run /nope", "/nope: no config.json"),
         ("data smoke --data.root /nope", "data.root=/nope"),

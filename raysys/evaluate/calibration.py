@@ -1,9 +1,12 @@
-"""Whether a probability of 0.8 is right eight times of ten, and one number that mends it (Guo et al. 2017)."""
+"""Whether a probability of 0.8 is right eight times of ten, and what mends it: a temperature of all samples (Guo et al. 2017), and a line
+through the odds of picks (Platt 1999)."""
 
 import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 TEMPERATURES = np.geomspace(0.1, 10, 49)
@@ -12,7 +15,7 @@ NUM_BINS = 15
 LEAST_PICKS = 20
 """From which the spread of times is measured."""
 NAN = float("nan")
-_LEAST = 1e-12
+_LEAST, _SURE = 1e-12, 1e-6
 
 
 def soft_label_losses(probability: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -47,6 +50,32 @@ def cooled(probability: np.ndarray, temperature: float) -> np.ndarray:
     logs = np.log(np.clip(probability, _LEAST, None)) / temperature
     powers = np.exp(logs - logs.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def fit_probability(probability: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """Returns slope and offset that make, out of the logarithms of the odds of picks, those of being right (Platt 1999).
+
+    NaN where fewer than `LEAST_PICKS` are right, or none is wrong.
+
+    Args:
+        probability: (n,) of picks.
+        right: (n,) bool.
+    """
+    if right.sum() < LEAST_PICKS or right.all():
+        return NAN, NAN
+    fit = LogisticRegression(C=np.inf).fit(log_odds(probability)[:, None], right)
+    return float(fit.coef_[0, 0]), float(fit.intercept_[0])
+
+
+def calibrated(probability: np.ndarray, slope: float, offset: float) -> np.ndarray:
+    """Returns probabilities (n,) of being right, by what `fit_probability` has found."""
+    return expit(slope * log_odds(probability) + offset)
+
+
+def log_odds(probability: np.ndarray) -> np.ndarray:
+    """Returns log(p / (1 - p)), finite at 0 and 1 too."""
+    p = np.clip(np.asarray(probability, np.float64), _SURE, 1 - _SURE)
+    return np.log(p / (1 - p))
 
 
 def spread_of_times(late_s: np.ndarray, width_s: np.ndarray) -> float:

@@ -11,8 +11,10 @@ from sklearn.metrics import confusion_matrix
 from raysys.evaluate.calibration import (
     NUM_BINS,
     best_temperature,
+    calibrated,
     calibration_error,
     cooled,
+    fit_probability,
     reliability,
     spread_of_times,
 )
@@ -33,7 +35,7 @@ class Summary:
     """The scores of one network.
 
     Attributes:
-        told: what goes into evaluation.json beside metrics: thresholds, temperature, spread of times, residuals, reliability, confusion.
+        told: what goes into evaluation.json beside metrics: thresholds, temperature, odds, spread of times, residuals, reliability, confusion.
         metrics: data set, or `ALL` -> metric -> value, low, high, count.
         drawn: the test metrics of `ALL` (columns) of the events as they are and of each resample (rows).
     """
@@ -67,6 +69,7 @@ def summarize(
     tables = tables | {ALL: joined(list(tables.values()))}
     events = events | {ALL: {split: [one for of in events.values() for one in of[split]] for split in SPLITS}}
     common = choose_thresholds(tables[ALL])
+    odds = {wave: _odds(tables[ALL].get("dev_picks", pd.DataFrame()), wave) for wave in "PS"}
     temperature = _temperature(tables[ALL].get("dev_windows", pd.DataFrame())) if task == "pick" else NAN
     told: dict[str, Any] = {"residuals": {}, "reliability": {}, "confusion": {}}
     metrics, drawn, drawn_from = {}, pd.DataFrame(), ()
@@ -75,7 +78,7 @@ def summarize(
         metrics[name] = _chosen(chosen, task)
         for split in SPLITS:
             mine, names = _with_units(mine, split, events[name][split], task)
-            statistics = _statistics(mine, split, task, chosen, temperature)
+            statistics = _statistics(mine, split, task, chosen, temperature, odds)
             numbers = replicate(statistics, len(names), resamples) if statistics else pd.DataFrame()
             metrics[name] |= {
                 metric: interval(numbers[metric].to_numpy()) | {"count": one.count}
@@ -92,7 +95,7 @@ def summarize(
         for wave, threshold in (("P", common.p), ("S", common.s))
     }
     return Summary(
-        {"thresholds": letters, "temperature": temperature, "spread": spread} | told,
+        {"thresholds": letters, "temperature": temperature, "odds": odds, "spread": spread} | told,
         _named(metrics, classes),
         drawn,
         drawn_from,
@@ -147,6 +150,21 @@ def _temperature(windows: pd.DataFrame) -> float:
     return best_temperature(windows[columns].to_numpy()) if len(columns) else NAN
 
 
+def _odds(picks: pd.DataFrame, wave: str) -> tuple[float, float]:
+    """`fit_probability` of the picks of a wave on dev."""
+    mine = counted(picks)
+    mine = mine[mine["wave"] == wave] if len(mine) else mine
+    if not len(mine):
+        return NAN, NAN
+    return fit_probability(mine[wave.lower()].to_numpy(), mine["late_0.5s"].notna().to_numpy())
+
+
+def _calibrated(picks: pd.DataFrame, odds: dict[str, tuple[float, float]]) -> np.ndarray:
+    """The probability of each pick that it is right."""
+    p, s = (calibrated(picks[wave.lower()].to_numpy(), *odds[wave]) for wave in "PS")
+    return np.where(picks["wave"] == "P", p, s)
+
+
 def _spread(picks: pd.DataFrame, wave: str, threshold: float) -> float:
     """`spread_of_times` of the picks of a wave on dev, those that the threshold takes."""
     if not len(picks) or not np.isfinite(threshold):
@@ -173,7 +191,12 @@ def _with_units(tables: Tables, split: str, events: list[str], task: str) -> tup
 
 
 def _statistics(
-    tables: Tables, split: str, task: str, thresholds: Thresholds, temperature: float
+    tables: Tables,
+    split: str,
+    task: str,
+    thresholds: Thresholds,
+    temperature: float,
+    odds: dict[str, tuple[float, float]],
 ) -> dict[str, Statistic]:
     mine = statistics_of(tables, task, thresholds, (split,))
     windows, picks = (tables.get(f"{split}_{name}", pd.DataFrame()) for name in ("windows", "picks"))
@@ -182,6 +205,8 @@ def _statistics(
         mine[f"{split}_ece"] = calibration_statistic(windows, picks, _peaks(picks))
         if np.isfinite(temperature):
             mine[f"{split}_ece_cooled"] = calibration_statistic(windows, picks, _peaks(picks, temperature))
+        if np.isfinite([*odds.values()]).all():
+            mine[f"{split}_ece_calibrated"] = calibration_statistic(windows, picks, _calibrated(picks, odds))
     return mine
 
 

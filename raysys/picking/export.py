@@ -30,7 +30,7 @@ _SHOWN = {
     "P_mae_s": "error of P, s",
     "S_mae_s": "error of S, s",
     "event_auc": "earthquake or noise, AUC",
-    "ece_cooled": "calibration error",
+    "ece_calibrated": "calibration error",
 }
 _CARD = """---
 library_name: seisbench
@@ -61,7 +61,7 @@ Whole archives: `python -m jobs.pick FOLDER --picker THIS_FOLDER --out picks`.
 
 ## Thresholds
 
-P from {p_threshold:.3f} and S from {s_threshold:.3f} on, {origin}. Probabilities are those of the network at temperature {temperature:.3g}.
+P from {p_threshold:.3f} and S from {s_threshold:.3f} on, as the network gives them, {origin}. {probabilities}
 {uncertainty}
 
 ## Limits
@@ -79,7 +79,7 @@ def export(
     Args:
         source: a fine-tuned run or one of its checkpoints.
         out: the folder; is made.
-        evaluation: folder of `jobs.evaluate` with this network: thresholds, temperature, and scores for the model card.
+        evaluation: folder of `jobs.evaluate` with this network: thresholds, calibration, and scores for the model card.
         install: name under which SeisBench's cache gets it too, for `Picker.from_pretrained(name)`.
         half: safetensors in float16, and none of SeisBench's files: for packages.
 
@@ -132,7 +132,10 @@ def model_card(loaded, calibration: Calibration, told: dict[str, Any]) -> str:
         uncertainty="Uncertainties in time are 68 % intervals, measured on dev."
         if all(spread.values())
         else "Uncertainties in time were not measured.",
-        **{name: getattr(calibration, name) for name in ("p_threshold", "s_threshold", "temperature")},
+        probabilities="Probabilities of picks are calibrated on dev."
+        if calibration.p_odds != Calibration().p_odds
+        else "Probabilities of picks are those of the network.",
+        **{name: getattr(calibration, name) for name in ("p_threshold", "s_threshold")},
     )
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from model.picker import LABELS
 from model.preprocess import RATE_HZ
-from raysys.evaluate.calibration import cooled
+from raysys.evaluate.calibration import calibrated
 from raysys.evaluate.tolerance import peak_widths_s
 from raysys.picking.record import Record
 
@@ -30,13 +30,14 @@ class Calibration:
 
     Attributes:
         p_threshold, s_threshold: least probabilities of a pick, as the network gives them.
-        temperature: that the logarithms of probabilities are divided by (Guo et al. 2017).
+        p_odds, s_odds: slope and offset that make, out of the logarithm of a pick's odds, that of being right (Platt 1999).
         p_spread, s_spread: one standard deviation of the error in time, over the width of the peak; None: not measured.
     """
 
     p_threshold: float = UNCALIBRATED
     s_threshold: float = UNCALIBRATED
-    temperature: float = 1.0
+    p_odds: tuple[float, float] = (1.0, 0.0)
+    s_odds: tuple[float, float] = (1.0, 0.0)
     p_spread: float | None = None
     s_spread: float | None = None
 
@@ -64,15 +65,11 @@ def find_picks(probability: np.ndarray, record: Record, calibration: Calibration
         model: its name.
     """
     tables = []
-    chosen = calibration.p_threshold, calibration.s_threshold
-    spreads = calibration.p_spread, calibration.s_spread
-    for row, (phase, threshold, spread) in enumerate(zip(LABELS, chosen, spreads, strict=False)):
+    of_p = calibration.p_threshold, calibration.p_odds, calibration.p_spread
+    of_s = calibration.s_threshold, calibration.s_odds, calibration.s_spread
+    for row, (phase, (threshold, odds, spread)) in enumerate(zip(LABELS, (of_p, of_s), strict=False)):
         curve = probability[row]
         first, last, peak = triggers(curve, threshold)
-        sure = probability[:, peak].T.astype(
-            float
-        )  # of some of SeisBench's networks they do not sum to 1, and `cooled` makes them
-        sure = (sure if calibration.temperature == 1 else cooled(sure, calibration.temperature))[:, row]
         width = peak_widths_s(curve[None], peak[None])[0]
         amplitude, snr = _size(record.samples, peak)
         columns = {
@@ -82,7 +79,7 @@ def find_picks(probability: np.ndarray, record: Record, calibration: Calibration
                 name: pd.to_datetime(record.time_ns(sample), utc=True)
                 for name, sample in (("peak_time", peak), ("start_time", first), ("end_time", last))
             },
-            "probability": sure,
+            "probability": calibrated(curve[peak], *odds),
             "time_uncertainty_s": width * spread if spread is not None else np.nan,
             "amplitude": amplitude,
             "snr_db": snr,

@@ -67,12 +67,18 @@ def calibration_of(evaluation: str, checkpoint: str) -> tuple[Calibration, dict]
         known = ", ".join(f"{name} ({told['checkpoint'] or told['source']})" for name, told in models.items())
         raise ValueError(f"{evaluation} does not evaluate {checkpoint}: it has {known}")
     told, default = mine[0], Calibration()
-    thresholds, spread = told["thresholds"], told.get("spread") or {}
+    thresholds, spread, odds = told["thresholds"], told.get("spread") or {}, told.get("odds") or {}
     calibration = Calibration(
         p_threshold=thresholds["P"] or default.p_threshold,
         s_threshold=thresholds["S"] or default.s_threshold,
-        temperature=told["temperature"] or default.temperature,
+        p_odds=_known(odds.get("P"), default.p_odds),
+        s_odds=_known(odds.get("S"), default.s_odds),
         p_spread=spread.get("P"),
         s_spread=spread.get("S"),
     )
     return calibration, told
+
+
+def _known(odds: list[float | None] | None, default: tuple[float, float]) -> tuple[float, float]:
+    """Slope and offset, where dev had enough picks to say them."""
+    return default if odds is None or None in odds else (odds[0], odds[1])

@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,23 @@ from raysys.train.reporter import TrainReporter
 from raysys.train.stages import BUDGET, plan_stages, planned_workers
 from raysys.train.stop import Stop, leaves, stoppable
 from raysys.train.storage import RemoteLogs, newest_checkpoint, passes, repair_checkpoint_list
+from raysys.train.trackers import check_trackers
 
 log = logging.getLogger(__name__)
 _PAUSE_S = 5.0
 _NAME_BYTES = 64
 
 
-def train_run(config: RunConfig) -> dict[str, Any]:
+def train_run(config: RunConfig, callbacks: Sequence[ray.train.UserCallback] = ()) -> dict[str, Any]:
     """Returns the metrics of the last report, after training to the end of the budget.
 
     The same configuration under the same name continues a run that was interrupted, from its last checkpoint. Keys of
     `MAY_CHANGE` may have changed. A run that is finished goes on where `train.max_steps` or `train.epochs` has grown, as a
     new stage with a learning-rate schedule of its own.
+
+    Args:
+        config: of the run.
+        callbacks: of Ray Train, called in its controller, for example after every report.
 
     Raises:
         ValueError: the name is taken by a run with another configuration, by a sweep, or by a run that another driver
@@ -54,15 +59,24 @@ def train_run(config: RunConfig) -> dict[str, Any]:
         ray.train.TrainingFailedError: more failures in a row than `train.max_failures`.
     """
     refuse_credentials(config)
+    check_trackers(config)
     connect()
     workers = least_workers(config)
     require(wanted(config), f"a run of {workers} worker{'s' if workers > 1 else ''}")
     run = run_location(config)
+<<<<<<< HEAD
     with hold(run), mirrored() as console, stoppable() as stop:
         return _train_run(config, run, console, stop)
 
 
 def _train_run(config: RunConfig, run: Location, console: Mirror, stop: Stop) -> dict[str, Any]:
+=======
+    with hold(run):
+        return _train_run(config, run, callbacks)
+
+
+def _train_run(config: RunConfig, run: Location, callbacks: Sequence[ray.train.UserCallback]) -> dict[str, Any]:
+>>>>>>> h-trackers
     data = prepare_training_data(config).of_run(config)
     check_objective(config, data)
     stages = plan_stages(run, config, data.plan.epoch_windows)
@@ -84,7 +98,11 @@ def _train_run(config: RunConfig, run: Location, console: Mirror, stop: Stop) ->
         "log_folder": run.url if run.is_local else None,
         "stop_note": stop.note,
     }
+<<<<<<< HEAD
     result = _fit(config, arguments, stop)
+=======
+    result = _fit(config, arguments, callbacks)
+>>>>>>> h-trackers
     log.info("run %s finished, written to %s", config.name, run)
     return _told(run, result.metrics or {})
 
@@ -103,7 +121,13 @@ def _finished(run: Location, budget: Budget) -> dict[str, Any] | None:
     return metrics if metrics.get("windows", 0) >= budget.windows else None
 
 
+<<<<<<< HEAD
 def _fit(config: RunConfig, arguments: dict[str, Any], stop: Stop | None = None) -> ray.train.Result:
+=======
+def _fit(
+    config: RunConfig, arguments: dict[str, Any], callbacks: Sequence[ray.train.UserCallback] = ()
+) -> ray.train.Result:
+>>>>>>> h-trackers
     """Returns the result of the run, started anew after everything that is no end of it."""
     run, waiting_since, stop = run_location(config), None, stop or Stop()
     while True:
@@ -111,8 +135,12 @@ def _fit(config: RunConfig, arguments: dict[str, Any], stop: Stop | None = None)
         before = _newest(run)
         free_abandoned_groups()  # of the attempt before
         try:
+<<<<<<< HEAD
             stop.training = True
             result = _fit_once(config, arguments)
+=======
+            result = _fit_once(config, arguments, callbacks)
+>>>>>>> h-trackers
         except ray.train.WorkerGroupError as error:
             if _newest(run, before) == before:
                 raise
@@ -170,18 +198,23 @@ def _repair(run: Location) -> None:
             raise
 
 
-def _fit_once(config: RunConfig, arguments: dict[str, Any]) -> ray.train.Result:
+def _fit_once(
+    config: RunConfig, arguments: dict[str, Any], callbacks: Sequence[ray.train.UserCallback] = ()
+) -> ray.train.Result:
     """What Ray Train found; KeyboardInterrupt on Ctrl-C."""
     before = signal.getsignal(signal.SIGINT)
     try:
-        return trainer(train_worker, config, arguments).fit()
+        return trainer(train_worker, config, arguments, callbacks).fit()
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
 
 
 def trainer(
-    worker: Callable[[dict[str, Any]], dict[str, Any]], config: RunConfig, arguments: dict[str, Any]
+    worker: Callable[[dict[str, Any]], dict[str, Any]],
+    config: RunConfig,
+    arguments: dict[str, Any],
+    callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> TorchTrainer:
     """Returns the Ray Train run of a configuration that calls `worker(arguments)` on every rank."""
     run = run_location(config)
@@ -193,6 +226,7 @@ def trainer(
         run_config=ray.train.RunConfig(
             name=run.name,
             storage_path=run.parent.url,
+            callbacks=list(callbacks),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures, controller_failure_limit=5),
             checkpoint_config=ray.train.CheckpointConfig(

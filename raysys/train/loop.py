@@ -14,6 +14,7 @@ import torch
 from raysys.codebook_health import CodebookHealth
 from raysys.config import RunConfig, keys
 from raysys.data.stream import Batch, WaitClock, Worker, process_batches, ray_batches, to_device
+from raysys.location import Location
 from raysys.train.averaging import weight_average
 from raysys.train.checkpoint import Snapshot, load_checkpoint
 from raysys.train.data import TrainingData
@@ -23,6 +24,7 @@ from raysys.train.optim import StepGuard, build_optimizer, lr_factor, set_lr
 from raysys.train.reporter import Reporter
 from raysys.train.step import CapturedStep, TrainStep
 from raysys.train.task import task_of
+from raysys.train.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class Trainer:
         start: windows after which the present stage of the run began (raysys.train.stages).
         poll: called by all ranks at every log line; returns, to all alike, whether they are to leave now, because
             their machines are taken away.
+        trial: folder of a trial of a sweep, which `train.trackers` know it by.
     """
 
     def __init__(
@@ -107,9 +110,10 @@ class Trainer:
         log_folder: Path | None,
         start: int = 0,
         poll: Callable[[], bool] = lambda: False,
+        trial: Location | None = None,
     ):
         self.config, self.data, self.device, self.reporter, self.record = config, data, device, reporter, record
-        self.poll = poll
+        self.poll, self.trial = poll, trial
         self.worker = Worker(rank, world, config.train.batch_size)
         self.budget = Budget.of(config, data.plan.epoch_windows, start)
         torch.set_float32_matmul_precision("high")  # TF32 is enough for the products of the loss
@@ -145,6 +149,7 @@ class Trainer:
             skipped=self.guard.skipped.item(),
             health=CodebookHealth.of(keys(config)),
             legend=LEGEND if config.task == "pretrain" else FINETUNING_LEGEND,
+            tracker=Trackers.of(config, trial) if log_folder else None,
         )
 
     @property
@@ -179,6 +184,8 @@ class Trainer:
                 self.best.see(metrics[self.config.search.objective])
             if validates or leave:
                 metrics = metrics | self._state()
+                if self.trial and self.finished:
+                    self.log.close()  # Tune ends the process of a trial at its last report
                 self._report(metrics)
             if leave or self.finished:
                 self._say_why(leave)

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from raysys.codebook_health import PERPLEXITY, CodebookHealth
 from raysys.console import duration
 from raysys.train.optim import StepGuard
+from raysys.train.trackers import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class RunLog:
         skipped: steps that the run has skipped in earlier lives.
         health: when the alarm of a collapsed codebook goes off; None: never.
         legend: lines that say what the words of the console mean.
+        tracker: gets the scalars that TensorBoard gets.
     """
 
     def __init__(
@@ -126,10 +128,12 @@ class RunLog:
         skipped: float = 0.0,
         health: CodebookHealth | None = None,
         legend: tuple[str, ...] = LEGEND,
+        tracker: Tracker | None = None,
     ):
         self._writer = SummaryWriter(str(folder / "tensorboard")) if folder else None
         self._lines = (folder / "metrics.jsonl").open("a") if folder else None
         self._ray_metrics = RayMetrics(run) if folder else None
+        self._tracker = tracker if folder else None
         self._speaks = folder is not None
         self._flops_over_peak = flops_over_peak
         self._total_steps = total_steps
@@ -210,6 +214,8 @@ class RunLog:
             self._writer.flush()
             self._lines.write(json.dumps({"step": step, **scalars}) + "\n")
             self._lines.flush()
+            if self._tracker:
+                self._tracker.log(scalars, step)
 
     def histogram(self, name: str, counts: torch.Tensor, step: int) -> None:
         """Writes a histogram of code usage, one bar a code; counts (G, V)."""
@@ -229,10 +235,13 @@ class RunLog:
             )
 
     def close(self) -> None:
-        """Ends both files."""
+        """Ends both files and what is tracked."""
         if self._writer:
             self._writer.close()
             self._lines.close()
+            if self._tracker:
+                self._tracker.finish()
+            self._tracker = None
 
     def _progress(self, now: float, step: int) -> str:
         """Percent done, and the time left at the pace of the last lines, validations and checkpoints among them."""

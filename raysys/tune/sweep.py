@@ -22,6 +22,7 @@ from raysys.record import began_with, run_record, write_run
 from raysys.train.data import TrainingData, check_objective, prepare_training_data
 from raysys.train.driver import run_location
 from raysys.train.loop import Budget
+from raysys.train.trackers import check_trackers
 from raysys.tune.callbacks import (
     ForgiveLostNodes,
     FreeAbandonedGroups,
@@ -72,6 +73,7 @@ def sweep(config: RunConfig, callbacks: Sequence[tune.Callback] = ()) -> dict[st
             "search.space: train.seed cannot vary beside search.top_k, which repeats trials with other seeds"
         )
     check_space(config, space)
+    check_trackers(config)
     connect()
     own, config = config, trial_config(config)
     require(trial_resources(config), "a trial of a sweep")

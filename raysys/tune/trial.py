@@ -84,9 +84,10 @@ def single_worker_trial(
         record: what every checkpoint says of its run.
         folder: that holds the folders of the trials.
     """
-    with _logs(folder / trial_folder(tune.get_context().get_trial_id())) as (log_folder, remote_logs):
+    folder = folder / trial_folder(tune.get_context().get_trial_id())
+    with _logs(folder) as (log_folder, remote_logs):
         where = {"rank": 0, "world": 1, "log_folder": log_folder, "reporter": TuneReporter(remote_logs)}
-        train_trial(tuned, config, data, record, **where, report=tune.report)
+        train_trial(tuned, config, data, record, **where, report=tune.report, folder=folder)
 
 
 def multi_worker_trial(
@@ -123,7 +124,7 @@ def _train_worker(args: dict[str, Any]) -> None:
     where = {"rank": context.get_world_rank(), "world": context.get_world_size(), "report": ray.train.report}
     with _logs(args["folder"] if where["rank"] == 0 else None) as (log_folder, remote_logs):
         reporter = TrainReporter(remote_logs=remote_logs)
-        train_trial(**args["trial"], **where, log_folder=log_folder, reporter=reporter)
+        train_trial(**args["trial"], **where, folder=args["folder"], log_folder=log_folder, reporter=reporter)
 
 
 @contextmanager
@@ -152,6 +153,7 @@ def train_trial(
     reporter: Reporter,
     log_folder: Path | None,
     report: Callable[[Metrics], None],
+    folder: Location | None = None,
 ) -> None:
     """Trains to the end of the budget, or until there are numbers that are not finite: that is reported, not retried.
 
@@ -165,6 +167,7 @@ def train_trial(
         reporter: takes what the loop reports, after it is judged.
         log_folder: for TensorBoard and metrics.jsonl; None for none.
         report: takes the last metrics of a trial that is not finite.
+        folder: of the trial; needed where there is a log_folder and `train.trackers`.
     """
     configure_logging()
     quieten()
@@ -184,9 +187,8 @@ def train_trial(
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     reporter = JudgingReporter(reporter, config)
     record = record | {"devices": worker_devices(device)}
-    trainer = Trainer(
-        config, data, rank=rank, world=world, device=device, reporter=reporter, record=record, log_folder=log_folder
-    )
+    logs = {"log_folder": log_folder, "trial": folder}
+    trainer = Trainer(config, data, rank=rank, world=world, device=device, reporter=reporter, record=record, **logs)
     try:
         trainer.run()
     except (FloatingPointError, ValueError, RuntimeError) as error:

@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 
 from raysys.evaluate.calibration import (
     LEAST_PICKS,
     best_temperature,
+    calibrated,
     calibration_error,
     cooled,
+    fit_probability,
+    log_odds,
     reliability,
     soft_label_losses,
     spread_of_times,
@@ -67,3 +71,18 @@ def test_a_spread_needs_enough_picks():
     assert np.isnan(spread_of_times(late[1:], width[1:]))
     late[0] = np.nan
     assert np.isnan(spread_of_times(late, width))
+
+
+def test_the_odds_of_picks_are_found_that_were_bent():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.02, 0.98, 20_000)
+    right = rng.random(len(truth)) < truth
+    said = expit((log_odds(truth) + 0.7) / 1.6)  # too sure of nothing
+    slope, offset = fit_probability(said, right)
+    assert (slope, offset) == pytest.approx((1.6, -0.7), abs=0.08)
+    np.testing.assert_allclose(calibrated(said, slope, offset), truth, atol=0.02)
+    before, after = (calibration_error(reliability(p, right)) for p in (said, calibrated(said, slope, offset)))
+    assert after < 0.02 < 0.1 < before
+    assert np.isnan(fit_probability(said[:30], np.arange(30) < 19)).all(), "too few"
+    assert np.isnan(fit_probability(said[:30], np.ones(30, bool))).all(), "none is wrong"
+    assert np.isfinite(calibrated(np.array([0.0, 1.0]), 1.3, 0.2)).all()

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from obspy.signal.trigger import trigger_onset
 
-from raysys.evaluate.calibration import cooled
 from raysys.picking.picks import COLUMNS, Calibration, find_picks, no_picks, triggers
 from raysys.picking.record import Record
 
@@ -86,15 +85,14 @@ def test_p_and_s_have_thresholds_and_spreads_of_their_own():
     np.testing.assert_allclose(found["time_uncertainty_s"], [0.5 * width, 2 * width], rtol=0.01)
 
 
-def test_probabilities_are_cooled_together_with_those_beside_them():
-    made = curves((0, 500, 0.8))
-    made[1:, 500] = 0.15, 0.05
-    (found,) = find_picks(made, record_of(flat()), Calibration(temperature=2.0), "m")["probability"]
-    assert found == pytest.approx(np.sqrt(0.8) / (np.sqrt(0.8) + np.sqrt(0.15) + np.sqrt(0.05)), rel=1e-6)
-    assert found == pytest.approx(cooled(np.array([[0.8, 0.15, 0.05]]), 2.0)[0, 0], rel=1e-6)
+def test_probabilities_of_p_and_s_are_calibrated_by_their_own_odds():
+    made = curves((0, 500, 0.8), (1, 700, 0.6))
+    found = find_picks(made, record_of(flat()), Calibration(p_odds=(2.0, 0.0), s_odds=(1.0, 1.0)), "m")["probability"]
+    s = 0.6 / 0.4 * np.e
+    np.testing.assert_allclose(found, [16 / 17, s / (1 + s)], rtol=1e-5)
 
 
-def test_without_a_temperature_probabilities_are_those_of_the_network_though_they_do_not_sum_to_one():
+def test_without_a_calibration_probabilities_are_those_of_the_network_though_they_do_not_sum_to_one():
     made = curves((0, 500, 0.8), (1, 500, 0.7))
     made[2] = 0.9
     found = find_picks(made, record_of(flat()), Calibration(), "m")

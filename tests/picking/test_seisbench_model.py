@@ -183,10 +183,10 @@ def test_the_table_is_what_jobs_pick_writes(picker, tiny, often, noise):
 
 
 def test_probabilities_of_picks_are_calibrated_and_curves_are_those_of_the_network(tiny, often, noise):
-    cooled = Picker.of(tiny, Calibration(p_threshold=often.p_threshold, s_threshold=2.0, temperature=3.0))
+    humble = Picker.of(tiny, Calibration(p_threshold=often.p_threshold, s_threshold=2.0, p_odds=(1.0, -3.0)))
     stream = noise(20)
-    highest = max(pick.peak_value for pick in cooled.classify(stream).picks)
-    assert highest < often.p_threshold < cooled.annotate(stream).select(channel="Picker_P")[0].data.max()
+    highest = max(pick.peak_value for pick in humble.classify(stream).picks)
+    assert highest < often.p_threshold < humble.annotate(stream).select(channel="Picker_P")[0].data.max()
 
 
 BROKEN = """

@@ -24,7 +24,7 @@ METRICS = {
     },
     "mesetas": {"test_S_f1_0.5s": {"value": 0.5, "low": None, "high": None}},
 }
-MADE = Calibration(p_threshold=0.41, s_threshold=0.37, temperature=1.4, p_spread=0.8, s_spread=0.9)
+MADE = Calibration(p_threshold=0.41, s_threshold=0.37, p_odds=(1.3, 0.2), s_odds=(1.2, 0.4), p_spread=0.8, s_spread=0.9)
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def evaluation(checkpoint, tmp_path):
             "checkpoint": str(checkpoint),
             "source": "run",
             "thresholds": {"P": 0.41, "S": 0.37, "det": 0.2},
-            "temperature": 1.4,
+            "odds": {"P": [1.3, 0.2], "S": [1.2, 0.4]},
             "spread": {"P": 0.8, "S": 0.9},
             "metrics": METRICS,
             "trained_on": ["mesetas", "iceland_vt"],
         }
-        other = usual | {"checkpoint": "", "source": "phasenet:instance", "temperature": 9.0}
+        other = usual | {"checkpoint": "", "source": "phasenet:instance", "odds": {"P": [9, 9], "S": [9, 9]}}
         models = {"other": other, "tiny": usual | mine}
         (tmp_path / "evaluation.json").write_text(json.dumps({"models": models}))
         return str(tmp_path)
@@ -49,18 +49,20 @@ def evaluation(checkpoint, tmp_path):
     return write
 
 
-def test_an_evaluation_says_thresholds_temperature_and_spread(evaluation, checkpoint):
+def test_an_evaluation_says_thresholds_odds_and_spread(evaluation, checkpoint):
     calibration, told = calibration_of(evaluation(), str(checkpoint))
     assert calibration == MADE
     assert told["trained_on"] == ["mesetas", "iceland_vt"]
 
 
 def test_what_dev_could_not_say_is_left_as_it_is(evaluation, checkpoint):
-    folder = evaluation(thresholds={"P": None, "S": 0.37}, temperature=None, spread={"P": None, "S": 0.9})
-    assert calibration_of(folder, str(checkpoint))[0] == Calibration(s_threshold=0.37, s_spread=0.9)
+    folder = evaluation(
+        thresholds={"P": None, "S": 0.37}, odds={"P": [None, None], "S": [1.2, 0.4]}, spread={"P": None, "S": 0.9}
+    )
+    assert calibration_of(folder, str(checkpoint))[0] == Calibration(s_threshold=0.37, s_odds=(1.2, 0.4), s_spread=0.9)
     folder = evaluation()
     content = json.loads(Path(folder, "evaluation.json").read_text())
-    del content["models"]["tiny"]["spread"]
+    del content["models"]["tiny"]["spread"], content["models"]["tiny"]["odds"]
     Path(folder, "evaluation.json").write_text(json.dumps(content))
     assert calibration_of(folder, str(checkpoint))[0].p_spread is None, "an older evaluation"
 
@@ -88,8 +90,8 @@ def test_an_exported_picker_has_its_calibration_and_its_scores(evaluation, check
     assert stored["default_args"] == {"P_threshold": 0.41, "S_threshold": 0.37}
     card = (folder / "README.md").read_text()
     assert not re.search(r"[{}]|None|nan|TODO|XXX", card), card
-    for text in ("# tiny", "mesetas, iceland_vt", "0.765 (0.71, 0.82)", "0.500", "P from 0.410 and S from 0.370 on, chosen on dev",
-                 "temperature 1.4", "68 % intervals", "random weights"):  # fmt: skip
+    for text in ("# tiny", "mesetas, iceland_vt", "0.765 (0.71, 0.82)", "0.500", "P from 0.410 and S from 0.370 on, as the network gives them, chosen on dev",
+                 "are calibrated on dev", "68 % intervals", "random weights"):  # fmt: skip
         assert text in card, text
     rows = [line for line in card.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in rows}) == 1

@@ -79,6 +79,7 @@ def test_keys_that_may_change_leave_the_weights_as_they_are(ray_cluster, smoke, 
         "train.max_failures": 0,
         "train.max_bad_steps": 2,
         "train.patience": 100,
+        "train.trackers": ["mlflow"],
         "train.wait_for_nodes_h": 1.0,
     }
     elsewhere = {"train.num_workers", "train.min_workers", "data.root"}  # tests below and of the stream
@@ -147,7 +148,9 @@ def test_exactly_once_when_an_elastic_run_grows_and_is_continued_with_fewer_work
 
     def life(changes: dict, number: int, stop: int) -> dict:
         extra = {"watch": str(watch), "life": number, "stop": stop}
-        monkeypatch.setattr(driver, "trainer", lambda _, c, arguments: real(watched_worker, c, arguments | extra))
+        monkeypatch.setattr(
+            driver, "trainer", lambda _, c, arguments, *more: real(watched_worker, c, arguments | extra, *more)
+        )
         return driver.train_run(config.override(changes))
 
     life({"train.cpus_per_worker": 1.5}, 0, epoch // 3)  # of the two CPUs of this Ray

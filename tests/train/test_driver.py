@@ -194,7 +194,7 @@ def test_ray_train_keeps_the_best_checkpoints_and_counts_failures(smoke, tmp_pat
 def test_a_continued_run_keeps_the_workers_that_it_was_planned_for(smoke, monkeypatch, tmp_path):
     given = []
 
-    def fit(config, arguments, stop):
+    def fit(config, arguments, *more):
         given.append((config, arguments))
         return SimpleNamespace(metrics={"step": 8})
 
