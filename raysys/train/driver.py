@@ -64,19 +64,11 @@ def train_run(config: RunConfig, callbacks: Sequence[ray.train.UserCallback] = (
     workers = least_workers(config)
     require(wanted(config), f"a run of {workers} worker{'s' if workers > 1 else ''}")
     run = run_location(config)
-<<<<<<< HEAD
     with hold(run), mirrored() as console, stoppable() as stop:
-        return _train_run(config, run, console, stop)
+        return _train_run(config, run, console, stop, callbacks)
 
 
-def _train_run(config: RunConfig, run: Location, console: Mirror, stop: Stop) -> dict[str, Any]:
-=======
-    with hold(run):
-        return _train_run(config, run, callbacks)
-
-
-def _train_run(config: RunConfig, run: Location, callbacks: Sequence[ray.train.UserCallback]) -> dict[str, Any]:
->>>>>>> h-trackers
+def _train_run(config: RunConfig, run: Location, console: Mirror, stop: Stop, callbacks) -> dict[str, Any]:
     data = prepare_training_data(config).of_run(config)
     check_objective(config, data)
     stages = plan_stages(run, config, data.plan.epoch_windows)
@@ -98,11 +90,7 @@ def _train_run(config: RunConfig, run: Location, callbacks: Sequence[ray.train.U
         "log_folder": run.url if run.is_local else None,
         "stop_note": stop.note,
     }
-<<<<<<< HEAD
-    result = _fit(config, arguments, stop)
-=======
-    result = _fit(config, arguments, callbacks)
->>>>>>> h-trackers
+    result = _fit(config, arguments, stop, callbacks)
     log.info("run %s finished, written to %s", config.name, run)
     return _told(run, result.metrics or {})
 
@@ -121,13 +109,12 @@ def _finished(run: Location, budget: Budget) -> dict[str, Any] | None:
     return metrics if metrics.get("windows", 0) >= budget.windows else None
 
 
-<<<<<<< HEAD
-def _fit(config: RunConfig, arguments: dict[str, Any], stop: Stop | None = None) -> ray.train.Result:
-=======
 def _fit(
-    config: RunConfig, arguments: dict[str, Any], callbacks: Sequence[ray.train.UserCallback] = ()
+    config: RunConfig,
+    arguments: dict[str, Any],
+    stop: Stop | None = None,
+    callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> ray.train.Result:
->>>>>>> h-trackers
     """Returns the result of the run, started anew after everything that is no end of it."""
     run, waiting_since, stop = run_location(config), None, stop or Stop()
     while True:
@@ -135,12 +122,8 @@ def _fit(
         before = _newest(run)
         free_abandoned_groups()  # of the attempt before
         try:
-<<<<<<< HEAD
             stop.training = True
-            result = _fit_once(config, arguments)
-=======
             result = _fit_once(config, arguments, callbacks)
->>>>>>> h-trackers
         except ray.train.WorkerGroupError as error:
             if _newest(run, before) == before:
                 raise
