@@ -1,4 +1,4 @@
-"""Write one HTML page about runs and sweeps: python -m jobs.report results/my-run results/my-sweep --out report.html"""
+"""Write one HTML page about runs, sweeps, evaluations and picks: python -m jobs.report results/my-run results/my-sweep --out report.html"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,7 +14,7 @@ class ReportOptions:
     """What a report is written about, and where to."""
 
     directories: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER|URL ...")]
-    """Folders or URLs of runs, sweeps and evaluations."""
+    """Folders or URLs of runs, sweeps, evaluations and picks."""
     out: str | None = None
     """The page. Without it: report.html in the folder, report-FOLDER-FOLDER.html beside several, or for URLs
     report-NAME.html here."""

@@ -6,6 +6,8 @@ from model.bounds import AboveZero, BelowOne, NotNegative, Part, Whole, check_bo
 
 SEISBENCH_NETWORKS = ("phasenet", "eqtransformer")
 """Networks of SeisBench's that can be trained in place of ours, to compare with."""
+PACKAGED = "default"
+"""Name of the picker that comes with the package, wherever a trained one is asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -16,7 +18,7 @@ class FinetuneConfig:
     """What training begins with: a pretraining run or one of its checkpoints (folder), "scratch" for the same network without
     pretraining, or, for picking, a network of SeisBench's without any training: "phasenet", "eqtransformer"."""
     teacher: str = ""
-    """A fine-tuned picker (run or checkpoint), or weights as phasenet:instance, whose probabilities are learnt in place of labels, from all
+    """A fine-tuned picker (run or checkpoint), "default" for the packaged one, or weights as phasenet:instance, whose probabilities are learnt in place of labels, from all
     training traces; only dev needs labels then."""
     label_fraction: AboveZero = 1.0
     """Part of the labelled training traces of every data set, drawn by event; a smaller part lies inside a larger one."""

@@ -16,12 +16,10 @@ from model.hub import CONFIG, WEIGHTS, from_pretrained, load_strict
 from model.picker import PhasePicker
 from model.pretrain import PretrainModel
 from raysys.config import RunConfig
-from raysys.config_finetuning import SEISBENCH_NETWORKS
+from raysys.config_finetuning import PACKAGED, SEISBENCH_NETWORKS
 from raysys.location import Location
 
 log = logging.getLogger(__name__)
-PACKAGED = "default"
-"""Name of the picker that comes with the package."""
 _PACKAGED_IN = Path(__file__).parent / "weights" / "picker"
 _OURS = {"pick": PhasePicker, "detect": EventDetector, "classify": SequenceClassifier}
 

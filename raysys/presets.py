@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from model.config import BackboneConfig, EncoderConfig, LossConfig, MaskConfig, ModelConfig, QuantizerConfig
 from raysys.config import DataConfig, OptimConfig, ProbeConfig, RunConfig, SearchConfig, TrainConfig, keys
-from raysys.config_finetuning import SEISBENCH_NETWORKS
+from raysys.config_finetuning import PACKAGED, SEISBENCH_NETWORKS
 from raysys.location import Location
 
 
@@ -167,7 +167,7 @@ def with_absolute_places(config: RunConfig) -> RunConfig:
     """Returns a configuration of which workers find what it begins with, and its file of classes."""
     tuning = config.finetune
     places = {"finetune.init": absolute_init(tuning.init)}
-    if tuning.teacher and tuning.teacher.split(":")[0] not in SEISBENCH_NETWORKS:
+    if tuning.teacher and tuning.teacher.split(":")[0] not in (PACKAGED, *SEISBENCH_NETWORKS):
         places["finetune.teacher"] = Location(tuning.teacher).url
     if tuning.classes_file:
         places["finetune.classes_file"] = Location(tuning.classes_file).url

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 import ray
 
 from raysys.cluster import connect, require
+from raysys.config_finetuning import PACKAGED
 from raysys.evaluate.stored import weights_digest
 from raysys.location import Location
-from raysys.networks import PACKAGED
 from raysys.picking.archive import StationDay, find_files, station_days
 from raysys.picking.formats import FORMATS, write_picks
 from raysys.picking.picks import in_order, no_picks

@@ -17,8 +17,8 @@ from torch import Tensor
 from model.config import HeadConfig, ModelConfig
 from model.hub import decode
 from model.picker import LABELS, PhasePicker
+from raysys.config_finetuning import PACKAGED
 from raysys.data.resample import RATE_HZ
-from raysys.networks import PACKAGED
 from raysys.picking.curves import probabilities
 from raysys.picking.picks import Calibration
 from raysys.picking.record import Record

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from model.hub import decode
+from raysys.config_finetuning import PACKAGED
 from raysys.location import Location
-from raysys.networks import PACKAGED, exported, load_network
+from raysys.networks import exported, load_network
 from raysys.picking.picks import Calibration
 
 log = logging.getLogger(__name__)

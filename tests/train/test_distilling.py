@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from raysys.networks import load_network
+from raysys.presets import with_absolute_places
 from raysys.train.data import prepare_training_data
 from tests.train.local import local_trainer, made_batch
 
@@ -88,3 +89,13 @@ def test_phasenet_can_be_the_student(picking, labelled, teacher, tmp_path):
     task = local_trainer(config, labelled, tmp_path).task
     loss, _ = task.losses(task.model, made_batch(2, config.model.window_samples))
     assert np.isfinite(loss.item())
+
+
+def test_workers_find_the_teacher_by_name_or_by_place(picking, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for given, found in (
+        ("default", "default"),
+        ("phasenet:instance", "phasenet:instance"),
+        ("results/large", f"{tmp_path}/results/large"),
+    ):
+        assert with_absolute_places(picking.override({"finetune.teacher": given})).finetune.teacher == found
