@@ -31,8 +31,9 @@ _WORDS = {"UD": "Z", "NS": "N", "EW": "E"}
 """Channels that are named by their direction."""
 _VERTICAL = "Z", "3"
 _HORIZONTAL = ("N", "E"), ("1", "2"), ("2", "3"), ("Y", "X"), ("R", "T")
-_MOTION = "HLNGJP"
-"""Second letters of SEED channels that move with the ground."""
+_NO_MOTION = "CDEFIKMOQRSTUVW"
+"""Second letters of SEED channels of something else: pressure, temperature, tides, strain, wind, the state of the instrument. (A, B and a
+blank stand for motion in older files.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class _Piece:
 
 
 def _pieces(letters: dict[str, list[Trace]], instrument: str) -> list[_Piece]:
-    if len(instrument) == 2 and instrument[1] not in _MOTION:
+    if len(instrument) == 2 and instrument[1] in _NO_MOTION:
         raise ValueError("not a seismometer")
     rows = _rows(set(letters))
     rates = sorted({trace.stats.sampling_rate for letter in rows for trace in letters[letter]})

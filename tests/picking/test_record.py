@@ -167,6 +167,12 @@ def test_a_whole_pair_of_horizontals_is_taken_rather_than_a_half():
         np.testing.assert_allclose(found.samples[row], wiggle(300, seed) - wiggle(300, seed).mean(), atol=1e-3)
 
 
+@pytest.mark.parametrize("names", [("S  Z", "S  N", "S  E"), ("SBZ", "SBN", "SBE"), ("HYZ", "HYN", "HYE")])
+def test_names_of_older_files_are_those_of_ground_motion(noise, names):
+    (record,) = records_of(noise(20, channels=names), 256)
+    assert np.isfinite(record.samples).all()
+
+
 @pytest.mark.parametrize(
     ("names", "why"),
     [
