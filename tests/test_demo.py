@@ -86,7 +86,7 @@ def test_the_same_stream_is_picked_as_an_archive_and_by_both_pickers(stages, tmp
     demo.run_demo(PRESETS["demo"]().override({"data.root": "/data", "storage": str(tmp_path)}))
     ((files, out, how),) = stages["pick_archive"]
     assert (out, how.picker) == (f"{tmp_path}/demo-picks", "default")
-    assert stages["load_picker"] == [("default",), (f"{tmp_path}/demo-picker",)]
+    assert stages["load_picker"] == [(), (f"{tmp_path}/demo-picker",)]
     ((stream, _),) = stages["make_examples"]
     (file,) = files
     again = demo.obspy.read(file)

@@ -12,6 +12,7 @@ from model.encoder import WaveformEncoder
 def test_defaults_of_the_model():
     assert asdict(ModelConfig()) == {
         "window_samples": 4096,
+        "highpass_hz": 0.0,
         "encoder": {"width": 256, "num_layers": 2, "kernel": 3, "stride": 2},
         "backbone": {
             "width": 128,
