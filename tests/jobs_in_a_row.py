@@ -1,11 +1,13 @@
-"""Several jobs in one process, as a script of a user's: python -m tests.jobs_in_a_row "prepare smoke ..." "pretrain ..."."""
+"""Several jobs in one process, as a script of a user's: python tests/jobs_in_a_row.py "prepare smoke ..." "pretrain ..."."""
 
+import os
 import runpy
 import shlex
 import sys
 
 
 def main() -> None:
+    sys.path.insert(0, os.getcwd())  # the code of the submission
     for line in sys.argv[1:]:
         job, *sys.argv[1:] = shlex.split(line)
         print(f"## {line}", flush=True)

@@ -59,7 +59,7 @@ def submit(environment, *entrypoint: str, options: tuple[str, ...] = ()) -> str:
     """Submits one job and returns what `ray job submit` printed; it waits for the job's end unless the options say no."""
     excludes = json.dumps({"excludes": ["*.hdf5", ".venv", "results"]})
     command = [str(RAY), "job", "submit", "--working-dir", str(ROOT), "--runtime-env-json", excludes, *options]
-    command += ["--", sys.executable, "-m", *entrypoint]
+    command += ["--", sys.executable, *entrypoint]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
@@ -68,7 +68,7 @@ def submit(environment, *entrypoint: str, options: tuple[str, ...] = ()) -> str:
 def test_a_job_is_submitted_followed_and_stopped(head, smoke, tmp_path):
     values = {"storage": tmp_path, "data.root": smoke.data.root, "data.cache": tmp_path / "cache"}
     values |= {"train.max-steps": 100_000, "train.validate-every": 10}
-    words = ("jobs.pretrain", "smoke", *(f"--{key}={value}" for key, value in values.items()))
+    words = ("-m", "jobs.pretrain", "smoke", *(f"--{key}={value}" for key, value in values.items()))
     submit(head, *words, options=("--no-wait", "--submission-id", "endless"))
     follow = [str(RAY), "job", "logs", "--follow", "endless"]
     with subprocess.Popen(follow, env=head, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as following:
@@ -88,7 +88,7 @@ def test_every_job_runs_in_a_submitted_one(head, miniatures, tmp_path):
     data = f"--data.root {shards} {common}"
     printed = submit(
         head,
-        "tests.jobs_in_a_row",
+        str(ROOT / "tests" / "jobs_in_a_row.py"),  # a submission leaves the tests at home
         f"prepare smoke --data.root {miniatures} --data.datasets STEAD InstanceCounts Iquique --out {shards} {common}",
         f"sweep smoke --name sweep --train.max-steps 4 --search.num-trials 2 --search.min-perplexity-fraction 0.0 {data}",
         f"pretrain --from-run {results}/sweep --name again {data}",
